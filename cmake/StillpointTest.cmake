@@ -1,0 +1,18 @@
+# stillpoint_test(NAME SOURCES file… LIBRARIES target… [LABELS label…])
+# One doctest executable and one ctest of the same name. Tests that need VMs carry the label "vm".
+add_library(stillpoint-doctest-main STATIC ${CMAKE_SOURCE_DIR}/tests/doctest_main.cpp)
+target_link_libraries(stillpoint-doctest-main PUBLIC doctest::doctest stillpoint-options)
+
+function(stillpoint_test name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_link_libraries(${name} PRIVATE stillpoint-doctest-main ${arg_LIBRARIES})
+  target_compile_definitions(${name} PRIVATE STILLPOINT_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+    STILLPOINT_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 120)
+  if(arg_LABELS)
+    set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}")
+  endif()
+endfunction()

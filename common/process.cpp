@@ -1,0 +1,117 @@
+#include "common/process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+
+#include "common/fd.h"
+
+extern char** environ;
+
+namespace stillpoint {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Pipe {
+  Fd read, write;
+};
+
+Result<Pipe> make_pipe() {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0) return errno_error("pipe", "", errno);
+  return Pipe{Fd(fds[0]), Fd(fds[1])};
+}
+
+std::string join(const std::vector<std::string>& argv) {
+  std::string text;
+  for (const auto& arg : argv) text += (text.empty() ? "" : " ") + arg;
+  return text;
+}
+
+Result<pid_t> spawn(const std::vector<std::string>& argv, Pipe& in, Pipe& out, Pipe& err) {
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, in.read.get(), 0);
+  posix_spawn_file_actions_adddup2(&actions, out.write.get(), 1);
+  posix_spawn_file_actions_adddup2(&actions, err.write.get(), 2);
+  std::vector<char*> args;
+  for (const auto& arg : argv) args.push_back(const_cast<char*>(arg.c_str()));
+  args.push_back(nullptr);
+  pid_t pid = -1;
+  const int failed = ::posix_spawnp(&pid, args[0], &actions, nullptr, args.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (failed != 0) return errno_error("start", argv[0], failed);
+  return pid;
+}
+
+// Moves bytes until both outputs are at their end. False: the deadline passed or an output was too large.
+bool pump(const ProcessOptions& options, Pipe& in, Pipe& out, Pipe& err, ProcessOutcome& outcome, Clock::time_point end) {
+  std::string_view input = options.input;
+  if (input.empty()) in.write.reset();
+  while (out.read || err.read) {
+    pollfd polls[3] = {{out.read.get(), POLLIN, 0}, {err.read.get(), POLLIN, 0}, {in.write.get(), POLLOUT, 0}};
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
+    if (left <= 0) return false;
+    if (::poll(polls, 3, static_cast<int>(left)) < 0 && errno != EINTR) return false;
+    auto drain = [&options](Fd& fd, short events, std::string& into) {
+      if (!fd || !(events & (POLLIN | POLLHUP | POLLERR))) return true;
+      char block[16 << 10];
+      const ssize_t n = ::read(fd.get(), block, sizeof block);
+      if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN)) fd.reset();
+      if (n > 0) into.append(block, static_cast<std::size_t>(n));
+      return into.size() <= options.output_limit;
+    };
+    if (!drain(out.read, polls[0].revents, outcome.out) || !drain(err.read, polls[1].revents, outcome.err)) return false;
+    if (in.write && (polls[2].revents & (POLLOUT | POLLERR))) {
+      const ssize_t n = ::write(in.write.get(), input.data(), input.size());
+      if (n > 0) input.remove_prefix(static_cast<std::size_t>(n));
+      if (input.empty() || (n < 0 && errno != EINTR && errno != EAGAIN)) in.write.reset();
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<ProcessOutcome> run_process(const std::vector<std::string>& argv, const ProcessOptions& options) {
+  auto in = make_pipe(), out = make_pipe(), err = make_pipe();
+  if (!in || !out || !err) return Error{ErrorKind::transient, "start", argv.at(0), "out of file descriptors"};
+  ::fcntl(in->write.get(), F_SETFL, O_NONBLOCK);
+  auto pid = spawn(argv, *in, *out, *err);
+  if (!pid) return pid.error();
+  in->read.reset();
+  out->write.reset();
+  err->write.reset();
+
+  ProcessOutcome outcome;
+  const auto end = Clock::now() + options.deadline;
+  const bool finished = pump(options, *in, *out, *err, outcome, end);
+  if (!finished) ::kill(*pid, SIGKILL);
+  int status = 0;
+  while (::waitpid(*pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!finished)
+    return Error{Clock::now() >= end ? ErrorKind::deadline : ErrorKind::permanent, "run", join(argv),
+                 Clock::now() >= end ? "did not end within " + std::to_string(options.deadline.count()) + " ms"
+                                     : "printed more than " + std::to_string(options.output_limit) + " bytes"};
+  outcome.exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+  return outcome;
+}
+
+Result<std::string> run_checked(const std::vector<std::string>& argv, const ProcessOptions& options) {
+  auto outcome = run_process(argv, options);
+  if (!outcome) return outcome.error();
+  if (outcome->exit_code != 0) {
+    while (!outcome->err.empty() && outcome->err.back() == '\n') outcome->err.pop_back();
+    return Error{ErrorKind::permanent, "run", join(argv),
+                 "exit code " + std::to_string(outcome->exit_code) + (outcome->err.empty() ? "" : ": " + outcome->err)};
+  }
+  return std::move(outcome->out);
+}
+
+}  // namespace stillpoint

@@ -1,0 +1,57 @@
+// The coordinator's core: every decision about jobs, checkpoints, restarts and hosts, as a deterministic function of
+// what happened. No clock, thread, I/O, randomness or log. Owned by one strand; nothing else may touch it.
+#pragma once
+
+#include <memory>
+
+#include "coordinator/core/effects.h"
+
+namespace stillpoint::coordinator {
+
+struct Settings {
+  std::chrono::milliseconds heartbeat{500};
+  std::chrono::milliseconds lease{10'000};        // host side; the coordinator waits it out before it restarts elsewhere
+  std::chrono::milliseconds start_deadline{180'000};
+  std::chrono::milliseconds drain_deadline{10'000};   // close to frozen
+  std::chrono::milliseconds hold{20'000};             // hosts release by themselves after it
+  std::chrono::milliseconds capture_deadline{15'000};
+  std::chrono::milliseconds upload_deadline{600'000};
+  std::chrono::milliseconds restore_deadline{180'000};
+  std::chrono::milliseconds link_deadline{20'000};
+  unsigned verify_attempts = 5;
+};
+
+// What the API shows of a host.
+struct HostView {
+  HostName host;
+  enum class State { up, lost, cordoned } state = State::lost;
+  std::string accelerator, accelerator_reason, capture_mode, capture_reason;
+  std::uint64_t memory_bytes = 0, memory_free_bytes = 0;
+  std::uint32_t cpus = 0;
+  std::vector<JobId> jobs;
+};
+
+class Coordinator {
+ public:
+  // Takes up what the catalog holds: epochs that were under way are settled as the hosts report.
+  Coordinator(Settings settings, CatalogState state);
+  ~Coordinator();
+  Coordinator(const Coordinator&) = delete;
+  Coordinator& operator=(const Coordinator&) = delete;
+
+  // now never goes back; wall is for records only.
+  Effects step(Event event, Time now, WallSeconds wall);
+
+  // For the API, on the same strand.
+  const CatalogState& state() const;
+  std::vector<HostView> hosts() const;
+  std::vector<wire::RankReport> last_ranks(const JobId& job) const;
+  // The phase a job's checkpoint or restart is in, for status and progress bars; empty when none is under way.
+  std::string phase(const JobId& job) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace stillpoint::coordinator

@@ -1,0 +1,42 @@
+// What the coordinator's core wants done, in this order. The driver carries a step's effects out one after the other:
+// everything before an effect has happened (a Persist: is durable) when the effect begins. A Persist that fails stops
+// the process: its restart recovers from what is durable. Values.
+#pragma once
+
+#include "coordinator/core/records.h"
+
+namespace stillpoint::coordinator {
+
+struct Persist { std::vector<CatalogChange> changes; };  // one transaction
+
+// Dropped when the session is not the host's current one; the core asks again after the next HostConnected.
+struct Send { HostName host; SessionId session; wire::ToHost message; };
+struct CloseSession { HostName host; SessionId session; std::string why; };
+
+// ---- answers to clients
+struct Submitted { JobId job; Incarnation incarnation; };
+struct CheckpointTaken { EpochRecord epoch; };
+struct Restarted { JobId job; Incarnation incarnation; Epoch epoch; double restart_ms = 0; PhaseTimes phases; };
+struct Ranks { std::vector<wire::RankReport> ranks; };
+struct Acknowledged {};
+using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Acknowledged>;
+struct Reply { RequestId request; Result<Answer> answer; };
+
+// ---- the program's output and files; blocking work, done on a worker, answered by an event
+struct AppendOutput { JobId job; std::uint64_t offset; std::string data; };  // → OutputDurable
+struct TruncateOutput { JobId job; std::uint64_t offset; };                  // → OutputDurable
+struct ReadSpool { JobId job; std::string spool; std::string file; std::uint64_t offset; std::uint32_t length; };  // → SpoolRead
+struct StoreOutputPiece { JobId job; std::string file; std::uint64_t offset; std::string data; bool last; };
+struct DropJobFiles { JobId job; std::string spool; };  // spool, output, fetched files
+
+// A structured log line.
+struct Log { enum class Level { info, warn, error } level; EventRecord event; };
+
+// The job's state or reason changed: wakes whoever waits for it.
+struct JobChanged { JobId job; };
+
+using Effect = std::variant<Persist, Send, CloseSession, Reply, AppendOutput, TruncateOutput, ReadSpool,
+                            StoreOutputPiece, DropJobFiles, Log, JobChanged>;
+using Effects = std::vector<Effect>;
+
+}  // namespace stillpoint::coordinator

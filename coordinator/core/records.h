@@ -1,0 +1,106 @@
+// What the catalog keeps: the coordinator's state that survives it. The core holds the same records in memory and
+// changes them only together with a Persist effect that names the change. Values.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coordinator/core/events.h"
+
+namespace stillpoint::coordinator {
+
+enum class JobState { pending, starting, running, checkpointing, restarting, migrating, completed, failed, stopped };
+std::string_view name(JobState state);
+std::optional<JobState> job_state(std::string_view name);
+
+enum class EpochState {
+  attempted,  // row written, nothing asked of the hosts yet or under way: not restorable
+  captured,   // every guest captured and released while held: may commit, not restorable yet
+  committed,  // every image durable: restorable
+  aborted,    // never restorable; images to be deleted
+  pruned,     // was committed; images deleted or being deleted
+};
+std::string_view name(EpochState state);
+std::optional<EpochState> epoch_state(std::string_view name);
+
+struct Placement { GuestIndex guest; HostName host; };
+
+// Milliseconds of each phase, in the order they ran. For people and benchmarks.
+struct PhaseTimes { std::vector<std::pair<std::string, double>> phases; };
+
+struct EpochRecord {
+  Epoch epoch;
+  JobId job;
+  Incarnation incarnation;
+  EpochState state = EpochState::attempted;
+  WallSeconds time = 0;
+  std::string reason;                     // why it was aborted
+  std::vector<wire::GuestCut> cut;        // with state captured or later
+  std::vector<wire::GuestImage> images;   // with state committed
+  std::uint64_t output_offset = 0;        // of the cut
+  std::uint64_t bytes_raw = 0;
+  std::uint64_t bytes_stored = 0;
+  double stall_ms = 0;                    // gates shut to gates open
+  double capture_ms = 0;
+  double commit_ms = 0;                   // request to commit
+  PhaseTimes phases;
+  bool control = false;                   // made by the test-only control: no quiescing behind it
+};
+
+struct JobRecord {
+  JobId job;
+  JobSpec spec;
+  std::string manifest;                   // as submitted
+  std::string spool;                      // directory with the input files
+  JobState state = JobState::pending;
+  std::string reason;                     // for people: why pending, failed, …
+  Incarnation incarnation;                // 0 before the first launch
+  std::uint32_t vni = 0;                  // of this incarnation
+  std::vector<Placement> placement;       // of this incarnation
+  Epoch restored_from;                    // of this incarnation; 0 = fresh launch
+  std::uint32_t restarts = 0;
+  std::optional<int> exit_code;
+  bool stopping = false;                  // the user asked for the end
+  std::optional<Epoch> attempt;           // the epoch under way, if any
+};
+
+struct HostRecord {
+  HostName host;
+  std::string address;
+  bool cordoned = false;
+};
+
+// One line of the job's or site's history.
+struct EventRecord {
+  WallSeconds time = 0;
+  JobId job;        // may be empty
+  HostName host;    // may be empty
+  Epoch epoch;      // 0 = none
+  std::string what; // "epoch committed"
+  std::string detail;
+};
+
+// Everything that a coordinator knows when it starts.
+struct CatalogState {
+  std::string coordinator;  // this catalog's own id, made once
+  std::uint64_t next_job = 1;
+  Epoch next_epoch{1};
+  std::uint32_t next_vni = 1;
+  std::map<JobId, JobRecord> jobs;
+  std::map<Epoch, EpochRecord> epochs;
+  std::map<HostName, HostRecord> hosts;
+};
+
+// The changes that one transaction makes. Whole records: writing one again changes nothing.
+struct PutJob { JobRecord job; };
+struct DropJob { JobId job; };          // with its epochs
+struct PutEpoch { EpochRecord epoch; };
+struct PutHost { HostRecord host; };
+struct PutCounters { std::uint64_t next_job; Epoch next_epoch; std::uint32_t next_vni; };
+struct AddEvent { EventRecord event; };
+using CatalogChange = std::variant<PutJob, DropJob, PutEpoch, PutHost, PutCounters, AddEvent>;
+
+}  // namespace stillpoint::coordinator

@@ -1,0 +1,34 @@
+# Shared by the scripts in this folder; sourced, never run.
+
+set -euo pipefail
+
+STILLPOINT_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# Everything slow to make and safe to share between checkouts: the guest's root file system, kernel, image.
+STILLPOINT_CACHE="${STILLPOINT_CACHE:-/var/cache/stillpoint}"
+
+say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+die() { printf 'stillpoint: %s\n' "$*" >&2; exit 1; }
+
+require_root() {
+  [ "$(id -u)" -eq 0 ] || die "run this as root: it installs packages, makes network namespaces and runs virtual machines"
+}
+
+debian_release() {
+  # shellcheck disable=SC1091
+  . /etc/os-release
+  case "${ID:-}:${VERSION_CODENAME:-}" in
+    debian:bookworm | debian:trixie) printf '%s\n' "$VERSION_CODENAME" ;;
+    *) die "this is ${PRETTY_NAME:-an unknown system}; Debian 12 (bookworm) or Debian 13 (trixie) is needed" ;;
+  esac
+}
+
+# The machine's own Debian archive, as its apt configuration names it: the source that holds the release itself
+# (not the security archive, which carries no other suites).
+debian_mirror() {
+  local release mirror
+  release="$(debian_release)"
+  mirror="$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Identifier: Packages' |
+    awk -v r="$release" '$2 == r { print $1; exit }')"
+  [ -n "$mirror" ] || die "apt's configuration names no source for $release: add one to /etc/apt/sources.list.d and run 'apt-get update'"
+  printf '%s\n' "$mirror"
+}
