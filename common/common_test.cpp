@@ -65,8 +65,8 @@ TEST_CASE("a length over the limit is refused before anything is waited for") {
 TEST_CASE("publish_file replaces the whole file with the asked mode and leaves no temporary") {
   const auto dir = std::filesystem::temp_directory_path() / ("stillpoint-file-test-" + std::to_string(std::random_device{}()));
   std::filesystem::create_directory(dir);
-  REQUIRE(publish_file(dir / "f", "first"));
-  REQUIRE(publish_file(dir / "f", "second", 0640));
+  REQUIRE(publish_file(dir / "f", "first").has_value());
+  REQUIRE(publish_file(dir / "f", "second", 0640).has_value());
   CHECK(read_file(dir / "f").value() == "second");
   CHECK(std::filesystem::status(dir / "f").permissions() == std::filesystem::perms(0640));
   CHECK(std::distance(std::filesystem::directory_iterator(dir), {}) == 1);
@@ -77,7 +77,7 @@ TEST_CASE("publish_file replaces the whole file with the asked mode and leaves n
 
 TEST_CASE("run_process gives exit code and both outputs; input is passed") {
   const auto outcome = run_process({"sh", "-c", "cat; echo err >&2; exit 3"}, {.input = "hello"});
-  REQUIRE(outcome);
+  REQUIRE(outcome.has_value());
   CHECK(outcome->exit_code == 3);
   CHECK(outcome->out == "hello");
   CHECK(outcome->err == "err\n");
@@ -85,13 +85,13 @@ TEST_CASE("run_process gives exit code and both outputs; input is passed") {
 
 TEST_CASE("run_process ends a program that outlives its deadline") {
   const auto outcome = run_process({"sleep", "100"}, {.deadline = std::chrono::milliseconds(50)});
-  REQUIRE(!outcome);
+  REQUIRE_FALSE(outcome.has_value());
   CHECK(outcome.error().kind == ErrorKind::deadline);
 }
 
 TEST_CASE("run_checked names the program and what it said") {
   const auto outcome = run_checked({"sh", "-c", "echo broken >&2; exit 1"});
-  REQUIRE(!outcome);
+  REQUIRE_FALSE(outcome.has_value());
   CHECK(outcome.error().message().find("exit code 1: broken") != std::string::npos);
   CHECK(run_checked({"/does/not/exist"}).error().kind == ErrorKind::not_found);
 }

@@ -35,6 +35,8 @@ Error errno_error(std::string step, std::string object, int errno_value) {
   return Error{kind, std::move(step), std::move(object), std::generic_category().message(errno_value)};
 }
 
+std::ostream& operator<<(std::ostream& out, const Error& error) { return out << error.message(); }
+
 void throw_exception_from_error(const Error& error, const boost::source_location&) {
   throw std::logic_error("value() of a failed result: " + error.message());
 }

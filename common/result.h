@@ -3,6 +3,7 @@
 #pragma once
 
 #include <boost/system/result.hpp>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -32,6 +33,7 @@ struct Error {
   std::string message() const;
   bool operator==(const Error&) const = default;
 };
+std::ostream& operator<<(std::ostream& out, const Error& error);
 
 // The Error for the current errno.
 Error errno_error(std::string step, std::string object, int errno_value);

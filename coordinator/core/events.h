@@ -47,7 +47,6 @@ struct JobSpec {
   std::uint32_t max_restarts = 5;
   std::vector<HostName> hosts;  // allowed hosts; empty = any
   bool spread = true;           // at most one guest per host while there are hosts enough
-  bool test_without_hooks = false;  // test-only control: no hook library, captures not coordinated
   std::uint32_t ranks() const {
     std::uint32_t sum = 0;
     for (auto n : ranks_per_guest) sum += n;
@@ -62,8 +61,10 @@ struct HostSpoke { HostName host; SessionId session; wire::FromHost message; };
 
 // ---- from clients
 struct SubmitJob { RequestId request; JobSpec spec; std::string manifest; std::string spool; };
+// control_gap_ms, test only: no quiescing; each host in turn freezes, captures and releases its guests, so long apart.
 struct CheckpointJob { RequestId request; JobId job; std::optional<std::uint32_t> control_gap_ms; };
-struct RestartJob { RequestId request; JobId job; std::optional<Epoch> from; std::vector<HostName> hosts; };
+// skip_link_check, test only: let the ranks go on although the links do not match.
+struct RestartJob { RequestId request; JobId job; std::optional<Epoch> from; std::vector<HostName> hosts; bool skip_link_check = false; };
 struct StopJob { RequestId request; JobId job; };
 struct RemoveJob { RequestId request; JobId job; };
 struct CordonHost { RequestId request; HostName host; bool cordoned; };
