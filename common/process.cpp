@@ -49,15 +49,17 @@ Result<pid_t> spawn(const std::vector<std::string>& argv, Pipe& in, Pipe& out, P
   return pid;
 }
 
-// Moves bytes until both outputs are at their end. False: the deadline passed or an output was too large.
-bool pump(const ProcessOptions& options, Pipe& in, Pipe& out, Pipe& err, ProcessOutcome& outcome, Clock::time_point end) {
+enum class PumpEnd { outputs_closed, deadline, too_much_output };
+
+// Moves bytes until both outputs are at their end.
+PumpEnd pump(const ProcessOptions& options, Pipe& in, Pipe& out, Pipe& err, ProcessOutcome& outcome, Clock::time_point end) {
   std::string_view input = options.input;
   if (input.empty()) in.write.reset();
   while (out.read || err.read) {
     pollfd polls[3] = {{out.read.get(), POLLIN, 0}, {err.read.get(), POLLIN, 0}, {in.write.get(), POLLOUT, 0}};
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
-    if (left <= 0) return false;
-    if (::poll(polls, 3, static_cast<int>(left)) < 0 && errno != EINTR) return false;
+    if (left <= 0) return PumpEnd::deadline;
+    if (::poll(polls, 3, static_cast<int>(left)) < 0) continue;  // EINTR; the arguments are good
     auto drain = [&options](Fd& fd, short events, std::string& into) {
       if (!fd || !(events & (POLLIN | POLLHUP | POLLERR))) return true;
       char block[16 << 10];
@@ -66,14 +68,15 @@ bool pump(const ProcessOptions& options, Pipe& in, Pipe& out, Pipe& err, Process
       if (n > 0) into.append(block, static_cast<std::size_t>(n));
       return into.size() <= options.output_limit;
     };
-    if (!drain(out.read, polls[0].revents, outcome.out) || !drain(err.read, polls[1].revents, outcome.err)) return false;
+    if (!drain(out.read, polls[0].revents, outcome.out) || !drain(err.read, polls[1].revents, outcome.err))
+      return PumpEnd::too_much_output;
     if (in.write && (polls[2].revents & (POLLOUT | POLLERR))) {
       const ssize_t n = ::write(in.write.get(), input.data(), input.size());
       if (n > 0) input.remove_prefix(static_cast<std::size_t>(n));
       if (input.empty() || (n < 0 && errno != EINTR && errno != EAGAIN)) in.write.reset();
     }
   }
-  return true;
+  return PumpEnd::outputs_closed;
 }
 
 }  // namespace
@@ -89,16 +92,17 @@ Result<ProcessOutcome> run_process(const std::vector<std::string>& argv, const P
   err->write.reset();
 
   ProcessOutcome outcome;
-  const auto end = Clock::now() + options.deadline;
-  const bool finished = pump(options, *in, *out, *err, outcome, end);
-  if (!finished) ::kill(*pid, SIGKILL);
+  const PumpEnd end = pump(options, *in, *out, *err, outcome, Clock::now() + options.deadline);
+  if (end != PumpEnd::outputs_closed) ::kill(*pid, SIGKILL);
   int status = 0;
   while (::waitpid(*pid, &status, 0) < 0 && errno == EINTR) {
   }
-  if (!finished)
-    return Error{Clock::now() >= end ? ErrorKind::deadline : ErrorKind::permanent, "run", join(argv),
-                 Clock::now() >= end ? "did not end within " + std::to_string(options.deadline.count()) + " ms"
-                                     : "printed more than " + std::to_string(options.output_limit) + " bytes"};
+  if (end == PumpEnd::deadline)
+    return Error{ErrorKind::deadline, "run", join(argv),
+                 "did not end within " + std::to_string(options.deadline.count()) + " ms"};
+  if (end == PumpEnd::too_much_output)
+    return Error{ErrorKind::permanent, "run", join(argv),
+                 "printed more than " + std::to_string(options.output_limit) + " bytes"};
   outcome.exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
   return outcome;
 }
