@@ -1,0 +1,46 @@
+#include "cli/app.h"
+
+#include <CLI/CLI.hpp>
+
+#include "cli/command.h"
+#include "cli/commands.h"
+#ifdef STILLPOINT_WITH_LAB
+#include "cli/lab/lab.h"
+#endif
+
+namespace stillpoint::cli {
+namespace {
+
+constexpr const char* kFooter =
+    "Exit codes: 0 done, 1 it failed (stderr says why and what to do), 2 wrong usage, 3 no coordinator,\n"
+    "4 no such job, checkpoint or host. `wait` exits with the program's own exit code.";
+
+void add_commands([[maybe_unused]] CLI::App& app, [[maybe_unused]] CommandContext& context) {
+#ifdef STILLPOINT_WITH_LAB
+  add_lab_command(app, context);
+#endif
+}
+
+}  // namespace
+
+int run(std::vector<std::string> arguments, std::ostream& out, std::ostream& err, bool terminal) {
+  CommandContext context{.out = out, .err = err, .terminal = terminal};
+  CLI::App app("Checkpoints and restarts whole MPI jobs that run in virtual machines.", "stillpoint");
+  app.footer(kFooter);
+  app.set_version_flag("--version", STILLPOINT_VERSION);
+  app.fallthrough();  // --json and --server may stand before or after the command; subcommands inherit this
+  app.require_subcommand(1);
+  app.add_flag("--json", context.json, "Print one JSON document on stdout and nothing else there");
+  app.add_option("--server", context.server, "The coordinator's socket: PATH or unix:PATH")->envname("STILLPOINT_SERVER");
+  add_commands(app, context);
+  try {
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+    app.parse(std::move(arguments));
+  } catch (const CLI::ParseError& problem) {
+    // --help and --version end here too, with code 0.
+    return app.exit(problem, out, err) == 0 ? kDone : kWrongUsage;
+  }
+  return context.action ? context.action() : static_cast<int>(kWrongUsage);
+}
+
+}  // namespace stillpoint::cli
