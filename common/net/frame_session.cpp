@@ -1,0 +1,469 @@
+#include "common/net/frame_session.h"
+
+#include <netinet/tcp.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <sys/socket.h>
+
+#include <boost/asio/connect.hpp>
+#include <boost/asio/dispatch.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/ssl/stream.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/write.hpp>
+#include <array>
+#include <charconv>
+#include <deque>
+#include <mutex>
+#include <optional>
+
+#include "common/log.h"
+#include "common/net/peer_name.h"
+
+namespace stillpoint::net {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+constexpr std::chrono::seconds kFlushDeadline{1};
+constexpr std::chrono::milliseconds kAcceptRetry{100};
+
+struct HostPort {
+  std::string host, port;
+};
+
+Result<HostPort> split_endpoint(const std::string& endpoint) {
+  const auto colon = endpoint.rfind(':');
+  auto bad = [&] { return Error{ErrorKind::permanent, "read endpoint", endpoint, "expected ADDRESS:PORT"}; };
+  if (colon == std::string::npos || colon == 0) return bad();
+  HostPort split{endpoint.substr(0, colon), endpoint.substr(colon + 1)};
+  if (split.host.front() == '[' && split.host.back() == ']') split.host = split.host.substr(1, split.host.size() - 2);
+  std::uint16_t number = 0;
+  const char* end = split.port.data() + split.port.size();
+  if (auto parsed = std::from_chars(split.port.data(), end, number); parsed.ec != std::errc{} || parsed.ptr != end)
+    return bad();
+  if (split.host.empty()) return bad();
+  return split;
+}
+
+std::string describe(const tcp::endpoint& endpoint) {
+  const std::string address = endpoint.address().to_string();
+  return (endpoint.address().is_v6() ? "[" + address + "]" : address) + ":" + std::to_string(endpoint.port());
+}
+
+void set_option(int fd, int level, int option, int value) {
+  // A kernel that does not know an option still carries the session; its absence only delays noticing a dead peer.
+  if (::setsockopt(fd, level, option, &value, sizeof value) != 0)
+    log_debug("socket option not set", {{"option", option}, {"errno", errno}});
+}
+
+void prepare_socket(tcp::socket& socket, const SessionLimits& limits) {
+  const int fd = socket.native_handle();
+  set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(limits.user_timeout.count()));
+  set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 5);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 3);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
+}
+
+class TlsSession final : public FrameSession, public std::enable_shared_from_this<TlsSession> {
+ public:
+  TlsSession(const asio::any_io_executor& executor, const TlsContext& tls, const SessionLimits& limits)
+      : tls_(tls), limits_(limits), stream_(executor, tls.context()), resolver_(executor), open_timer_(executor),
+        idle_timer_(executor), reader_(limits.max_payload) {}
+
+  // ---- how it begins; exactly one of the two, once, on the executor
+  void connect(const std::string& endpoint, Handlers handlers);
+  void accept(tcp::socket socket, Handlers handlers);
+
+  void send(std::string_view payload) override;
+  void close(Error why) override;
+  void close_after_sending(Error why) override;
+  void pause_reading() override { paused_ = true; }
+  void resume_reading() override;
+  const std::string& remote() const override { return remote_; }
+
+ private:
+  void watch_opening();
+  void handshake();
+  void opened();
+  Result<std::string> peer_name();
+  void read();
+  void took(std::size_t bytes);
+  void deliver();
+  void watch_idle();
+  void write();
+  void finish(Error why);
+  Error failure(const char* step, const error_code& code);
+
+  const TlsContext tls_;
+  const SessionLimits limits_;
+  asio::ssl::stream<tcp::socket> stream_;
+  tcp::resolver resolver_;
+  asio::steady_timer open_timer_, idle_timer_;
+  Handlers handlers_;
+  std::string remote_ = "?";  // set before the first callback
+  FrameReader reader_;
+  std::array<char, 64u << 10> block_{};
+  bool open_ = false, closed_ = false, paused_ = false, reading_ = false, writing_ = false;
+  std::chrono::steady_clock::time_point last_frame_;
+  std::optional<Error> close_when_sent_;
+
+  std::mutex mutex_;  // guards the queue alone: send() comes from any thread
+  std::deque<std::string> queue_;
+  std::size_t queued_bytes_ = 0;
+  bool write_posted_ = false;
+  bool dead_ = false;  // nothing more is queued
+};
+
+Error TlsSession::failure(const char* step, const error_code& code) {
+  std::string cause = code.message();
+  const long verdict = SSL_get_verify_result(stream_.native_handle());
+  if (verdict != X509_V_OK) cause += std::string(": ") + X509_verify_cert_error_string(verdict);
+  return Error{verdict != X509_V_OK ? ErrorKind::refused : ErrorKind::transient, step, remote_, std::move(cause)};
+}
+
+void TlsSession::connect(const std::string& endpoint, Handlers handlers) {
+  handlers_ = std::move(handlers);
+  remote_ = endpoint;
+  watch_opening();
+  auto split = split_endpoint(endpoint);
+  if (!split) return finish(split.error());
+  resolver_.async_resolve(split->host, split->port,
+                          [self = shared_from_this()](error_code failed, tcp::resolver::results_type found) {
+    if (self->closed_) return;
+    if (failed) return self->finish(self->failure("resolve", failed));
+    asio::async_connect(self->stream_.next_layer(), found, [self](error_code refused, const tcp::endpoint&) {
+      if (self->closed_) return;
+      if (refused) return self->finish(self->failure("connect to", refused));
+      self->handshake();
+    });
+  });
+}
+
+void TlsSession::accept(tcp::socket socket, Handlers handlers) {
+  handlers_ = std::move(handlers);
+  error_code gone;
+  const tcp::endpoint peer = socket.remote_endpoint(gone);
+  if (!gone) remote_ = describe(peer);
+  stream_.next_layer() = std::move(socket);
+  watch_opening();
+  handshake();
+}
+
+void TlsSession::watch_opening() {
+  open_timer_.expires_after(limits_.open_deadline);
+  open_timer_.async_wait([self = shared_from_this()](error_code cancelled) {
+    if (cancelled || self->open_ || self->closed_) return;
+    self->finish(Error{ErrorKind::deadline, "TLS handshake with", self->remote_, "not done in time"});
+  });
+}
+
+void TlsSession::handshake() {
+  prepare_socket(stream_.next_layer(), limits_);
+  const auto side = tls_.role() == TlsRole::coordinator ? asio::ssl::stream_base::server : asio::ssl::stream_base::client;
+  stream_.async_handshake(side, [self = shared_from_this()](error_code failed) {
+    if (self->closed_) return;
+    if (failed) return self->finish(self->failure("TLS handshake with", failed));
+    self->opened();
+  });
+}
+
+Result<std::string> TlsSession::peer_name() {
+  // The verify mode already asks for a certificate; its absence here would be a bug worth catching.
+  X509* certificate = SSL_get0_peer_certificate(stream_.native_handle());
+  if (certificate == nullptr) return Error{ErrorKind::refused, "TLS handshake with", remote_, "no certificate"};
+  if (SSL_get_verify_result(stream_.native_handle()) != X509_V_OK)
+    return Error{ErrorKind::refused, "TLS handshake with", remote_, "its certificate was not verified"};
+  auto name = certificate_name(certificate);
+  if (!name) return Error{ErrorKind::refused, "TLS handshake with", remote_, name.error().message()};
+  const bool is_coordinator = *name == kCoordinatorName;
+  if (is_coordinator == (tls_.role() == TlsRole::coordinator))
+    return Error{ErrorKind::refused, "TLS handshake with", remote_,
+                 is_coordinator ? "a host calls itself \"coordinator\""
+                                : "its certificate names \"" + *name + "\", not the coordinator"};
+  return name;
+}
+
+void TlsSession::opened() {
+  auto name = peer_name();
+  if (!name) return finish(name.error());
+  open_timer_.cancel();
+  open_ = true;
+  if (handlers_.opened) handlers_.opened(*name);
+  if (closed_) return;
+  last_frame_ = std::chrono::steady_clock::now();
+  if (limits_.idle_deadline.count() > 0) watch_idle();
+  write();
+  read();
+}
+
+void TlsSession::watch_idle() {
+  idle_timer_.expires_at(last_frame_ + limits_.idle_deadline);
+  idle_timer_.async_wait([self = shared_from_this()](error_code cancelled) {
+    if (cancelled || self->closed_) return;
+    const auto now = std::chrono::steady_clock::now();
+    if (self->paused_) self->last_frame_ = now;  // it is we who do not listen
+    if (now - self->last_frame_ >= self->limits_.idle_deadline)
+      return self->finish(Error{ErrorKind::deadline, "session with", self->remote_, "nothing was heard for too long"});
+    self->watch_idle();
+  });
+}
+
+void TlsSession::read() {
+  if (closed_ || !open_ || paused_ || reading_) return;
+  reading_ = true;
+  stream_.async_read_some(asio::buffer(block_), [self = shared_from_this()](error_code failed, std::size_t bytes) {
+    self->reading_ = false;
+    if (self->closed_) return;
+    if (failed) {
+      const bool ended = failed == asio::error::eof || failed == asio::ssl::error::stream_truncated;
+      return self->finish(ended ? Error{ErrorKind::transient, "session with", self->remote_, "the peer closed it"}
+                                : self->failure("read from", failed));
+    }
+    self->took(bytes);
+  });
+}
+
+void TlsSession::took(std::size_t bytes) {
+  reader_.feed(std::string_view(block_.data(), bytes));
+  deliver();
+  read();
+}
+
+void TlsSession::deliver() {
+  while (!closed_) {
+    auto payload = reader_.next();
+    if (reader_.skipped() > 0)
+      return finish(Error{ErrorKind::permanent, "session with", remote_, "what it sent is not a frame of this protocol"});
+    if (!payload) return;
+    last_frame_ = std::chrono::steady_clock::now();
+    if (handlers_.frame) handlers_.frame(std::move(*payload));
+  }
+}
+
+void TlsSession::resume_reading() {
+  if (!paused_) return;
+  paused_ = false;
+  last_frame_ = std::chrono::steady_clock::now();
+  asio::post(stream_.get_executor(), [self = shared_from_this()] { self->read(); });
+}
+
+void TlsSession::send(std::string_view payload) {
+  bool post_write = false, overflow = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (dead_) return;
+    overflow = payload.size() > limits_.max_payload || queued_bytes_ + payload.size() > limits_.send_queue_bytes;
+    if (overflow) {
+      dead_ = true;  // a hole in the stream of messages must not be followed by more of them
+    } else {
+      queue_.push_back(encode_frame(payload));
+      queued_bytes_ += queue_.back().size();
+      post_write = !std::exchange(write_posted_, true);
+    }
+  }
+  if (overflow) {
+    const bool too_large = payload.size() > limits_.max_payload;
+    return close(Error{ErrorKind::permanent, "send to", remote_,
+                       too_large ? "the message is larger than a frame may be" : "the peer does not read: the queue is full"});
+  }
+  if (post_write) asio::post(stream_.get_executor(), [self = shared_from_this()] { self->write(); });
+}
+
+// On the executor. One frame is in the stream at a time; the front of the queue is it while writing_.
+void TlsSession::write() {
+  if (closed_ || !open_ || writing_) return;
+  asio::const_buffer frame;
+  {
+    std::lock_guard lock(mutex_);
+    if (queue_.empty()) {
+      write_posted_ = false;
+    } else {
+      write_posted_ = true;
+      frame = asio::buffer(queue_.front());  // a deque does not move its elements when one is added at the back
+    }
+  }
+  if (frame.size() == 0) {
+    if (close_when_sent_) finish(*close_when_sent_);
+    return;
+  }
+  writing_ = true;
+  asio::async_write(stream_, frame, [self = shared_from_this()](error_code failed, std::size_t) {
+    self->writing_ = false;
+    if (self->closed_) return;
+    if (failed) return self->finish(self->failure("write to", failed));
+    {
+      std::lock_guard lock(self->mutex_);
+      self->queued_bytes_ -= self->queue_.front().size();
+      self->queue_.pop_front();
+    }
+    self->write();
+  });
+}
+
+void TlsSession::close(Error why) {
+  asio::post(stream_.get_executor(), [self = shared_from_this(), why = std::move(why)] { self->finish(why); });
+}
+
+void TlsSession::close_after_sending(Error why) {
+  {
+    std::lock_guard lock(mutex_);
+    dead_ = true;
+  }
+  asio::post(stream_.get_executor(), [self = shared_from_this(), why = std::move(why)] {
+    if (self->closed_) return;
+    if (!self->open_) return self->finish(why);
+    self->close_when_sent_ = why;
+    self->open_timer_.expires_after(kFlushDeadline);
+    self->open_timer_.async_wait([self, why](error_code cancelled) {
+      if (!cancelled) self->finish(why);
+    });
+    self->write();
+  });
+}
+
+// On the executor. closed() is posted: it never comes from inside a call into the session.
+void TlsSession::finish(Error why) {
+  if (std::exchange(closed_, true)) return;
+  {
+    std::lock_guard lock(mutex_);
+    dead_ = true;
+    // The front may be in use by a write that the close below ends.
+    while (queue_.size() > (writing_ ? 1u : 0u)) queue_.pop_back();
+    queued_bytes_ = 0;
+  }
+  open_timer_.cancel();
+  idle_timer_.cancel();
+  resolver_.cancel();
+  error_code ignored;  // it is closed either way
+  stream_.next_layer().shutdown(tcp::socket::shutdown_both, ignored);
+  stream_.next_layer().close(ignored);
+  asio::post(stream_.get_executor(), [self = shared_from_this(), why = std::move(why)] {
+    Handlers last = std::exchange(self->handlers_, {});
+    if (last.closed) last.closed(why);
+  });
+}
+
+class TlsListener final : public FrameListener, public std::enable_shared_from_this<TlsListener> {
+ public:
+  TlsListener(const asio::any_io_executor& executor, const TlsContext& tls, const SessionLimits& limits,
+              std::size_t max_unopened, Accept accept)
+      : executor_(executor), tls_(tls), limits_(limits), max_unopened_(max_unopened), accept_(std::move(accept)),
+        acceptor_(executor), retry_(executor) {}
+
+  Status listen(const std::string& endpoint);
+  void start() {
+    asio::post(executor_, [self = shared_from_this()] { self->next(); });
+  }
+  std::uint16_t port() const override { return port_; }
+  void close() override {
+    closed_ = true;
+    error_code ignored;
+    acceptor_.close(ignored);
+    retry_.cancel();
+    accept_ = nullptr;
+  }
+
+ private:
+  void next();
+  void begin(tcp::socket socket);
+
+  const asio::any_io_executor executor_;
+  const TlsContext tls_;
+  const SessionLimits limits_;
+  const std::size_t max_unopened_;
+  Accept accept_;
+  tcp::acceptor acceptor_;
+  asio::steady_timer retry_;
+  std::uint16_t port_ = 0;
+  std::size_t unopened_ = 0;
+  bool closed_ = false;
+};
+
+Status TlsListener::listen(const std::string& endpoint) {
+  auto split = split_endpoint(endpoint);
+  if (!split) return split.error();
+  auto fail = [&](const error_code& code) {
+    return Error{ErrorKind::permanent, "listen on", endpoint, code.message()};
+  };
+  error_code failed;
+  const auto address = asio::ip::make_address(split->host, failed);
+  if (failed) return fail(failed);
+  const tcp::endpoint where(address, static_cast<std::uint16_t>(std::stoul(split->port)));
+  if (acceptor_.open(where.protocol(), failed); failed) return fail(failed);
+  if (acceptor_.set_option(tcp::acceptor::reuse_address(true), failed); failed) return fail(failed);
+  if (acceptor_.bind(where, failed); failed) return fail(failed);
+  if (acceptor_.listen(asio::socket_base::max_listen_connections, failed); failed) return fail(failed);
+  port_ = acceptor_.local_endpoint(failed).port();
+  if (failed) return fail(failed);
+  return {};
+}
+
+void TlsListener::next() {
+  if (closed_) return;
+  acceptor_.async_accept(executor_, [self = shared_from_this()](error_code failed, tcp::socket socket) {
+    if (self->closed_) return;
+    if (!failed) {
+      self->begin(std::move(socket));
+      return self->next();
+    }
+    // Out of descriptors, most likely: what is open goes on, and it is tried again when some may be free.
+    log_warn("connection not accepted", {{"cause", failed.message()}});
+    self->retry_.expires_after(kAcceptRetry);
+    self->retry_.async_wait([self](error_code cancelled) {
+      if (!cancelled) self->next();
+    });
+  });
+}
+
+void TlsListener::begin(tcp::socket socket) {
+  if (unopened_ >= max_unopened_) {
+    log_warn("connection refused: too many handshakes under way", {{"limit", max_unopened_}});
+    return;  // closes the socket
+  }
+  auto session = std::make_shared<TlsSession>(executor_, tls_, limits_);
+  FrameSession::Handlers handlers = accept_(session);
+  ++unopened_;
+  // Counted until it opened or closed, whichever comes first.
+  auto counted = std::make_shared<bool>(true);
+  auto uncount = [self = shared_from_this(), counted] {
+    if (std::exchange(*counted, false)) --self->unopened_;
+  };
+  handlers.opened = [uncount, inner = std::move(handlers.opened)](const std::string& peer) {
+    uncount();
+    if (inner) inner(peer);
+  };
+  handlers.closed = [uncount, inner = std::move(handlers.closed)](const Error& why) {
+    uncount();
+    if (inner) inner(why);
+  };
+  session->accept(std::move(socket), std::move(handlers));
+}
+
+}  // namespace
+
+std::shared_ptr<FrameSession> connect_session(const asio::any_io_executor& executor, const TlsContext& tls,
+                                              const std::string& endpoint, const SessionLimits& limits,
+                                              FrameSession::Handlers handlers) {
+  auto session = std::make_shared<TlsSession>(executor, tls, limits);
+  asio::post(executor, [session, endpoint, handlers = std::move(handlers)]() mutable {
+    session->connect(endpoint, std::move(handlers));
+  });
+  return session;
+}
+
+Result<std::shared_ptr<FrameListener>> listen_for_sessions(const asio::any_io_executor& executor, const TlsContext& tls,
+                                                           const std::string& endpoint, const SessionLimits& limits,
+                                                           std::size_t max_unopened, FrameListener::Accept accept) {
+  auto listener = std::make_shared<TlsListener>(executor, tls, limits, max_unopened, std::move(accept));
+  if (auto listening = listener->listen(endpoint); !listening) return listening.error();
+  listener->start();
+  return std::shared_ptr<FrameListener>(std::move(listener));
+}
+
+}  // namespace stillpoint::net
