@@ -48,6 +48,10 @@ class Coordinator {
   std::vector<wire::RankReport> last_ranks(const JobId& job) const;
   // The phase a job's checkpoint or restart is in, for status and progress bars; empty when none is under way.
   std::string phase(const JobId& job) const;
+  // Messages and events that were rejected because they came late, twice or out of turn.
+  std::uint64_t rejected() const;
+  // What must always hold and does not; for tests. Debug builds check it after every step and abort.
+  std::vector<std::string> broken_invariants() const;
 
  private:
   struct Impl;

@@ -24,7 +24,8 @@ struct Reply { RequestId request; Result<Answer> answer; };
 
 // ---- the program's output and files; blocking work, done on a worker, answered by an event
 struct AppendOutput { JobId job; std::uint64_t offset; std::string data; };  // → OutputDurable
-struct TruncateOutput { JobId job; std::uint64_t offset; };                  // → OutputDurable
+struct TruncateOutput { JobId job; std::uint64_t offset; };                  // → OutputDurable{offset}; never makes it longer
+struct MeasureOutput { JobId job; };  // → OutputDurable{what is stored now; 0 when there is nothing}; after a start of the coordinator
 struct ReadSpool { JobId job; std::string spool; std::string file; std::uint64_t offset; std::uint32_t length; };  // → SpoolRead
 struct StoreOutputPiece { JobId job; std::string file; std::uint64_t offset; std::string data; bool last; };
 struct DropJobFiles { JobId job; std::string spool; };  // spool, output, fetched files
@@ -35,8 +36,8 @@ struct Log { enum class Level { info, warn, error } level; EventRecord event; };
 // The job's state or reason changed: wakes whoever waits for it.
 struct JobChanged { JobId job; };
 
-using Effect = std::variant<Persist, Send, CloseSession, Reply, AppendOutput, TruncateOutput, ReadSpool,
-                            StoreOutputPiece, DropJobFiles, Log, JobChanged>;
+using Effect = std::variant<Persist, Send, CloseSession, Reply, AppendOutput, TruncateOutput, MeasureOutput,
+                            ReadSpool, StoreOutputPiece, DropJobFiles, Log, JobChanged>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::coordinator

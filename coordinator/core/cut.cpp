@@ -1,0 +1,125 @@
+#include "coordinator/core/cut.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <set>
+#include <tuple>
+
+namespace stillpoint::coordinator {
+namespace {
+
+constexpr std::uint32_t kEstablished = 1;
+constexpr std::uint32_t kTimeWait = 6;
+
+// One end of a connection: local address and port, remote address and port.
+using Ends = std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t>;
+
+struct End {
+  std::uint32_t guest;
+  const wire::SocketFigures* figures;
+};
+
+Ends ends(const wire::SocketFigures& s) { return {s.local_ip(), s.local_port(), s.remote_ip(), s.remote_port()}; }
+
+Ends reversed(const Ends& e) { return {std::get<2>(e), std::get<3>(e), std::get<0>(e), std::get<1>(e)}; }
+
+std::string address(std::uint32_t ip, std::uint32_t port) {
+  return fmt::format("{}.{}.{}.{}:{}", ip >> 24, (ip >> 16) & 255, (ip >> 8) & 255, ip & 255, port);
+}
+
+std::string describe(std::uint32_t guest, const wire::SocketFigures& s) {
+  return fmt::format("guest {} socket {} -> {}", guest, address(s.local_ip(), s.local_port()),
+                     address(s.remote_ip(), s.remote_port()));
+}
+
+std::map<Ends, End> index_sockets(const std::vector<wire::GuestCut>& cuts, std::vector<std::string>& problems) {
+  std::map<Ends, End> sockets;
+  for (const auto& cut : cuts)
+    for (const auto& s : cut.sockets()) {
+      if (s.state() == kTimeWait) continue;
+      if (!sockets.emplace(ends(s), End{cut.guest(), &s}).second)
+        problems.push_back(describe(cut.guest(), s) + " is reported twice");
+    }
+  return sockets;
+}
+
+void check_alone(const End& end, std::vector<std::string>& problems) {
+  const auto& s = *end.figures;
+  const std::string who = describe(end.guest, s);
+  if (s.state() != kEstablished) problems.push_back(fmt::format("{} is in TCP state {}, not established", who, s.state()));
+  if (s.unacked() != 0) problems.push_back(fmt::format("{} has {} segments unacknowledged", who, s.unacked()));
+  if (s.notsent() != 0) problems.push_back(fmt::format("{} has {} bytes not sent", who, s.notsent()));
+  if (s.send_queue() != 0) problems.push_back(fmt::format("{} has {} bytes in its send queue", who, s.send_queue()));
+}
+
+void check_pair(const End& a, const End& b, std::vector<std::string>& problems) {
+  const auto ahead = [](const End& from, const End& to) {
+    return static_cast<std::int64_t>(from.figures->bytes_acked() - to.figures->bytes_received());
+  };
+  const std::int64_t ab = ahead(a, b);
+  const std::int64_t ba = ahead(b, a);
+  if ((ab == 1 && ba == 0) || (ab == 0 && ba == 1)) return;
+  problems.push_back(fmt::format(
+      "{}: acknowledged {} and received {}, but guest {} at the other end received {} and has acknowledged {}",
+      describe(a.guest, *a.figures), a.figures->bytes_acked(), a.figures->bytes_received(), b.guest,
+      b.figures->bytes_received(), b.figures->bytes_acked()));
+}
+
+}  // namespace
+
+std::vector<std::string> cut_problems(const std::vector<wire::GuestCut>& cuts, std::uint32_t guests) {
+  std::vector<std::string> problems;
+  std::set<std::uint32_t> seen;
+  for (const auto& cut : cuts)
+    if (cut.guest() >= guests || !seen.insert(cut.guest()).second)
+      problems.push_back(fmt::format("guest {} is reported twice or is none of this gang", cut.guest()));
+  for (std::uint32_t guest = 0; guest < guests; ++guest)
+    if (!seen.contains(guest)) problems.push_back(fmt::format("guest {} is missing", guest));
+
+  const auto sockets = index_sockets(cuts, problems);
+  for (const auto& [key, end] : sockets) {
+    check_alone(end, problems);
+    const auto peer = sockets.find(reversed(key));
+    if (peer == sockets.end())
+      problems.push_back(describe(end.guest, *end.figures) + " has no other end in the gang");
+    else if (key < peer->first)
+      check_pair(end, peer->second, problems);
+  }
+  return problems;
+}
+
+std::vector<std::string> cut_differences(const std::vector<wire::GuestCut>& recorded,
+                                         const std::vector<wire::GuestCut>& found) {
+  std::vector<std::string> problems;
+  const auto before = index_sockets(recorded, problems);
+  const auto after = index_sockets(found, problems);
+  for (const auto& [key, end] : before) {
+    const std::string who = describe(end.guest, *end.figures);
+    const auto now = after.find(key);
+    if (now == after.end()) {
+      problems.push_back(who + " of the checkpoint is gone");
+      continue;
+    }
+    const auto& was = *end.figures;
+    const auto& is = *now->second.figures;
+    if (now->second.guest != end.guest) problems.push_back(fmt::format("{} is now in guest {}", who, now->second.guest));
+    if (was.bytes_acked() != is.bytes_acked() || was.bytes_received() != is.bytes_received())
+      problems.push_back(fmt::format("{} had {} acknowledged and {} received at the cut, now {} and {}", who,
+                                     was.bytes_acked(), was.bytes_received(), is.bytes_acked(), is.bytes_received()));
+    if (was.state() != is.state())
+      problems.push_back(fmt::format("{} was in TCP state {}, now {}", who, was.state(), is.state()));
+  }
+  for (const auto& [key, end] : after)
+    if (!before.contains(key)) problems.push_back(describe(end.guest, *end.figures) + " is not in the checkpoint");
+  return problems;
+}
+
+std::string summary(const std::vector<std::string>& problems, std::size_t most) {
+  std::string text;
+  for (std::size_t i = 0; i < problems.size() && i < most; ++i) text += (i == 0 ? "" : "; ") + problems[i];
+  if (problems.size() > most) text += fmt::format(" and {} more", problems.size() - most);
+  return text;
+}
+
+}  // namespace stillpoint::coordinator

@@ -1,0 +1,19 @@
+// Which guest goes to which host. A pure function; any thread.
+#pragma once
+
+#include "coordinator/core/records.h"
+
+namespace stillpoint::coordinator {
+
+// A host that may take guests: connected, not cordoned, allowed by the job.
+struct HostRoom {
+  HostName host;
+  std::uint64_t free_bytes = 0;  // what further guests may use
+};
+
+// With spread: at most one guest per host while there are hosts enough, then as evenly as memory allows. Without:
+// one host after the other is filled. An error of kind transient says what is missing.
+Result<std::vector<Placement>> place(const std::vector<HostRoom>& rooms, std::uint32_t guests, std::uint64_t guest_bytes,
+                                     bool spread);
+
+}  // namespace stillpoint::coordinator
