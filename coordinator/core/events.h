@@ -47,6 +47,7 @@ struct JobSpec {
   std::uint32_t max_restarts = 5;
   std::vector<HostName> hosts;  // allowed hosts; empty = any
   bool spread = true;           // at most one guest per host while there are hosts enough
+  std::string submit_directory; // on the submitter's machine, where outputs go back to; only clients read it
   std::uint32_t ranks() const {
     std::uint32_t sum = 0;
     for (auto n : ranks_per_guest) sum += n;
