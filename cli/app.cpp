@@ -5,7 +5,7 @@
 #include "cli/command.h"
 #include "cli/commands.h"
 #ifdef STILLPOINT_WITH_LAB
-#include "cli/lab/lab.h"
+#include "cli/lab/lab_command.h"
 #endif
 
 namespace stillpoint::cli {

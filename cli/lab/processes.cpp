@@ -6,11 +6,14 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+extern "C" {  // glibc 2.36 forgets to say so
+#include <sys/pidfd.h>
+}
 
 #include <cerrno>
 #include <charconv>
@@ -98,6 +101,7 @@ std::optional<ProcessStat> stat_of(pid_t pid) {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::signal(SIGPIPE, SIG_DFL);  // ignored in this command, and exec keeps that
   ::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
   ::prctl(PR_SET_PDEATHSIG, 0);
   ::execv(argv[0], argv);
