@@ -1,0 +1,219 @@
+// Checkpoint images of this host's guests: captured, stored, reported, thrown away.
+#include <algorithm>
+
+#include "node-daemon/core/host_impl.h"
+
+namespace stillpoint::node {
+
+namespace {
+
+std::uint32_t index_of(const DomainId& id) { return static_cast<std::uint32_t>(id.guest.value); }
+
+}  // namespace
+
+wire::CaptureReport capture_report(const Capture& capture) {
+  wire::CaptureReport report;
+  for (const auto& [index, times] : capture.captured) {
+    auto& guest = *report.add_guests();
+    guest.set_guest(index);
+    guest.set_pause_ms(times.pause_ms);
+    guest.set_capture_ms(times.capture_ms);
+  }
+  return report;
+}
+
+// Work that a capture would have to wait for, with the gang held.
+bool Gang::disk_busy() const {
+  return std::ranges::any_of(guests, [](const auto& entry) { return entry.second.flattening; }) ||
+         std::ranges::any_of(captures, [](const auto& entry) { return !entry.second.running.empty(); });
+}
+
+void Host::Impl::capture_gang(Gang& gang, const wire::ToHost& ask) {
+  const Epoch epoch{ask.epoch()};
+  const std::string object = "job " + gang.id.job.value;
+  if (const auto found = gang.captures.find(epoch); found != gang.captures.end()) {
+    const Capture& capture = found->second;
+    if (capture.discarded)
+      return answer_failure(ask, ask.request(), {ErrorKind::refused, "capture", object, "this epoch was discarded here"});
+    if (capture.failure) return answer_failure(ask, ask.request(), *capture.failure);
+    wire::FromHost message;
+    *message.mutable_capture() = capture_report(capture);
+    return answer(ask, ask.request(), std::move(message));
+  }
+  for (const auto& [index, guest] : gang.guests)
+    if (guest.lost)
+      return answer_failure(ask, ask.request(), {ErrorKind::not_found, "capture", "guest " + std::to_string(index) + " of " + gang.id.job.value,
+                                                 guest.lost_reason});
+  if (!gang.captures.empty() && gang.captures.rbegin()->first > epoch)
+    return answer_failure(ask, ask.request(), {ErrorKind::refused, "capture", object, "a newer epoch was captured already"});
+  if (std::ranges::any_of(gang.captures, [](const auto& e) { return !e.second.running.empty() && !e.second.discarded; }))
+    return answer_failure(ask, ask.request(), {ErrorKind::transient, "capture", object, "images of the epoch before are still being stored"});
+  forget_older(gang, epoch);
+  Capture& capture = gang.captures[epoch];
+  begin(gang, ask, gang.local());
+  for (std::uint32_t guest : gang.local()) {
+    capture.running.insert(guest);
+    effects.push_back(CaptureGuest{domain_of(gang.id, guest), epoch});
+  }
+}
+
+void Host::Impl::guest_captured(const GuestCaptured& event) {
+  Gang* gang = find_settled(event.id);
+  if (gang == nullptr || !gang->captures.contains(event.epoch)) return;
+  Capture& capture = gang->captures.at(event.epoch);
+  if (capture.failure || capture.discarded) return;
+  capture.captured[index_of(event.id)] = event.times;
+  for (const auto& [key, operation] : gang->operations) {
+    if (!operation.ask.has_capture() || operation.ask.epoch() != event.epoch.value) continue;
+    if (operation.waiting.size() == 1) {
+      log(Log::Level::info, "captured", gang->id, event.epoch);
+      capture.reported = true;
+    }
+    return guest_done(*gang, std::string(key), index_of(event.id), {});
+  }
+}
+
+void Host::Impl::guest_stored(const GuestStored& event) {
+  Gang* gang = find(gang_of(event.id));
+  if (gang == nullptr || !gang->captures.contains(event.epoch)) return;
+  const std::uint32_t index = index_of(event.id);
+  Capture& capture = gang->captures.at(event.epoch);
+  capture.running.erase(index);
+  if (event.layers > 0) gang->guests.at(index).layers = event.layers;
+  gang->guests.at(index).last_heard = now;
+  if (event.image)
+    capture.images[index] = *event.image;
+  else if (!capture.discarded && !gang->dying)
+    capture_failed(*gang, event.epoch, event.image.error());
+  if (gang->dying) return;  // gang_removed() clears up
+  if (!capture.running.empty()) return;
+  if (capture.discarded || capture.failure) {
+    drop_discarded(*gang, event.epoch);
+  } else {
+    capture.stored = true;
+    auto& stored = *gang->record.mutable_stored();
+    stored.Clear();
+    stored.set_epoch(event.epoch.value);
+    *stored.mutable_capture() = capture_report(capture);
+    for (const auto& [guest, image] : capture.images) *stored.add_images() = image;
+    store_record(*gang);  // then images_durable()
+  }
+  release_back(*gang);
+}
+
+void Host::Impl::capture_failed(Gang& gang, Epoch epoch, const Error& error) {
+  const auto found = gang.captures.find(epoch);
+  if (found == gang.captures.end() || found->second.failure || found->second.discarded) return;
+  Capture& capture = found->second;
+  capture.failure = error;
+  for (std::uint32_t guest : capture.running) effects.push_back(CancelCapture{domain_of(gang.id, guest), epoch});
+  std::vector<std::string> keys;
+  for (const auto& [key, operation] : gang.operations)
+    if (operation.ask.has_capture() && operation.ask.epoch() == epoch.value) keys.push_back(key);
+  for (const auto& key : keys) fail(gang, key, error);
+  if (!capture.reported) return;
+  log(Log::Level::warn, "images not stored", gang.id, epoch, error.message());
+  capture.repeat_report = true;
+  report_images(gang, epoch);
+}
+
+void Host::Impl::images_durable(Gang& gang, Epoch epoch) {
+  gang.captures.at(epoch).repeat_report = true;
+  log(Log::Level::info, "images stored", gang.id, epoch);
+  report_images(gang, epoch);
+  flatten_long_chains(gang);
+}
+
+void Host::Impl::report_images(Gang& gang, Epoch epoch) {
+  const Capture& capture = gang.captures.at(epoch);
+  wire::FromHost message;
+  auto& report = *message.mutable_images();
+  if (capture.failure)
+    *report.mutable_failure() = to_wire(*capture.failure);
+  else
+    for (const auto& [guest, image] : capture.images) *report.add_images() = image;
+  say(gang, epoch, std::move(message));
+}
+
+// ---- throwing away
+
+// The attempt was aborted: what it left here goes, now or as soon as the streams under way have ended.
+void Host::Impl::discard(Gang& gang, Epoch epoch) {
+  const auto found = gang.captures.find(epoch);
+  if (found == gang.captures.end() || found->second.discarded) return;
+  Capture& capture = found->second;
+  capture.discarded = true;
+  capture.repeat_report = false;
+  for (std::uint32_t guest : capture.running) effects.push_back(CancelCapture{domain_of(gang.id, guest), epoch});
+  std::vector<std::string> keys;
+  for (const auto& [key, operation] : gang.operations)
+    if (operation.ask.has_capture() && operation.ask.epoch() == epoch.value) keys.push_back(key);
+  for (const auto& key : keys)
+    fail(gang, key, {ErrorKind::refused, "capture", "job " + gang.id.job.value, "the coordinator gave this epoch up"});
+  if (gang.record.stored().epoch() == epoch.value) {
+    gang.record.clear_stored();
+    store_record(gang);
+  }
+  if (capture.running.empty()) drop_discarded(gang, epoch);
+}
+
+void Host::Impl::drop_discarded(Gang& gang, Epoch epoch) {
+  Capture& capture = gang.captures.at(epoch);
+  capture.images.clear();
+  std::vector<GuestIndex> guests;
+  for (std::uint32_t guest : gang.local()) guests.push_back({guest});
+  effects.push_back(DeleteImages{gang.id.job, {epoch}, std::move(guests), 0});
+}
+
+// A newer attempt has begun: nobody will ask for the older ones' reports again.
+void Host::Impl::forget_older(Gang& gang, Epoch epoch) {
+  std::erase_if(gang.captures, [epoch](const auto& entry) { return entry.first < epoch && entry.second.running.empty(); });
+}
+
+void Host::Impl::delete_images(const wire::ToHost& ask) {
+  const std::uint64_t token = next_token++;
+  DeleteImages work{{ask.gang().job()}, {}, std::nullopt, token};
+  for (std::uint64_t number : ask.delete_images().epochs()) {
+    work.epochs.push_back(Epoch{number});
+    for (auto& [id, gang] : gangs)
+      if (id.job == work.job && !gang.dying) discard(gang, Epoch{number});
+  }
+  deletions[token] = ask;
+  effects.push_back(std::move(work));
+}
+
+void Host::Impl::images_deleted(const ImagesDeleted& event) {
+  if (!event.status) log(Log::Level::warn, "images not deleted", {}, {}, event.status.error().message());
+  auto node = deletions.extract(event.token);
+  if (node.empty()) return;
+  if (!event.status) return answer_failure(node.mapped(), node.mapped().request(), event.status.error());
+  wire::FromHost message;
+  message.mutable_done();
+  answer(node.mapped(), node.mapped().request(), std::move(message));
+}
+
+// ---- the disk chain
+
+// After an upload, never while anything else is being done with the disk: a gang must not be held for it.
+void Host::Impl::flatten_long_chains(Gang& gang) {
+  if (gang.disk_busy() || gang.held.value != 0) return;
+  for (auto& [index, guest] : gang.guests) {
+    if (guest.lost || guest.layers < settings.flatten_layers) continue;
+    guest.flattening = true;
+    effects.push_back(FlattenDisk{domain_of(gang.id, index)});
+  }
+}
+
+void Host::Impl::disk_flattened(const DiskFlattened& event) {
+  Gang* gang = find_settled(event.id);
+  if (gang == nullptr) return;
+  Guest& guest = gang->guests.at(index_of(event.id));
+  guest.flattening = false;
+  if (event.status)
+    guest.layers = 2;
+  else
+    log(Log::Level::warn, "disk chain not shortened", gang->id, {}, event.status.error().message());
+  release_back(*gang);
+}
+
+}  // namespace stillpoint::node

@@ -1,0 +1,67 @@
+// What the host's core wants done. Work that names the same guest (or the same gang, where no guest is named) is done
+// in the order of its effects, one after the other; the rest side by side. Every piece of work answers with its event,
+// once. Values.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/result.h"
+#include "guest.pb.h"
+#include "host.pb.h"
+#include "node-daemon/core/types.h"
+#include "record.pb.h"
+
+namespace stillpoint::node {
+
+struct SendToCoordinator { wire::FromHost message; };  // dropped when no session is open
+struct DropCoordinator { std::string why; };
+
+// Dropped when the link is down or full: what needs an answer is sent again. stamp_clock: put the wall clock of the
+// moment of sending into it.
+struct SendToGuest { DomainId id; wire::GuestRequest request; bool stamp_clock = false; };
+struct OpenLink { DomainId id; };   // and keep it open → LinkOpened, GuestSaid
+struct CloseLink { DomainId id; };
+
+// Everything about a gang that work on a guest needs.
+struct GuestPlan {
+  DomainId id;
+  wire::GuestHardware hardware;
+  std::uint32_t vni = 0;
+  std::string mac;
+};
+
+struct PrepareGang { record::Gang record; };                          // record durable, then network → GangPrepared
+struct StoreRecord { record::Gang record; std::uint64_t version; };   // → RecordStored
+struct StoreHost { record::Host record; };                            // no event
+struct StartGuest { GuestPlan plan; };                                // disk, domain → GuestStarted
+struct RestoreGuest { GuestPlan plan; wire::GuestImage image; };      // → GuestRestored
+struct ResumeGuest { DomainId id; };                                  // → GuestResumed
+struct CaptureGuest { DomainId id; Epoch epoch; };                    // → GuestCaptured, GuestStored
+struct CancelCapture { DomainId id; Epoch epoch; };                   // at once; its GuestStored comes soon, failed
+struct FlattenDisk { DomainId id; };                                  // → DiskFlattened
+struct DestroyGuest { DomainId id; };                                 // domain and disks → GuestDestroyed
+struct RemoveGang { GangId gang; std::uint32_t vni; };                // network, directory, record → GangRemoved
+struct DeleteImages {                                                 // → ImagesDeleted
+  JobId job;
+  std::vector<Epoch> epochs;
+  std::optional<std::vector<GuestIndex>> guests;  // nothing: all of the epoch
+  std::uint64_t token = 0;                        // 0: nobody waits for it
+};
+
+struct Log {
+  enum class Level { info, warn, error } level;
+  std::string what;
+  GangId gang;
+  Epoch epoch;
+  std::string detail;
+};
+
+using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang, StoreRecord,
+                            StoreHost, StartGuest, RestoreGuest, ResumeGuest, CaptureGuest, CancelCapture, FlattenDisk,
+                            DestroyGuest, RemoveGang, DeleteImages, Log>;
+using Effects = std::vector<Effect>;
+
+}  // namespace stillpoint::node

@@ -1,0 +1,180 @@
+// The inside of Host, shared by the files that implement it: host.cpp (sessions, time), requests.cpp (what the
+// coordinator asks), guests.cpp (what agents say), lifecycle.cpp (gangs come and go), capture.cpp (images).
+#pragma once
+
+#include <map>
+#include <set>
+
+#include "common/failure.h"
+#include "node-daemon/core/host.h"
+#include "node-daemon/core/relay.h"
+
+namespace stillpoint::node {
+
+struct Guest {
+  bool lost = false;
+  std::string lost_reason;
+  std::string boot_id;
+  Time last_heard{};
+  std::uint32_t layers = 0;   // of its disk, as far as known
+  bool flattening = false;
+};
+
+// A request of the coordinator that is under way for a gang.
+struct Operation {
+  wire::ToHost ask;
+  std::vector<std::uint64_t> waiters;  // request ids to answer; empty after the coordinator's session ended
+  std::set<std::uint32_t> waiting;     // guests that are not done
+  GuestReplies replies;
+  Time deadline{};
+  bool held_back = false;              // guests are not asked before the disk work under way is done
+  std::uint64_t stored_version = 0;    // not 0: done; answered as soon as the record of this version is durable
+};
+
+// A request that a guest has not answered yet.
+struct Outstanding {
+  std::uint32_t guest = 0;
+  std::string operation;  // key; empty: nobody waits for the answer
+  wire::GuestRequest request;
+  bool stamp_clock = false;
+  Time next_send{};
+};
+
+// One checkpoint attempt's captures and images on this host.
+struct Capture {
+  std::map<std::uint32_t, CaptureTimes> captured;
+  std::map<std::uint32_t, wire::GuestImage> images;
+  std::set<std::uint32_t> running;    // guests whose stream or disk is still being stored
+  std::optional<Error> failure;
+  bool reported = false;              // the CaptureReport was given: an ImageReport follows
+  bool stored = false;                // all images durable, and the record says so
+  bool discarded = false;
+  bool repeat_report = false;         // say the ImageReport again after a reconnect
+};
+
+struct Gang {
+  GangId id;
+  record::Gang record;
+  std::uint64_t version = 0;          // of the record, counted at each change
+  std::uint32_t mtu = 0;
+  bool dying = false;                 // VMs, disks, network are being removed; nothing else is done for it
+  std::set<std::uint32_t> undestroyed;
+  std::optional<Time> retry_removal;
+  std::map<std::uint32_t, Guest> guests;
+  std::map<std::string, Operation> operations;
+  std::map<std::uint64_t, Outstanding> outstanding;
+  std::map<Epoch, Capture> captures;
+  Epoch held;                                       // 0 = not held
+  std::optional<std::pair<Epoch, bool>> released;   // the newest release and whether it had been held
+  std::map<std::pair<std::uint32_t, std::uint64_t>, wire::LaunchRequest> launches;  // not answered yet
+  std::vector<wire::RankFailed> rank_failures;
+
+  std::vector<std::uint32_t> local() const { return {record.guests().begin(), record.guests().end()}; }
+  bool settled() const { return record.stage() != record::Gang::MAKING && !dying; }
+  bool disk_busy() const;
+};
+
+struct DestroyWait { JobId job; Incarnation upto; wire::ToHost ask; };
+
+struct Host::Impl {
+  explicit Impl(HostSettings s) : settings(std::move(s)), next_request(settings.first_request) {}
+
+  HostSettings settings;
+  record::Host host;
+  HostFigures figures;
+  Time now{};
+  Time last_word{};
+  bool connected = false;
+  bool welcomed = false;
+  std::uint64_t next_request;
+  std::uint64_t next_token = 1;
+  std::map<GangId, Gang> gangs;
+  std::map<JobId, Incarnation> destroyed;           // up to these nothing may be made again
+  std::vector<wire::ToHost> deferred;               // wait for an older gang of their job to be gone
+  std::vector<DestroyWait> destroy_waits;
+  std::map<std::uint64_t, wire::ToHost> deletions;  // token → request
+  Effects effects;
+
+  // host.cpp
+  void take_up(HostFindings found);
+  void handle(Event& event);
+  void on_connected();
+  void on_disconnected();
+  void on_welcome(const wire::Welcome& welcome);
+  wire::HostHello hello() const;
+  void repeat_news();
+  void tick();
+  void check_lease();
+  std::optional<Time> next_deadline() const;
+  milliseconds lease() const;
+  void log(Log::Level level, std::string what, const GangId& gang = {}, Epoch epoch = {}, std::string detail = {});
+
+  // requests.cpp
+  void coordinator_said(const wire::ToHost& ask);
+  void gang_request(Gang& gang, const wire::ToHost& ask);
+  void relay(Gang& gang, const wire::ToHost& ask);
+  void ask_operation_guests(Gang& gang, const std::string& key, Operation& operation);
+  Operation& begin(Gang& gang, const wire::ToHost& ask, const std::vector<std::uint32_t>& guests);
+  void guest_done(Gang& gang, const std::string& key, std::uint32_t guest, wire::GuestReply reply);
+  void finish(Gang& gang, const std::string& key);
+  void finish_when_stored(Gang& gang, const std::string& key);
+  void fail(Gang& gang, const std::string& key, const Error& error);
+  wire::FromHost answer_of(Gang& gang, const Operation& operation);
+  void answer(const wire::ToHost& ask, std::uint64_t request, wire::FromHost message);
+  void answer_failure(const wire::ToHost& ask, std::uint64_t request, const Error& error);
+  void say(const Gang& gang, Epoch epoch, wire::FromHost message);
+  void ask_guest(Gang& gang, std::uint32_t guest, const std::string& key, wire::GuestRequest request, bool stamp_clock);
+  void release_back(Gang& gang);
+
+  // guests.cpp
+  void guest_said(const DomainId& id, const wire::FromGuest& message);
+  void guest_hello(Gang& gang, std::uint32_t index, const wire::GuestHello& hello);
+  void guest_reply(Gang& gang, const wire::GuestReply& reply);
+  void guest_lost(Gang& gang, std::uint32_t index, const std::string& reason);
+  void resend(Gang& gang, std::uint32_t guest);
+  void watch_guests(Gang& gang);
+  void configure(Gang& gang, std::uint32_t index);
+
+  // lifecycle.cpp
+  Gang* find(const GangId& id);
+  Gang* find_settled(const DomainId& id);
+  Incarnation newest(const JobId& job) const;
+  void make_gang(const wire::ToHost& ask);
+  std::optional<Error> refuse_making(const wire::ToHost& ask) const;
+  void answer_made(Gang& gang, const wire::ToHost& ask);
+  GuestPlan plan(const Gang& gang, std::uint32_t guest) const;
+  void gang_prepared(const GangPrepared& event);
+  void guest_started(const GuestStarted& event);
+  void guest_restored(const GuestRestored& event);
+  void guest_resumed(const GuestResumed& event);
+  void making_failed(Gang& gang, std::uint32_t guest, const Error& error);
+  void store_record(Gang& gang);
+  void record_stored(const RecordStored& event);
+  void resume_gang(Gang& gang, const wire::ToHost& ask);
+  void destroy(const wire::ToHost& ask);
+  void tear_down(Gang& gang, const std::string& why);
+  void destroy_guests(Gang& gang);
+  void guest_destroyed(const GuestDestroyed& event);
+  void gang_removed(const GangRemoved& event);
+  void removal_failed(Gang& gang, const Error& error);
+  void settle_destroy_waits(const JobId& job, const std::optional<Error>& failure);
+
+  // capture.cpp
+  void capture_gang(Gang& gang, const wire::ToHost& ask);
+  void guest_captured(const GuestCaptured& event);
+  void guest_stored(const GuestStored& event);
+  void capture_failed(Gang& gang, Epoch epoch, const Error& error);
+  void images_durable(Gang& gang, Epoch epoch);
+  void report_images(Gang& gang, Epoch epoch);
+  void discard(Gang& gang, Epoch epoch);
+  void drop_discarded(Gang& gang, Epoch epoch);
+  void forget_older(Gang& gang, Epoch epoch);
+  void flatten_long_chains(Gang& gang);
+  void disk_flattened(const DiskFlattened& event);
+  void delete_images(const wire::ToHost& ask);
+  void images_deleted(const ImagesDeleted& event);
+};
+
+wire::CaptureReport capture_report(const Capture& capture);
+
+}  // namespace stillpoint::node
