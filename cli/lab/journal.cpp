@@ -14,7 +14,7 @@ NLOHMANN_JSON_SERIALIZE_ENUM(HostState,
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessRecord, pid, start_ticks)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(HostRecord, name, state, daemon)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LabOptions, programs, guest_image, images, lease_ms, node_args, coordinator_args)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Journal, state, options, coordinator, hosts, made_directories, made_namespace_mount)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Journal, state, options, coordinator, hosts, made_directories)
 
 namespace {
 constexpr int kVersion = 1;
@@ -41,6 +41,13 @@ Result<Journal> journal_from_json(const std::string& text, const std::string& ob
   } catch (const json::exception& e) {
     return Error{ErrorKind::damaged, "read journal", object, e.what()};
   }
+}
+
+bool holds_nothing(const std::filesystem::path& directory) {
+  std::error_code failed;
+  for (std::filesystem::directory_iterator entry(directory, failed), end; !failed && entry != end; entry.increment(failed))
+    if (!entry->path().filename().string().starts_with("lab.json.")) return false;
+  return true;
 }
 
 Status publish_journal(const std::filesystem::path& path, const Journal& journal) {

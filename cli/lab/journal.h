@@ -46,7 +46,6 @@ struct Journal {
   ProcessRecord coordinator;
   std::vector<HostRecord> hosts;
   std::vector<std::string> made_directories;  // parents of DIR that did not exist, outermost first
-  bool made_namespace_mount = false;          // /run/netns was not a mount before
   bool operator==(const Journal&) const = default;
 
   HostRecord* find(const std::string& host);
@@ -54,6 +53,9 @@ struct Journal {
 
 std::string to_json(const Journal& journal);
 Result<Journal> journal_from_json(const std::string& text, const std::string& object);
+
+// True for a directory that is not there, or has nothing in it but what an interrupted first publish leaves.
+bool holds_nothing(const std::filesystem::path& directory);
 
 Status publish_journal(const std::filesystem::path& path, const Journal& journal);
 // not_found when there is none.

@@ -5,6 +5,8 @@
 
 #include <filesystem>
 
+#include "common/file.h"
+
 using namespace stillpoint;
 using namespace stillpoint::lab;
 namespace fs = std::filesystem;
@@ -18,7 +20,6 @@ Journal example() {
   journal.coordinator = {12, 34};
   journal.hosts = {{"h1", HostState::present, {56, 78}}, {"h2", HostState::killed, {}}, {"h3", HostState::cut_off, {9, 10}}};
   journal.made_directories = {"/a", "/a/b"};
-  journal.made_namespace_mount = true;
   return journal;
 }
 
@@ -61,6 +62,16 @@ TEST_CASE("no journal is told apart from a broken one") {
     REQUIRE_FALSE(broken.has_value());
     CHECK(broken.error().kind != ErrorKind::not_found);
   }
+}
+
+TEST_CASE("what a first publish left half-way counts as nothing") {
+  Directory directory;
+  CHECK(holds_nothing(directory.path));
+  CHECK(holds_nothing(directory.path / "not-there"));
+  REQUIRE(stillpoint::publish_file(directory.path / "lab.json.a1B2c3", "half").has_value());
+  CHECK(holds_nothing(directory.path));
+  REQUIRE(stillpoint::publish_file(directory.path / "mine", "").has_value());
+  CHECK_FALSE(holds_nothing(directory.path));
 }
 
 TEST_CASE("a journal of another version is refused") {

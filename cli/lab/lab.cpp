@@ -94,6 +94,14 @@ Result<Lab> Lab::open(const fs::path& directory) {
   }
 }
 
+Lab::~Lab() {
+  std::error_code ignored;
+  if (!lock_ || fs::exists(layout_.journal(), ignored)) return;
+  // No laboratory here (any more): the lock's file goes too, while it is locked.
+  ::unlink(layout_.lock().c_str());
+  ::rmdir(kRuntimeDirectory);
+}
+
 Status Lab::load() {
   auto journal = read_journal(layout_.journal());
   if (!journal) return journal.error();
@@ -136,8 +144,7 @@ Result<nlohmann::json> Lab::up(unsigned hosts, LabOptions asked) {
   else if (before.has_value() || before.error().kind != ErrorKind::not_found) {
     if (auto cleaned = down(); !cleaned) return cleaned.error();  // what a crash left
   }
-  std::error_code ignored;
-  if (fs::exists(layout_.directory(), ignored) && !fs::is_empty(layout_.directory(), ignored))
+  if (!holds_nothing(layout_.directory()))
     return Error{ErrorKind::refused, "make laboratory", layout_.directory().string(), "the directory is not empty"};
 
   InterruptGuard guard;
@@ -158,7 +165,6 @@ Result<nlohmann::json> Lab::up(unsigned hosts, LabOptions asked) {
 Status Lab::build(unsigned hosts, const LabOptions& options) {
   journal_ = Journal{};
   journal_.options = options;
-  journal_.made_namespace_mount = !namespace_directory_is_mount();
   for (unsigned number = 1; number <= hosts; ++number) journal_.hosts.push_back({host_name(number), HostState::present, {}});
   std::error_code ignored;
   for (fs::path parent = layout_.directory().parent_path(); !fs::exists(parent, ignored); parent = parent.parent_path())
@@ -306,9 +312,8 @@ Status Lab::kill_host(const std::string& name) {
   if (auto published = publish(); !published) return published;
   // The cable first: what a dying process sends (FIN, RST) never reaches anybody, as with a power loss.
   if (auto pulled = set_cable(layout_, name, false); !pulled) return pulled;
-  const std::string network = layout_.host_namespace(name);
-  if (auto killed = kill_all_in({network}, kKillDeadline); !killed) return killed.error();
-  if (auto removed = remove_namespace(network); !removed) return removed;
+  if (auto killed = kill_all_in({layout_.host_namespace(name)}, kKillDeadline); !killed) return killed.error();
+  if (auto removed = remove_host_network(layout_, name); !removed) return removed;
   std::error_code failed;
   const fs::path away = layout_.directory() / "hosts" / ("." + name + ".dead");
   fs::rename(layout_.host(name), away, failed);
@@ -327,9 +332,8 @@ Status Lab::start_host(const std::string& name) {
   Status started;
   if (host.state == HostState::killed) {
     // A kill-host or start-host that was cut short may have left parts.
-    const std::string network = layout_.host_namespace(name);
-    if (auto killed = kill_all_in({network}, kKillDeadline); !killed) return killed.error();
-    if (auto removed = remove_namespace(network); !removed) return removed;
+    if (auto killed = kill_all_in({layout_.host_namespace(name)}, kKillDeadline); !killed) return killed.error();
+    if (auto removed = remove_host_network(layout_, name); !removed) return removed;
     std::error_code failed;
     for (const fs::path& old : {layout_.host(name), layout_.directory() / "hosts" / ("." + name + ".dead")})
       fs::remove_all(old, failed);

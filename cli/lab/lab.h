@@ -19,6 +19,9 @@ class Lab {
  public:
   // Waits for other commands on the same directory to end.
   static Result<Lab> open(const std::filesystem::path& directory);
+  Lab(Lab&&) = default;
+  Lab& operator=(Lab&&) = delete;
+  ~Lab();
 
   // Empty strings in options are filled in: programs and guest image from beside this program, images in the
   // laboratory. On failure everything is taken down again, and the error ends with the log of what failed.

@@ -65,7 +65,7 @@ Status Lab::remove_everything() {
   // The interfaces are in the namespaces and go with them.
   for (const auto& name : names)
     if (auto removed = remove_namespace(name); !removed) return removed;
-  if (journal_.made_namespace_mount) remove_namespace_directory();
+  remove_namespace_directory();
   for (const auto& mount : mounts_below(layout_.directory()))
     if (::umount2(mount.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0) return errno_error("unmount", mount, errno);
 
@@ -82,8 +82,6 @@ Status Lab::remove_everything() {
     ::rmdir(made->c_str());  // where others have put something into it, it stays
   if (auto ours = read_file(kLabSocketFile); ours.has_value() && *ours == layout_.api_socket().string() + "\n")
     ::unlink(kLabSocketFile);
-  ::unlink(layout_.lock().c_str());
-  ::rmdir(kRuntimeDirectory);
   return {};
 }
 
@@ -102,9 +100,9 @@ Result<std::string> Lab::down() {
   std::error_code ignored;
   const bool found = journal.has_value() || journal.error().kind != ErrorKind::not_found;
   if (journal) journal_ = std::move(*journal);
-  // Without a journal there may still be names from one whose file was lost, and an empty directory; a directory with
-  // something else in it is not ours.
-  if (!found && fs::exists(layout_.directory(), ignored) && !fs::is_empty(layout_.directory(), ignored))
+  // Without a journal there may still be names from one whose file was lost, and an empty directory; one with something else
+  // in it is not ours.
+  if (!found && !holds_nothing(layout_.directory()))
     return Error{ErrorKind::refused, "take down", layout_.directory().string(),
                  "there is no lab.json in it: this is not a laboratory"};
   const bool anything = found || fs::exists(layout_.directory(), ignored) || !existing_namespaces(layout_).empty();

@@ -28,6 +28,11 @@ Status add_namespace(const std::string& name) {
   return ip_in(name, "link set lo up\n");
 }
 
+bool namespace_directory_is_mount() {
+  auto mounts = read_file("/proc/self/mountinfo");
+  return mounts.has_value() && mounts->find(std::string(" ") + kNamespaceDirectory + " ") != std::string::npos;
+}
+
 }  // namespace
 
 Status make_switch(const Layout& layout) {
@@ -56,6 +61,16 @@ Status set_cable(const Layout& layout, const std::string& host, bool plugged_in)
   return ip_in(layout.switch_namespace(), "link set " + switch_port(host) + (plugged_in ? " up\n" : " down\n"));
 }
 
+Status remove_host_network(const Layout& layout, const std::string& host) {
+  // Explicitly: with its namespace the cable would go too, but some time later, and a new one could not be plugged in.
+  const std::string port = switch_port(host);
+  auto there = run_process({"ip", "-n", layout.switch_namespace(), "link", "show", "dev", port});
+  if (!there) return there.error();
+  if (there->exit_code == 0)
+    if (auto removed = ip_in(layout.switch_namespace(), "link del " + port + "\n"); !removed) return removed;
+  return remove_namespace(layout.host_namespace(host));
+}
+
 Status remove_namespace(const std::string& name) {
   std::error_code ignored;
   if (!fs::exists(fs::symlink_status(namespace_file(name), ignored))) return {};
@@ -70,11 +85,6 @@ std::vector<std::string> existing_namespaces(const Layout& layout) {
   for (fs::directory_iterator entry(kNamespaceDirectory, failed), end; !failed && entry != end; entry.increment(failed))
     if (const std::string name = entry->path().filename(); name.starts_with(layout.namespace_prefix())) names.push_back(name);
   return names;
-}
-
-bool namespace_directory_is_mount() {
-  auto mounts = read_file("/proc/self/mountinfo");
-  return mounts.has_value() && mounts->find(std::string(" ") + kNamespaceDirectory + " ") != std::string::npos;
 }
 
 void remove_namespace_directory() {

@@ -14,14 +14,14 @@ Status make_switch(const Layout& layout);
 Status make_host_network(const Layout& layout, const std::string& host);
 // The host's cable, pulled or plugged in at the switch: the host sees its carrier go.
 Status set_cable(const Layout& layout, const std::string& host, bool plugged_in);
+// Cable and namespace of a host, as far as they exist. Its processes have ended.
+Status remove_host_network(const Layout& layout, const std::string& host);
 Status remove_namespace(const std::string& name);
 
 // Names of this laboratory's namespaces that exist, whatever the journal says.
 std::vector<std::string> existing_namespaces(const Layout& layout);
 
-// `ip netns` makes /run/netns a mount of its own and leaves it; true when it is one.
-bool namespace_directory_is_mount();
-// Undoes that when no namespace has a name any more.
+// `ip netns` makes /run/netns a mount of its own and leaves it: undoes that when no namespace has a name any more.
 void remove_namespace_directory();
 
 }  // namespace stillpoint::lab

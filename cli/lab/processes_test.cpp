@@ -20,7 +20,7 @@ namespace {
 
 // A switch and one host, as `lab up` makes them, without daemons.
 struct Network {
-  Network() : had_mount(namespace_directory_is_mount()) {
+  Network() {
     char name[] = "/tmp/spl-XXXXXX";
     path = ::mkdtemp(name);
     layout = Layout::at(path).value();
@@ -35,7 +35,7 @@ struct Network {
     const auto names = existing_namespaces(layout);
     (void)kill_all_in(names, milliseconds(10'000));
     for (const auto& name : names) (void)remove_namespace(name);
-    if (!had_mount) remove_namespace_directory();
+    remove_namespace_directory();
     fs::remove_all(path);
   }
   ProcessRecord start(const std::vector<std::string>& argv, const std::string& in) {
@@ -46,7 +46,6 @@ struct Network {
   }
   std::string log() { return read_file(path / "log").value(); }
 
-  bool had_mount;
   fs::path path;
   Layout layout{Layout::at("/tmp/none").value()};
 };
