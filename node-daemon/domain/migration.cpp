@@ -1,0 +1,61 @@
+#include "node-daemon/domain/migration.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+namespace stillpoint::node {
+
+using nlohmann::json;
+
+Status set_background_snapshot(virDomainPtr domain, bool on) {
+  const json capability = {{"capability", "background-snapshot"}, {"state", on}};
+  auto done = monitor_command(domain, {{"execute", "migrate-set-capabilities"},
+                                       {"arguments", {{"capabilities", json::array({capability})}}}});
+  if (!done) return done.error();
+  return {};
+}
+
+Status set_unlimited_bandwidth(virDomainPtr domain) {
+  constexpr std::int64_t kTebibyte = std::int64_t{1} << 40;  // per second: no limit in practice
+  auto done = monitor_command(
+      domain, {{"execute", "migrate-set-parameters"}, {"arguments", {{"max-bandwidth", kTebibyte}}}});
+  if (!done) return done.error();
+  return {};
+}
+
+Result<MigrationState> query_migration(virDomainPtr domain) {
+  auto reply = monitor_command(domain, {{"execute", "query-migrate"}});
+  if (!reply) return reply.error();
+  return MigrationState{reply->value("status", "none"), reply->value("error-desc", ""), reply->value("downtime", 0.0)};
+}
+
+bool migration_ended(const MigrationState& state) {
+  return state.status == "completed" || state.status == "failed" || state.status == "cancelled" ||
+         state.status == "none";
+}
+
+Result<MigrationState> wait_migration_end(virDomainPtr domain, EventHub& events,
+                                          std::chrono::steady_clock::time_point deadline) {
+  EventWatch watch(events, virDomainGetName(domain));
+  for (;;) {
+    auto state = query_migration(domain);
+    if (!state || migration_ended(*state)) return state;
+    if (std::chrono::steady_clock::now() >= deadline)
+      return Error{ErrorKind::deadline, "end of migration", virDomainGetName(domain), "it is still " + state->status};
+    // Any event may be the one; a lost one costs a second, not the deadline.
+    watch.wait(std::min(deadline, std::chrono::steady_clock::now() + std::chrono::seconds(1)));
+  }
+}
+
+Status cancel_migration(virDomainPtr domain, EventHub& events) {
+  auto state = query_migration(domain);
+  if (!state) return state.error();
+  if (!migration_ended(*state)) {
+    if (auto cancelled = monitor_command(domain, {{"execute", "migrate_cancel"}}); !cancelled) return cancelled.error();
+    auto end = wait_migration_end(domain, events, std::chrono::steady_clock::now() + std::chrono::seconds(20));
+    if (!end) return end.error();
+  }
+  return set_background_snapshot(domain, false);
+}
+
+}  // namespace stillpoint::node

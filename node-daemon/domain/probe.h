@@ -1,0 +1,37 @@
+// What this host can do, found out once when the driver starts. The rules are pure; the facts come from the host.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "node-daemon/domain/domain_driver.h"
+#include "node-daemon/domain/virt.h"
+
+namespace stillpoint::node {
+
+struct CpuFacts {
+  bool kvm_device = false;   // /dev/kvm is there
+  bool virtualises = false;  // the CPU's flags have vmx or svm
+};
+CpuFacts read_cpu_facts(const std::filesystem::path& cpuinfo = "/proc/cpuinfo",
+                        const std::filesystem::path& kvm = "/dev/kvm");
+
+template <class T>
+struct Choice {
+  T value;
+  std::string reason;
+};
+// /dev/kvm alone proves nothing, and neither does libvirt's list: where the CPU itself does not virtualise, guests
+// hang in their first instructions under KVM.
+Choice<Accelerator> choose_accelerator(const CpuFacts& facts, std::optional<Accelerator> forced);
+
+// usable: what try_background_snapshot() found.
+Choice<CaptureMode> choose_capture_mode(const Status& usable, std::optional<CaptureMode> forced);
+
+// Starts a machine without disks, paused, and asks QEMU in it for the background-snapshot capability: QEMU tries
+// userfaultfd with exactly the rights that it will have later. The machine is gone when this returns.
+Status try_background_snapshot(virConnectPtr connection, Accelerator accelerator);
+inline constexpr const char* kProbeDomain = "stillpoint-probe";
+
+}  // namespace stillpoint::node
