@@ -1,0 +1,383 @@
+#include "coordinator/catalog/catalog.h"
+
+#include <SQLiteCpp/SQLiteCpp.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "common/fd.h"
+#include "coordinator/catalog/schema.h"
+#include "coordinator/catalog/spec_json.h"
+
+namespace stillpoint::coordinator {
+namespace {
+
+constexpr int kBusyMs = 5000;             // somebody looks at the database with the sqlite3 shell
+constexpr std::int64_t kKeptEvents = 100'000;  // history is bounded; trimmed at start
+
+std::int64_t number(std::uint64_t value) { return static_cast<std::int64_t>(value); }
+std::uint64_t number(const SQLite::Column& column) { return static_cast<std::uint64_t>(column.getInt64()); }
+std::uint32_t small(const SQLite::Column& column) { return static_cast<std::uint32_t>(column.getInt64()); }
+
+std::string new_identity() {
+  unsigned char bytes[16];
+  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) throw std::runtime_error("getrandom failed");
+  std::string text;
+  for (unsigned char b : bytes) {
+    text += "0123456789abcdef"[b >> 4];
+    text += "0123456789abcdef"[b & 15];
+  }
+  return text;
+}
+
+// Whole message or nothing: a row that does not parse is damage.
+template <class Message>
+Message parse(const SQLite::Column& column, const char* what) {
+  Message message;
+  if (!message.ParseFromArray(column.getBlob(), column.getBytes())) throw std::runtime_error(std::string("unreadable ") + what);
+  return message;
+}
+
+template <class State>
+State known(std::optional<State> state, const std::string& text) {
+  if (!state) throw std::runtime_error("unknown state \"" + text + "\"");
+  return *state;
+}
+
+}  // namespace
+
+struct Catalog::Impl {
+  std::filesystem::path path;
+  SQLite::Database db;
+
+  explicit Impl(const std::filesystem::path& file) : path(file), db(file.string(), SQLite::OPEN_READWRITE, kBusyMs) {}
+
+  void prepare();
+  void check();
+  Error error(const char* step, const std::exception& cause) const;
+
+  void put(const PutJob& change);
+  void put(const DropJob& change);
+  void put(const PutEpoch& change);
+  void put(const PutHost& change);
+  void put(const PutCounters& change);
+  void put(const AddEvent& change);
+  void put_images(const EpochRecord& epoch);
+
+  void load_jobs(CatalogState& state);
+  void load_epochs(CatalogState& state);
+  void load_site(CatalogState& state);
+
+  template <class... Values>
+  void run(const char* sql, const Values&... values) {
+    SQLite::Statement statement(db, sql);
+    int at = 0;
+    (statement.bind(++at, values), ...);
+    statement.exec();
+  }
+};
+
+void Catalog::Impl::prepare() {
+  if (const std::string mode = db.execAndGet("PRAGMA journal_mode = WAL").getString(); mode != "wal")
+    throw std::runtime_error("the write-ahead log cannot be used here (journal_mode stays " + mode +
+                             "): the state directory must be on a local file system");
+  db.exec("PRAGMA synchronous = FULL");
+  db.exec("PRAGMA foreign_keys = ON");
+  db.exec("PRAGMA trusted_schema = OFF");
+}
+
+void Catalog::Impl::check() {
+  if (const std::string verdict = db.execAndGet("PRAGMA integrity_check(1)").getString(); verdict != "ok")
+    throw std::runtime_error("integrity check: " + verdict);
+  SQLite::Statement orphans(db, "PRAGMA foreign_key_check");
+  if (orphans.executeStep())
+    throw std::runtime_error("integrity check: a row of table " + orphans.getColumn(0).getString() + " refers to nothing");
+}
+
+Error Catalog::Impl::error(const char* step, const std::exception& cause) const {
+  Error error{ErrorKind::permanent, step, path.string(), cause.what()};
+  if (const auto* sqlite = dynamic_cast<const SQLite::Exception*>(&cause)) {
+    const int code = sqlite->getErrorCode();
+    if (code == SQLITE_FULL) error.kind = ErrorKind::storage_full;
+    if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) error.kind = ErrorKind::damaged;
+    if (code == SQLITE_BUSY) error.kind = ErrorKind::transient;
+  }
+  if (error.cause.starts_with("integrity check") || error.cause.starts_with("unreadable")) error.kind = ErrorKind::damaged;
+  if (error.kind == ErrorKind::damaged) error.cause += "; restore the catalog from a backup, or move it away to begin anew";
+  return error;
+}
+
+// ---- writing
+
+void Catalog::Impl::put(const PutJob& change) {
+  const JobRecord& job = change.job;
+  SQLite::Statement insert(db,
+      "INSERT INTO jobs (id, name, spec, manifest, spool, state, reason, incarnation, restarts, exit_code, stopping, attempt)"
+      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET name=excluded.name, spec=excluded.spec,"
+      " manifest=excluded.manifest, spool=excluded.spool, state=excluded.state, reason=excluded.reason,"
+      " incarnation=excluded.incarnation, restarts=excluded.restarts, exit_code=excluded.exit_code,"
+      " stopping=excluded.stopping, attempt=excluded.attempt");
+  int at = 0;
+  insert.bind(++at, job.job.value);
+  insert.bind(++at, job.spec.name);
+  insert.bind(++at, spec_to_json(job.spec).dump());
+  insert.bind(++at, job.manifest);
+  insert.bind(++at, job.spool);
+  insert.bind(++at, std::string(name(job.state)));
+  insert.bind(++at, job.reason);
+  insert.bind(++at, number(job.incarnation.value));
+  insert.bind(++at, std::int64_t{job.restarts});
+  if (++at; job.exit_code) insert.bind(at, *job.exit_code);
+  insert.bind(++at, job.stopping ? 1 : 0);
+  if (++at; job.attempt) insert.bind(at, number(job.attempt->value));
+  insert.exec();
+
+  run("INSERT INTO incarnations (job, incarnation, vni, restored_from) VALUES (?,?,?,?)"
+      " ON CONFLICT (job, incarnation) DO UPDATE SET vni=excluded.vni, restored_from=excluded.restored_from",
+      job.job.value, number(job.incarnation.value), std::int64_t{job.vni}, number(job.restored_from.value));
+  run("DELETE FROM placements WHERE job = ? AND incarnation = ?", job.job.value, number(job.incarnation.value));
+  for (std::size_t i = 0; i < job.placement.size(); ++i)
+    run("INSERT INTO placements (job, incarnation, position, guest, host) VALUES (?,?,?,?,?)", job.job.value,
+        number(job.incarnation.value), number(i), number(job.placement[i].guest.value), job.placement[i].host.value);
+}
+
+void Catalog::Impl::put(const DropJob& change) { run("DELETE FROM jobs WHERE id = ?", change.job.value); }
+
+void Catalog::Impl::put(const PutEpoch& change) {
+  const EpochRecord& e = change.epoch;
+  run("INSERT INTO epochs (epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, stall_ms,"
+      " capture_ms, commit_ms, control) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+      " ON CONFLICT (epoch) DO UPDATE SET job=excluded.job, incarnation=excluded.incarnation, state=excluded.state,"
+      " time=excluded.time, reason=excluded.reason, output_offset=excluded.output_offset, bytes_raw=excluded.bytes_raw,"
+      " bytes_stored=excluded.bytes_stored, stall_ms=excluded.stall_ms, capture_ms=excluded.capture_ms,"
+      " commit_ms=excluded.commit_ms, control=excluded.control",
+      number(e.epoch.value), e.job.value, number(e.incarnation.value), std::string(name(e.state)), std::int64_t{e.time},
+      e.reason, number(e.output_offset), number(e.bytes_raw), number(e.bytes_stored), e.stall_ms, e.capture_ms,
+      e.commit_ms, e.control ? 1 : 0);
+  run("DELETE FROM phases WHERE epoch = ?", number(e.epoch.value));
+  for (std::size_t i = 0; i < e.phases.phases.size(); ++i)
+    run("INSERT INTO phases (epoch, position, name, ms) VALUES (?,?,?,?)", number(e.epoch.value), number(i),
+        e.phases.phases[i].first, e.phases.phases[i].second);
+  put_images(e);
+}
+
+void Catalog::Impl::put_images(const EpochRecord& e) {
+  run("DELETE FROM guest_cuts WHERE epoch = ?", number(e.epoch.value));
+  SQLite::Statement cut(db, "INSERT INTO guest_cuts (epoch, position, guest, cut) VALUES (?,?,?,?)");
+  for (std::size_t i = 0; i < e.cut.size(); ++i) {
+    const std::string bytes = e.cut[i].SerializeAsString();
+    cut.reset();
+    cut.bind(1, number(e.epoch.value));
+    cut.bind(2, number(i));
+    cut.bind(3, std::int64_t{e.cut[i].guest()});
+    cut.bindNoCopy(4, bytes.data(), static_cast<int>(bytes.size()));
+    cut.exec();
+  }
+  run("DELETE FROM images WHERE epoch = ?", number(e.epoch.value));
+  SQLite::Statement image(db,
+      "INSERT INTO images (epoch, position, guest, memory_path, disk_path, image) VALUES (?,?,?,?,?,?)");
+  for (std::size_t i = 0; i < e.images.size(); ++i) {
+    const std::string bytes = e.images[i].SerializeAsString();
+    image.reset();
+    image.bind(1, number(e.epoch.value));
+    image.bind(2, number(i));
+    image.bind(3, std::int64_t{e.images[i].guest()});
+    image.bind(4, e.images[i].memory().path());
+    image.bind(5, e.images[i].disk().path());
+    image.bindNoCopy(6, bytes.data(), static_cast<int>(bytes.size()));
+    image.exec();
+  }
+}
+
+void Catalog::Impl::put(const PutHost& change) {
+  run("INSERT INTO hosts (name, address, cordoned) VALUES (?,?,?)"
+      " ON CONFLICT (name) DO UPDATE SET address=excluded.address, cordoned=excluded.cordoned",
+      change.host.host.value, change.host.address, change.host.cordoned ? 1 : 0);
+}
+
+void Catalog::Impl::put(const PutCounters& change) {
+  const char* sql = "INSERT INTO counters (name, value) VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value=excluded.value";
+  run(sql, "next_job", number(change.next_job));
+  run(sql, "next_epoch", number(change.next_epoch.value));
+  run(sql, "next_vni", std::int64_t{change.next_vni});
+}
+
+void Catalog::Impl::put(const AddEvent& change) {
+  const EventRecord& e = change.event;
+  run("INSERT INTO events (time, job, host, epoch, what, detail) VALUES (?,?,?,?,?,?)", std::int64_t{e.time}, e.job.value,
+      e.host.value, number(e.epoch.value), e.what, e.detail);
+}
+
+// ---- reading
+
+void Catalog::Impl::load_site(CatalogState& state) {
+  state.coordinator = db.execAndGet("SELECT coordinator FROM site").getString();
+  SQLite::Statement counters(db, "SELECT name, value FROM counters");
+  while (counters.executeStep()) {
+    const std::string key = counters.getColumn(0).getString();
+    const auto value = number(counters.getColumn(1));
+    if (key == "next_job") state.next_job = value;
+    else if (key == "next_epoch") state.next_epoch = Epoch{value};
+    else if (key == "next_vni") state.next_vni = static_cast<std::uint32_t>(value);
+  }
+  SQLite::Statement hosts(db, "SELECT name, address, cordoned FROM hosts");
+  while (hosts.executeStep()) {
+    HostRecord host{HostName{hosts.getColumn(0).getString()}, hosts.getColumn(1).getString(),
+                    hosts.getColumn(2).getInt() != 0};
+    state.hosts.emplace(host.host, host);
+  }
+}
+
+void Catalog::Impl::load_jobs(CatalogState& state) {
+  SQLite::Statement rows(db,
+      "SELECT j.id, j.spec, j.manifest, j.spool, j.state, j.reason, j.incarnation, i.vni, i.restored_from, j.restarts,"
+      " j.exit_code, j.stopping, j.attempt FROM jobs j JOIN incarnations i ON i.job = j.id AND i.incarnation = j.incarnation");
+  while (rows.executeStep()) {
+    JobRecord job;
+    job.job = JobId{rows.getColumn(0).getString()};
+    auto spec = spec_from_json(nlohmann::json::parse(rows.getColumn(1).getString()));
+    if (!spec) throw std::runtime_error("unreadable spec of " + job.job.value + ": " + spec.error().cause);
+    job.spec = std::move(*spec);
+    job.manifest = rows.getColumn(2).getString();
+    job.spool = rows.getColumn(3).getString();
+    const std::string text = rows.getColumn(4).getString();
+    job.state = known(job_state(text), text);
+    job.reason = rows.getColumn(5).getString();
+    job.incarnation = Incarnation{number(rows.getColumn(6))};
+    job.vni = small(rows.getColumn(7));
+    job.restored_from = Epoch{number(rows.getColumn(8))};
+    job.restarts = small(rows.getColumn(9));
+    if (!rows.getColumn(10).isNull()) job.exit_code = rows.getColumn(10).getInt();
+    job.stopping = rows.getColumn(11).getInt() != 0;
+    if (!rows.getColumn(12).isNull()) job.attempt = Epoch{number(rows.getColumn(12))};
+    state.jobs.emplace(job.job, std::move(job));
+  }
+  SQLite::Statement places(db,
+      "SELECT p.job, p.guest, p.host FROM placements p JOIN jobs j ON j.id = p.job AND j.incarnation = p.incarnation"
+      " ORDER BY p.job, p.position");
+  while (places.executeStep())
+    state.jobs.at(JobId{places.getColumn(0).getString()})
+        .placement.push_back({GuestIndex{number(places.getColumn(1))}, HostName{places.getColumn(2).getString()}});
+}
+
+void Catalog::Impl::load_epochs(CatalogState& state) {
+  SQLite::Statement rows(db,
+      "SELECT epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, stall_ms, capture_ms,"
+      " commit_ms, control FROM epochs");
+  while (rows.executeStep()) {
+    EpochRecord e;
+    e.epoch = Epoch{number(rows.getColumn(0))};
+    e.job = JobId{rows.getColumn(1).getString()};
+    e.incarnation = Incarnation{number(rows.getColumn(2))};
+    const std::string text = rows.getColumn(3).getString();
+    e.state = known(epoch_state(text), text);
+    e.time = rows.getColumn(4).getInt64();
+    e.reason = rows.getColumn(5).getString();
+    e.output_offset = number(rows.getColumn(6));
+    e.bytes_raw = number(rows.getColumn(7));
+    e.bytes_stored = number(rows.getColumn(8));
+    e.stall_ms = rows.getColumn(9).getDouble();
+    e.capture_ms = rows.getColumn(10).getDouble();
+    e.commit_ms = rows.getColumn(11).getDouble();
+    e.control = rows.getColumn(12).getInt() != 0;
+    state.epochs.emplace(e.epoch, std::move(e));
+  }
+  SQLite::Statement phases(db, "SELECT epoch, name, ms FROM phases ORDER BY epoch, position");
+  while (phases.executeStep())
+    state.epochs.at(Epoch{number(phases.getColumn(0))})
+        .phases.phases.emplace_back(phases.getColumn(1).getString(), phases.getColumn(2).getDouble());
+  SQLite::Statement cuts(db, "SELECT epoch, cut FROM guest_cuts ORDER BY epoch, position");
+  while (cuts.executeStep())
+    state.epochs.at(Epoch{number(cuts.getColumn(0))}).cut.push_back(parse<wire::GuestCut>(cuts.getColumn(1), "cut"));
+  SQLite::Statement images(db, "SELECT epoch, image FROM images ORDER BY epoch, position");
+  while (images.executeStep())
+    state.epochs.at(Epoch{number(images.getColumn(0))})
+        .images.push_back(parse<wire::GuestImage>(images.getColumn(1), "image record"));
+}
+
+// ---- the interface
+
+Catalog::Catalog(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Catalog::Catalog(Catalog&&) noexcept = default;
+Catalog& Catalog::operator=(Catalog&&) noexcept = default;
+Catalog::~Catalog() = default;
+
+Result<Catalog> Catalog::open(const std::filesystem::path& path) {
+  // Made here and not by SQLite: nobody else may read job environments out of it, whatever the umask. SQLite gives its
+  // log the same mode.
+  Fd made(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!made) return errno_error("open catalog", path.string(), errno);
+  if (::fchmod(made.get(), 0600) != 0) return errno_error("open catalog", path.string(), errno);
+  made.reset();  // before SQLite opens it: closing any descriptor of a file drops the process's locks on it
+  std::unique_ptr<Impl> impl;
+  try {
+    impl = std::make_unique<Impl>(path);
+    impl->prepare();
+    impl->check();
+    migrate(impl->db);
+    SQLite::Transaction transaction(impl->db, SQLite::TransactionBehavior::IMMEDIATE);
+    impl->run("INSERT OR IGNORE INTO site (id, coordinator) VALUES (1, ?)", new_identity());
+    impl->run("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", kKeptEvents);
+    transaction.commit();
+  } catch (const std::exception& cause) {
+    if (impl) return impl->error("open catalog", cause);
+    return Error{ErrorKind::damaged, "open catalog", path.string(), cause.what()};
+  }
+  return Catalog(std::move(impl));
+}
+
+Result<CatalogState> Catalog::load() {
+  try {
+    CatalogState state;
+    SQLite::Transaction transaction(impl_->db);  // one snapshot
+    impl_->load_site(state);
+    impl_->load_jobs(state);
+    impl_->load_epochs(state);
+    return state;
+  } catch (const std::exception& cause) {
+    return impl_->error("load catalog", cause);
+  }
+}
+
+Status Catalog::apply(const std::vector<CatalogChange>& changes) {
+  try {
+    SQLite::Transaction transaction(impl_->db, SQLite::TransactionBehavior::IMMEDIATE);
+    for (const auto& change : changes)
+      std::visit([this](const auto& one) { impl_->put(one); }, change);
+    transaction.commit();
+    return {};
+  } catch (const std::exception& cause) {
+    return impl_->error("write to catalog", cause);
+  }
+}
+
+Result<std::vector<EventRecord>> Catalog::events(const JobId& job, std::size_t limit) {
+  try {
+    SQLite::Statement rows(impl_->db,
+        "SELECT time, job, host, epoch, what, detail FROM (SELECT * FROM events WHERE ?1 = '' OR job = ?1"
+        " ORDER BY id DESC LIMIT ?2) ORDER BY id");
+    rows.bind(1, job.value);
+    rows.bind(2, number(limit));
+    std::vector<EventRecord> events;
+    while (rows.executeStep()) {
+      EventRecord e;
+      e.time = rows.getColumn(0).getInt64();
+      e.job = JobId{rows.getColumn(1).getString()};
+      e.host = HostName{rows.getColumn(2).getString()};
+      e.epoch = Epoch{number(rows.getColumn(3))};
+      e.what = rows.getColumn(4).getString();
+      e.detail = rows.getColumn(5).getString();
+      events.push_back(std::move(e));
+    }
+    return events;
+  } catch (const std::exception& cause) {
+    return impl_->error("read events from catalog", cause);
+  }
+}
+
+}  // namespace stillpoint::coordinator

@@ -1,0 +1,153 @@
+#include "coordinator/catalog/spec_json.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "coordinator/catalog/json_reader.h"
+
+namespace stillpoint::coordinator {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kMaxGuests = 1024, kMaxRanks = 65'536, kMaxFiles = 4096;
+
+void read_env(JsonReader& spec, std::map<std::string, std::string>& env, std::vector<std::string>& problems) {
+  const json* value = spec.find("env");
+  if (value == nullptr) return;
+  JsonReader reader(*value, spec.path("env"), problems);
+  if (!value->is_object()) return;
+  for (const auto& [key, ignored] : value->items()) reader.read(key, env[key]);
+}
+
+void read_policies(JsonReader& reader, JobSpec& spec, std::vector<std::string>& problems) {
+  if (const json* value = reader.find("checkpoint")) {
+    JsonReader checkpoint(*value, reader.path("checkpoint"), problems);
+    checkpoint.read("intervalSeconds", spec.interval_seconds);
+    checkpoint.read("keep", spec.keep);
+    checkpoint.refuse_unknown();
+  }
+  if (const json* value = reader.find("restart")) {
+    JsonReader restart(*value, reader.path("restart"), problems);
+    restart.read("onFailure", spec.restart_on_failure);
+    restart.read("maxRestarts", spec.max_restarts);
+    restart.refuse_unknown();
+  }
+  if (const json* value = reader.find("placement")) {
+    JsonReader placement(*value, reader.path("placement"), problems);
+    std::vector<std::string> hosts;
+    placement.read("hosts", hosts);
+    placement.read("spread", spec.spread);
+    placement.refuse_unknown();
+    for (auto& host : hosts) spec.hosts.push_back(HostName{std::move(host)});
+  }
+}
+
+bool plain_name(std::string_view name) {
+  return !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+  });
+}
+
+// Strings end up as arguments and variables of a process: a NUL would cut them.
+bool has_nul(const std::string& text) { return text.find('\0') != std::string::npos; }
+
+}  // namespace
+
+bool safe_relative_name(std::string_view name) {
+  if (name.empty() || name.size() > 1024 || name.front() == '/') return false;
+  if (std::any_of(name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; })) return false;
+  std::size_t depth = 0;
+  for (std::size_t start = 0; start <= name.size();) {
+    const std::size_t end = std::min(name.find('/', start), name.size());
+    const std::string_view part = name.substr(start, end - start);
+    if (part.empty() || part == "." || part == ".." || part.size() > 255 || ++depth > 16) return false;
+    start = end + 1;
+  }
+  return true;
+}
+
+json spec_to_json(const JobSpec& spec) {
+  json hosts = json::array();
+  for (const auto& host : spec.hosts) hosts.push_back(host.value);
+  return {{"name", spec.name},
+          {"image", spec.image},
+          {"guests", spec.guests},
+          {"vcpus", spec.vcpus},
+          {"memoryBytes", spec.memory_bytes},
+          {"diskBytes", spec.disk_bytes},
+          {"ranksPerGuest", spec.ranks_per_guest},
+          {"command", spec.command},
+          {"env", json(spec.env)},
+          {"workdir", spec.workdir},
+          {"files", spec.files},
+          {"outputs", spec.outputs},
+          {"checkpoint",
+           {{"intervalSeconds", spec.interval_seconds ? json(*spec.interval_seconds) : json(nullptr)},
+            {"keep", spec.keep}}},
+          {"durability", spec.durability},
+          {"restart", {{"onFailure", spec.restart_on_failure}, {"maxRestarts", spec.max_restarts}}},
+          {"placement", {{"hosts", std::move(hosts)}, {"spread", spec.spread}}},
+          {"submitDirectory", spec.submit_directory}};
+}
+
+Result<JobSpec> spec_from_json(const json& document) {
+  JobSpec spec;
+  std::vector<std::string> problems;
+  JsonReader reader(document, "spec", problems);
+  reader.read("name", spec.name, true);
+  reader.read("image", spec.image);
+  reader.read("guests", spec.guests, true);
+  reader.read("vcpus", spec.vcpus);
+  reader.read("memoryBytes", spec.memory_bytes, true);
+  reader.read("diskBytes", spec.disk_bytes, true);
+  reader.read("ranksPerGuest", spec.ranks_per_guest, true);
+  reader.read("command", spec.command, true);
+  read_env(reader, spec.env, problems);
+  reader.read("workdir", spec.workdir);
+  reader.read("files", spec.files);
+  reader.read("outputs", spec.outputs);
+  reader.read("durability", spec.durability);
+  reader.read("submitDirectory", spec.submit_directory);
+  read_policies(reader, spec, problems);
+  reader.refuse_unknown();
+  if (!problems.empty()) return Error{ErrorKind::refused, "read", "job spec", join_problems(problems)};
+  return spec;
+}
+
+std::vector<std::string> spec_problems(const JobSpec& spec) {
+  std::vector<std::string> problems;
+  auto expect = [&problems](bool holds, std::string otherwise) {
+    if (!holds) problems.push_back(std::move(otherwise));
+  };
+  expect(plain_name(spec.name), "name: expected 1 to 63 letters, digits, '-', '_' or '.'");
+  expect(!spec.image.empty() && spec.image.size() <= 4096 && !has_nul(spec.image), "image: expected a name or a path");
+  expect(spec.guests >= 1 && spec.guests <= kMaxGuests, "guests: expected 1 to " + std::to_string(kMaxGuests));
+  expect(spec.vcpus >= 1 && spec.vcpus <= 256, "vcpus: expected 1 to 256");
+  expect(spec.memory_bytes >= 64u << 20 && spec.memory_bytes <= 1ull << 44, "memoryBytes: expected 64 MiB to 16 TiB");
+  expect(spec.disk_bytes >= 1u << 20 && spec.disk_bytes <= 1ull << 46, "diskBytes: expected 1 MiB to 64 TiB");
+  expect(spec.ranks_per_guest.size() == spec.guests, "ranksPerGuest: expected one number for each guest");
+  const bool each_has_one = std::all_of(spec.ranks_per_guest.begin(), spec.ranks_per_guest.end(),
+                                        [](std::uint32_t n) { return n >= 1 && n <= kMaxRanks; });
+  expect(each_has_one && spec.ranks_per_guest.size() <= kMaxGuests && spec.ranks() <= kMaxRanks,
+         "ranksPerGuest: expected at least 1 rank for each guest and " + std::to_string(kMaxRanks) + " at most in all");
+  expect(!spec.command.empty() && !spec.command.front().empty(), "command: expected the program and its arguments");
+  expect(std::none_of(spec.command.begin(), spec.command.end(), has_nul), "command: an argument holds a NUL");
+  for (const auto& [key, value] : spec.env)
+    expect(!key.empty() && key.find('=') == std::string::npos && !has_nul(key) && !has_nul(value),
+           "env: \"" + key + "\" cannot be a variable");
+  expect(spec.workdir.size() > 1 && spec.workdir.front() == '/' && safe_relative_name(spec.workdir.substr(1)),
+         "workdir: expected an absolute path below /");
+  expect(spec.files.size() <= kMaxFiles && spec.outputs.size() <= kMaxFiles, "files, outputs: too many");
+  for (const auto& file : spec.files)
+    expect(safe_relative_name(file), "files: \"" + file + "\" is not a relative path without '..'");
+  for (const auto& file : spec.outputs)
+    expect(safe_relative_name(file), "outputs: \"" + file + "\" is not a relative path without '..'");
+  expect(!spec.interval_seconds || *spec.interval_seconds >= 1, "checkpoint.intervalSeconds: expected at least 1, or null");
+  expect(spec.keep >= 1, "checkpoint.keep: expected at least 1");
+  expect(spec.durability == "host-loss" || spec.durability == "local", "durability: expected \"host-loss\" or \"local\"");
+  for (const auto& host : spec.hosts) expect(plain_name(host.value), "placement.hosts: \"" + host.value + "\" is no host name");
+  return problems;
+}
+
+}  // namespace stillpoint::coordinator

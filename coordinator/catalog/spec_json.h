@@ -1,0 +1,25 @@
+// A job's spec as JSON: how clients send it and how the catalog keeps it. Pure functions; any thread.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "coordinator/core/events.h"
+
+namespace stillpoint::coordinator {
+
+nlohmann::json spec_to_json(const JobSpec& spec);
+
+// Structure only: unknown keys, missing required ones (name, guests, memoryBytes, diskBytes, ranksPerGuest, command)
+// and wrong types are errors, all of them named at once.
+Result<JobSpec> spec_from_json(const nlohmann::json& document);
+
+// What is wrong with the values, each in words; empty = a job that makes sense. Whether hosts can run it is the core's
+// to say.
+std::vector<std::string> spec_problems(const JobSpec& spec);
+
+// A relative path that stays below where it starts: no empty, "." or ".." component, no control characters, bounded.
+bool safe_relative_name(std::string_view name);
+
+}  // namespace stillpoint::coordinator
