@@ -167,7 +167,7 @@ wire::FromHost combined_answer(const ToHost& ask, const GuestReplies& replies) {
       for (const auto& [guest, reply] : replies) {
         auto& links = *answer.mutable_links()->add_guests();
         links.set_guest(guest);
-        *links.mutable_link() = reply.links();
+        *links.mutable_links() = reply.links();
       }
       break;
     case ToHost::kQuery:

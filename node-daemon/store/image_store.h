@@ -1,0 +1,56 @@
+// Where checkpoint images lie. Behind this interface is today a directory that all hosts of a site reach; a chunk store
+// of Stillpoint's own is to take its place.
+//
+// Threads: blocking calls, from workers; any number side by side. A writer or reader belongs to one thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/ids.h"
+#include "common/result.h"
+#include "gang.pb.h"
+
+namespace stillpoint::node {
+
+struct ImageName {
+  JobId job;
+  Epoch epoch;
+  GuestIndex guest;
+  enum class Part { memory, disk } part = Part::memory;
+};
+
+// Takes an image's raw bytes as they come. Nothing is visible before commit(), nothing is left when it is destroyed
+// without it.
+class ImageWriter {
+ public:
+  virtual ~ImageWriter() = default;
+  // Waits when the store is slower than the writer. An error stays: every later call gives it again.
+  virtual Status write(std::string_view raw) = 0;
+  // Durable and visible under its name when it returns; once, last.
+  virtual Result<wire::ImageFile> commit() = 0;
+};
+
+// Gives an image's raw bytes. Whatever was read counts only after the end was read without an error: the digest is
+// checked there once more.
+class ImageReader {
+ public:
+  virtual ~ImageReader() = default;
+  virtual Result<std::string> read() = 0;  // empty: the end
+};
+
+class ImageStore {
+ public:
+  virtual ~ImageStore() = default;
+  virtual Result<std::unique_ptr<ImageWriter>> begin(const ImageName& name) = 0;
+  // Every stored byte is read and checked first: an image that does not match is an error of kind damaged.
+  virtual Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file) = 0;
+  // Images that are not there are deleted already. Without guests: all of the epoch.
+  virtual Status remove(const JobId& job, Epoch epoch, const std::optional<std::vector<GuestIndex>>& guests) = 0;
+  virtual Result<std::uint64_t> free_bytes() = 0;
+};
+
+}  // namespace stillpoint::node
