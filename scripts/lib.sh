@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034,SC2016
 # Shared by the scripts in this folder; sourced, never run.
 
 set -euo pipefail
@@ -27,8 +28,17 @@ debian_release() {
 debian_mirror() {
   local release mirror
   release="$(debian_release)"
-  mirror="$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Identifier: Packages' |
-    awk -v r="$release" '$2 == r { print $1; exit }')"
+  mirror="$(apt_source_of "$release")"
+  if [ -z "$mirror" ]; then  # apt names its sources only once it has their lists
+    apt-get update -qq -o Acquire::Retries=3 >&2 || die "apt-get update failed: see above"
+    mirror="$(apt_source_of "$release")"
+  fi
   [ -n "$mirror" ] || die "apt's configuration names no source for $release: add one to /etc/apt/sources.list.d and run 'apt-get update'"
   printf '%s\n' "$mirror"
+}
+
+# Where apt gets the suite with this code name from; nothing when it does not.
+apt_source_of() {
+  apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Identifier: Packages' |
+    awk -v r="$1" '$2 == r && !found { print $1; found = 1 }'
 }
