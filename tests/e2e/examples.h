@@ -1,0 +1,33 @@
+// The example programs as the tests use them: their arguments and what their output looks like.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tests/e2e/harness.h"
+
+namespace stillpoint::e2e {
+
+// 2-D heat diffusion; a line per `every` steps: "step N residual R checksum C", at the end "final checksum C".
+struct Heat {
+  unsigned size = 256, steps = 4000, every = 50;
+  std::vector<std::string> arguments() const;
+  JobText job(const std::string& name) const;
+};
+inline const std::string kHeatLine = "step ";
+inline const std::string kHeatEnd = "final checksum ";
+inline const std::string kHeatPicture = "heat.ppm";
+
+// All ranks send to one another and check every byte; a line per round: "round N …".
+struct Ring {
+  unsigned rounds = 100'000;
+  JobText job(const std::string& name) const;
+};
+inline const std::string kRingLine = "round ";
+
+// Fails the test unless the numbers after prefix are first, first + stride, … with none missing or doubled. Gives how many.
+std::size_t check_numbered(const std::string& text, const std::string& prefix, long first, long stride);
+// The number in the last such line; 0 when there is none.
+long last_number(const std::string& text, const std::string& prefix);
+
+}  // namespace stillpoint::e2e

@@ -1,0 +1,203 @@
+#include "tests/e2e/harness.h"
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "cli/lab/layout.h"
+#include "cli/lab/network.h"
+#include "cli/lab/processes.h"
+#include "common/fd.h"
+#include "common/file.h"
+
+namespace stillpoint::e2e {
+namespace {
+
+constexpr milliseconds kLookAgain{100};
+
+// What would make every case fail later and less clearly.
+std::string why_machines_cannot_run() {
+  if (::geteuid() != 0) return "these tests need root: they make network namespaces and virtual machines";
+  if (!Fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC)))
+    return "/dev/net/tun cannot be opened (" + errno_error("open", "/dev/net/tun", errno).cause +
+           "): guests get no network here; load the tun module, or give the container the device";
+  if (!fs::exists(fs::path(STILLPOINT_BINARY_DIR) / "guest" / "initrd.img"))
+    return "there is no guest image in " STILLPOINT_BINARY_DIR "/guest: run scripts/build";
+  return "";
+}
+
+std::string read_all(const fs::path& path) {
+  auto text = read_file(path);
+  return text ? std::move(*text) : "";
+}
+
+}  // namespace
+
+bool until(milliseconds limit, const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(kLookAgain);
+  }
+  return true;
+}
+
+fs::path program() { return fs::path(STILLPOINT_BINARY_DIR) / "bin" / "stillpoint"; }
+
+fs::path example(const std::string& file) { return fs::path(STILLPOINT_SOURCE_DIR) / "jobs" / "examples" / file; }
+
+std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix) {
+  std::vector<std::string> found;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with(prefix)) found.push_back(line);
+  return found;
+}
+
+TestLab::TestLab(const std::string& name, unsigned hosts, const std::vector<std::string>& up_arguments)
+    : name_(name), directory_("/tmp/spl-e2e-" + name), scratch_(directory_.string() + ".work") {
+  if (const auto reason = why_machines_cannot_run(); !reason.empty()) FAIL(reason);
+  (void)run_process({program().string(), "lab", "down", "--dir", directory_.string()});
+  fs::remove_all(scratch_);
+  fs::create_directories(scratch_);
+  std::vector<std::string> arguments = {"up", "--hosts", std::to_string(hosts)};
+  arguments.insert(arguments.end(), up_arguments.begin(), up_arguments.end());
+  server_ = lab(arguments).at("server");
+}
+
+TestLab::~TestLab() {
+  keep_logs();
+  auto down = run_process({program().string(), "lab", "down", "--dir", directory_.string()});
+  CHECK(down.has_value());
+  if (down) CHECK_MESSAGE(down->exit_code == 0, down->err);
+  check_nothing_left();
+  std::error_code ignored;
+  fs::remove_all(scratch_, ignored);
+}
+
+void TestLab::keep_logs() const {
+  std::error_code ignored;
+  const fs::path kept = fs::path(STILLPOINT_BINARY_DIR) / "e2e-logs" / name_;
+  fs::remove_all(kept, ignored);
+  fs::create_directories(kept, ignored);
+  fs::copy(directory_ / "log", kept, ignored);
+  for (fs::recursive_directory_iterator entry(directory_ / "hosts", ignored), end; !ignored && entry != end; entry.increment(ignored))
+    if (entry->path().extension() == ".log") {
+      std::string name = entry->path().lexically_relative(directory_ / "hosts");
+      std::replace(name.begin(), name.end(), '/', '_');
+      std::error_code not_copied;
+      fs::copy_file(entry->path(), kept / name, not_copied);
+    }
+}
+
+// Not by asking `lab down` itself.
+void TestLab::check_nothing_left() const {
+  const auto layout = lab::Layout::at(directory_);
+  CHECK(lab::existing_namespaces(*layout).empty());
+  CHECK_FALSE(fs::exists(directory_));
+  CHECK(read_all("/proc/self/mountinfo").find(directory_.string() + "/") == std::string::npos);
+  std::error_code failed;
+  for (fs::directory_iterator entry("/proc", failed), end; !failed && entry != end; entry.increment(failed)) {
+    const std::string command = read_all(entry->path() / "cmdline");
+    CHECK_MESSAGE(command.find(directory_.string() + "/") == std::string::npos, "still running: " << command);
+  }
+}
+
+ProcessOutcome TestLab::run(std::vector<std::string> arguments, milliseconds deadline) const {
+  arguments.insert(arguments.begin(), {program().string(), "--json", "--server", server_});
+  auto outcome = run_process(arguments, {.deadline = deadline});
+  if (!outcome) FAIL(outcome.error().message());
+  return std::move(*outcome);
+}
+
+json TestLab::ok(const std::vector<std::string>& arguments, milliseconds deadline) const {
+  const auto outcome = run(arguments, deadline);
+  if (outcome.exit_code != 0) {
+    std::string text;
+    for (const auto& argument : arguments) text += " " + argument;
+    FAIL("stillpoint" << text << ": exit code " << outcome.exit_code << "\n" << outcome.err);
+  }
+  const json document = json::parse(outcome.out, nullptr, false);
+  REQUIRE_MESSAGE(!document.is_discarded(), outcome.out);
+  return document;
+}
+
+json TestLab::lab(std::vector<std::string> arguments) const {
+  arguments.insert(arguments.begin(), "lab");
+  arguments.insert(arguments.end(), {"--dir", directory_.string()});
+  arguments.insert(arguments.begin(), {program().string(), "--json"});
+  auto outcome = run_process(arguments, {.deadline = 180s});
+  if (!outcome) FAIL(outcome.error().message());
+  if (outcome->exit_code != 0) FAIL("stillpoint lab " << arguments[3] << ": " << outcome->err);
+  return json::parse(outcome->out);
+}
+
+fs::path TestLab::write_manifest(const JobText& job) const {
+  const fs::path directory = scratch_ / job.name;
+  fs::create_directories(directory);
+  std::string files, outputs;
+  for (const auto& file : job.files) {
+    fs::copy_file(file, directory / file.filename(), fs::copy_options::overwrite_existing);
+    files += (files.empty() ? "" : ", ") + file.filename().string();
+  }
+  for (const auto& output : job.outputs) outputs += (outputs.empty() ? "" : ", ") + output;
+  std::ofstream text(directory / "job.yaml");
+  text << "apiVersion: stillpoint/v1\nkind: MpiJob\nmetadata:\n  name: " << job.name << "\nspec:\n  image: " << job.image
+       << "\n  guests: {count: " << job.guests << ", vcpus: 1, memory: " << job.memory << ", disk: 1GiB}\n  mpi:\n    ranks: "
+       << job.ranks << "\n    command: " << job.command << "\n    files: [" << files << "]\n    outputs: [" << outputs
+       << "]\n  checkpoint: {interval: never, keep: " << job.keep << "}\n  restart: {policy: never}\n";
+  if (!job.hosts.empty()) text << "  placement: {hosts: " << job.hosts << "}\n";
+  text.close();
+  return directory / "job.yaml";
+}
+
+std::string TestLab::submit(const JobText& job) const { return ok({"submit", write_manifest(job).string()}).at("job"); }
+
+std::string TestLab::logs(const std::string& job) const { return ok({"logs", job}).at("output"); }
+
+std::vector<std::string> TestLab::hosts_of(const std::string& job) const {
+  return status(job).at("hosts").get<std::vector<std::string>>();
+}
+
+void TestLab::wait_for_lines(const std::string& job, const std::string& prefix, std::size_t count, milliseconds limit) const {
+  std::string text, now;
+  const bool there = until(limit, [&] {
+    text = logs(job);
+    if (lines_starting(text, prefix).size() >= count) return true;
+    now = state(job);
+    return now == "failed" || now == "stopped";
+  });
+  const auto found = lines_starting(text, prefix).size();
+  if (!there || found < count)
+    FAIL(job << " is " << state(job) << " (" << status(job).dump() << ") and has printed " << found << " lines that start with '"
+             << prefix << "', not " << count << ":\n"
+             << text.substr(text.size() > 4000 ? text.size() - 4000 : 0));
+}
+
+std::string run_natively(unsigned ranks, const fs::path& executable, const std::vector<std::string>& arguments,
+                         const std::function<void(const fs::path&)>& take) {
+  // guest-cc sees the checkout and nothing else.
+  std::string directory = std::string(STILLPOINT_BINARY_DIR) + "/native-XXXXXX";
+  REQUIRE(::mkdtemp(directory.data()) != nullptr);
+  struct Remove {
+    fs::path path;
+    ~Remove() { fs::remove_all(path); }
+  } remove{directory};
+  fs::copy_file(executable, fs::path(directory) / executable.filename());
+  std::string command = "cd '" + directory + "' && STILLPOINT_BUILD='" STILLPOINT_BINARY_DIR "' '" STILLPOINT_SOURCE_DIR
+                        "/scripts/guest-cc' --with mpirun --allow-run-as-root --oversubscribe -n " +
+                        std::to_string(ranks) + " ./" + executable.filename().string();
+  for (const auto& argument : arguments) command += " '" + argument + "'";
+  auto outcome = run_process({"/bin/sh", "-c", command}, {.deadline = 180s});
+  if (!outcome) FAIL(outcome.error().message());
+  if (outcome->exit_code != 0) FAIL(command << ": exit code " << outcome->exit_code << "\n" << outcome->err);
+  if (take) take(directory);
+  return outcome->out;
+}
+
+}  // namespace stillpoint::e2e

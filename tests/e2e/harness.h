@@ -1,0 +1,86 @@
+// What the end-to-end tests share: a laboratory of their own, driven through the `stillpoint` program as a user would,
+// and gone when the test ends, whatever happens. One thread.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "common/process.h"
+
+namespace stillpoint::e2e {
+
+using nlohmann::json;
+using namespace std::chrono_literals;
+using std::chrono::milliseconds;
+namespace fs = std::filesystem;
+
+// Looks again and again until condition holds; false when it did not within limit. What is waited for happens in other
+// processes, which tell nobody.
+bool until(milliseconds limit, const std::function<bool()>& condition);
+
+// A job as the tests need it; write_manifest() makes the rest.
+struct JobText {
+  std::string name;
+  std::string command;               // as in YAML: "[./heat, 64]"
+  std::vector<fs::path> files;       // copied beside the manifest
+  std::vector<std::string> outputs;
+  unsigned guests = 2;
+  unsigned ranks = 4;
+  std::string memory = "384MiB";
+  unsigned keep = 3;
+  std::string image = "openmpi";
+  std::string hosts;                 // as in YAML: "[h1, h2]"; empty: any
+};
+
+class TestLab {
+ public:
+  // name is the test's; the directory follows from it, and what an earlier run left in it is taken down first.
+  TestLab(const std::string& name, unsigned hosts, const std::vector<std::string>& up_arguments = {});
+  // Keeps the daemons' logs under BUILD/e2e-logs/NAME, takes the laboratory down, and checks that nothing is left.
+  ~TestLab();
+  TestLab(const TestLab&) = delete;
+  TestLab& operator=(const TestLab&) = delete;
+
+  // stillpoint --server … --json ARGUMENTS
+  ProcessOutcome run(std::vector<std::string> arguments, milliseconds deadline = 180s) const;
+  // The same, which must succeed; its JSON.
+  json ok(const std::vector<std::string>& arguments, milliseconds deadline = 180s) const;
+  // stillpoint lab ARGUMENTS --dir …, which must succeed.
+  json lab(std::vector<std::string> arguments) const;
+
+  // Where manifests and outputs go.
+  const fs::path& scratch() const { return scratch_; }
+  fs::path write_manifest(const JobText& job) const;
+  // Submits it; the job's id.
+  std::string submit(const JobText& job) const;
+
+  json status(const std::string& job) const { return ok({"status", job}); }
+  std::string state(const std::string& job) const { return status(job).at("state"); }
+  std::string logs(const std::string& job) const;
+  // Hosts of the guests, guest 0 first.
+  std::vector<std::string> hosts_of(const std::string& job) const;
+  // Until the program has printed `count` lines that start with prefix. Fails the test when it does not, or the job ends.
+  void wait_for_lines(const std::string& job, const std::string& prefix, std::size_t count, milliseconds limit) const;
+
+ private:
+  void keep_logs() const;
+  void check_nothing_left() const;
+
+  std::string name_;
+  fs::path directory_, scratch_;
+  std::string server_;
+};
+
+std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix);
+fs::path program();                               // the stillpoint command
+fs::path example(const std::string& file);        // under jobs/examples
+// Runs an MPI program natively, with the guest image's own Open MPI: what an undisturbed run prints. Working directory
+// is a scratch directory in the checkout, whose files are given to take().
+std::string run_natively(unsigned ranks, const fs::path& program, const std::vector<std::string>& arguments,
+                         const std::function<void(const fs::path& directory)>& take = {});
+
+}  // namespace stillpoint::e2e
