@@ -20,7 +20,7 @@ enum class RankMessage : std::uint32_t {
   figures = 4,   // answer to count and query
   opened = 5,    // answer to open
   finalized = 6, // MPI_Finalize was entered: this rank needs no gate any more
-  peer_failed = 7,  // ULFM reported a failed process: value = its rank; the reporting rank parks
+  peer_failed = 7,  // ULFM reported a failed process: value = its rank (all ones: unknown); the reporting rank parks
   deferring = 8, // answer to close while a call that must finish first (DEFER) is under way; closed follows
   // agent → rank
   close = 32,

@@ -1,0 +1,127 @@
+// The gate of one rank: where its threads stop before they begin another MPI call while a checkpoint is being taken.
+//
+// The library owns one Gate and one Thread record per thread of the program. Threads of the program use enter, leave,
+// announce and join; everything else belongs to the helper thread. Knows nothing of MPI: it is tested without mpi.h.
+//
+// Memory order. A program thread stores `call` and then loads `word`; the closer stores `word` and then loads every
+// `call`. One of them must see the other's store, or a call starts behind a shut gate. That needs a full barrier
+// between store and load on both sides; the thread's side would pay for it in every MPI call. So the closer pays for
+// both: membarrier(PRIVATE_EXPEDITED) runs a full barrier on every CPU that runs a thread of this process, between
+// the closer's store and its loads. A thread whose store of `call` came before that barrier is seen by the closer; one
+// whose store came after it loads `word` after it too, and sees the gate shut. The signal fences only keep the
+// compiler from swapping the two accesses. Where membarrier is refused (seccomp), the gate stays in `careful` mode:
+// a bit that is always set sends every call down the slow path, where both sides order themselves by a
+// read-modify-write of the same variable (`order`).
+//
+// The data behind the gate is libmpi's: leave() stores `call` with release and the closer loads it with acquire, so
+// the helper sees everything that the thread did in MPI; open() stores `word` with release and enter() loads it with
+// acquire, so the thread sees everything that the helper did there.
+#pragma once
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+
+namespace stillpoint::hooks {
+
+enum class CallKind : std::uint8_t {
+  gate,      // short and local: over in a moment
+  blocking,  // may wait for another rank; a checkpoint may find a thread asleep in it
+  defer,     // must be over before a checkpoint
+};
+
+// One function of MPI: a constant in the library. `symbol` is the name to forward to, "PMPI_Send".
+struct Call {
+  const char* symbol;
+  CallKind kind;
+  constexpr const char* name() const noexcept { return symbol + 1; }
+};
+
+class Gate;
+// What `call` of a thread shows that has not been in MPI yet: anything but null, so that joining costs nothing later.
+inline constexpr Call kStranger{"-not joined", CallKind::gate};
+
+// One thread of the program. Written by that thread alone, except the list's links, which the gate's lock covers.
+struct alignas(64) Thread {
+  // The outermost MPI call that the thread is in, null outside MPI. Calls that libmpi, ROMIO or a callback make inside
+  // a call find it set and go straight on: what is inside finishes.
+  std::atomic<const Call*> call{&kStranger};
+  std::atomic<const Call*> parked{nullptr};  // the call that waits at the gate
+  std::atomic<std::uint64_t> calls{0};       // outermost calls begun; relaxed: read for figures only
+  Thread* next = nullptr;
+  Thread* previous = nullptr;
+  Gate* joined = nullptr;
+};
+
+// What the threads of a rank are doing, at one look.
+struct Survey {
+  std::uint32_t threads = 0;
+  std::uint32_t in_gate = 0, in_blocking = 0, in_defer = 0, parked = 0;
+  std::uint64_t calls = 0;        // begun by all threads, those that have ended too
+  const Call* shown = nullptr;    // of the most telling thread: deferring, else in a call, else parked
+  bool inside() const noexcept { return in_gate + in_blocking + in_defer != 0; }
+};
+
+class Gate {
+ public:
+  constexpr Gate() noexcept = default;
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
+
+  // --- threads of the program ---
+
+  // Takes a thread into the list, at its first MPI call (when call == &kStranger). Leaves call = null.
+  void join(Thread& thread) noexcept;
+  // A thread that ends leaves the list; what it counted stays.
+  void part(Thread& thread) noexcept;
+
+  // Before an outermost call; parks while the gate is shut.
+  void enter(Thread& thread, const Call& call) noexcept {
+    announce(thread, call);
+    if (word_.load(std::memory_order_acquire) != 0) [[unlikely]] enter_slow(thread, call);
+  }
+  // After it. A closer that waits for this thread to come out is told.
+  void leave(Thread& thread) noexcept {
+    thread.call.store(nullptr, std::memory_order_release);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (word_.load(std::memory_order_relaxed) != 0) [[unlikely]] leave_slow();
+  }
+  // As enter, but never parks: for MPI_Init, which ranks must not enter half and half.
+  void announce(Thread& thread, const Call& call) noexcept {
+    thread.call.store(&call, std::memory_order_relaxed);
+    thread.calls.store(thread.calls.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
+  // A peer has died: no thread of this rank begins another call, ever, whatever open() says.
+  void lock_for_good() noexcept { word_.fetch_or(kFailed, std::memory_order_seq_cst); }
+  // In a forked child, which is not the rank: no gate, no other threads.
+  void forget_after_fork(Thread& survivor) noexcept;
+
+  // --- the helper thread ---
+
+  // Before the first shut. `bell` is an eventfd, rung when a thread parks or comes out of a call while the gate is
+  // shut. With `careful` membarrier is not used (tests).
+  void prepare(int bell, bool careful = false) noexcept;
+  // From the return of shut() on, no thread begins a call, and survey() shows all that began before.
+  void shut() noexcept;
+  void open() noexcept;
+  bool is_shut() const noexcept { return (word_.load(std::memory_order_relaxed) & kShut) != 0; }
+  Survey survey() noexcept;
+
+ private:
+  static constexpr std::uint32_t kShut = 1, kFailed = 2, kCareful = 4;
+  void enter_slow(Thread& thread, const Call& call) noexcept;
+  void leave_slow() noexcept;
+  void order() noexcept { order_.fetch_add(1, std::memory_order_acq_rel); }
+  void ring() noexcept;
+
+  std::atomic<std::uint32_t> word_{0};  // 0 = go on; also what parked threads sleep on (futex)
+  std::atomic<std::uint32_t> order_{0};
+  std::atomic<int> bell_{-1};
+  pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;  // the list; taken once per thread and by survey, never per call
+  Thread* threads_ = nullptr;
+  std::uint64_t parted_calls_ = 0;
+};
+
+}  // namespace stillpoint::hooks

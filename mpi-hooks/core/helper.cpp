@@ -1,0 +1,298 @@
+#include "mpi-hooks/core/helper.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "mpi-hooks/core/futex.h"
+
+namespace stillpoint::hooks {
+namespace {
+
+constexpr int kTurnsPerBurst = 64;       // of progress, between two looks at the socket
+constexpr int kTurnsPerYield = 32;
+constexpr int kTurnsPerCount = 128;      // before an answer to count: what has arrived is taken up first
+constexpr int kRestMs = 1;               // between bursts: the other ranks of the guest need the CPU to come to rest
+constexpr int kNice = -10;
+constexpr int kReconnectMs = 1000;
+constexpr int kAgentTimeoutS = 5;        // for connect and send: an agent that takes longer is lost
+
+std::int64_t now_ns() noexcept {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<std::int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+}
+
+}  // namespace
+
+bool Helper::start(const char* socket_path) noexcept {
+  if (started()) return true;
+  socket_path_ = socket_path;
+  if (!connect_agent()) return false;
+  bell_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (bell_ < 0) {
+    close(agent_.exchange(-1));
+    return false;
+  }
+  gate_.prepare(bell_);
+  // The thread must start with every signal blocked: the program's handlers belong to the program's threads.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int failed = pthread_create(&thread_, nullptr, &Helper::thread_main, this);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (failed != 0) {
+    close(agent_.exchange(-1));
+    close(bell_);
+    return false;
+  }
+  pthread_setname_np(thread_, "stillpoint");
+  started_.store(true, std::memory_order_release);
+  return true;
+}
+
+void Helper::stop() noexcept {
+  if (!started()) return;
+  stopping_.store(true);
+  ring();
+  pthread_join(thread_, nullptr);
+  if (const int agent = agent_.exchange(-1); agent >= 0) close(agent);
+  close(bell_);
+  started_.store(false);
+}
+
+void Helper::initialized(int rank, int size, bool multiple, Progress progress) noexcept {
+  rank_ = rank;
+  size_ = size;
+  multiple_ = multiple;
+  progress_ = progress;
+  phase_.store(Phase::running, std::memory_order_seq_cst);
+  ring();
+}
+
+void Helper::finalizing() noexcept {
+  phase_.store(Phase::finalized, std::memory_order_seq_cst);
+  while (in_mpi_.load(std::memory_order_seq_cst) != 0) futex_wait(in_mpi_, 1);
+  ring();
+}
+
+void Helper::peer_failed(int rank) noexcept {
+  int none = kNoFailure;
+  failed_rank_.compare_exchange_strong(none, rank);
+  ring();
+}
+
+void Helper::forget_after_fork() noexcept {
+  // Close the copy: the agent must see the rank's end even if the child lives on.
+  if (const int agent = agent_.exchange(-1); agent >= 0) close(agent);
+  if (bell_ >= 0) close(bell_);
+  bell_ = -1;
+}
+
+void* Helper::thread_main(void* self) noexcept {
+  static_cast<Helper*>(self)->run();
+  return nullptr;
+}
+
+void Helper::run() noexcept {
+  // It sleeps but for a checkpoint, and then ranks that spin in blocking calls must not keep it from answering. Where
+  // raising the priority is not permitted the answers are slower, nothing else. Of this thread only (setpriority(2)).
+  setpriority(PRIO_PROCESS, 0, kNice);
+  greet();
+  while (!stopping_.load()) {
+    if (agent_ < 0 && connect_agent()) greet();
+    read_mail();
+    tell_news();
+    if (gate_.is_shut()) pump(kTurnsPerBurst);
+    wait();
+  }
+}
+
+bool Helper::connect_agent() noexcept {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::size_t length = strlen(socket_path_);
+  if (length >= sizeof address.sun_path) return false;
+  memcpy(address.sun_path, socket_path_, length);
+  const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  const timeval patience{kAgentTimeoutS, 0};
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    close(fd);
+    return false;
+  }
+  agent_ = fd;
+  return true;
+}
+
+void Helper::lose_agent() noexcept {
+  if (const int agent = agent_.exchange(-1); agent >= 0) close(agent);
+  owes_closed_ = false;
+  if (gate_.is_shut()) gate_.open();
+}
+
+void Helper::greet() noexcept {
+  said_ready_ = said_finalized_ = said_failed_ = false;
+  send(RankMessage::hello);
+}
+
+void Helper::read_mail() noexcept {
+  while (agent_ >= 0) {
+    RankPacket packet;
+    const ssize_t size = recv(agent_, &packet, sizeof packet, MSG_DONTWAIT | MSG_TRUNC);
+    if (size < 0 && errno == EINTR) continue;
+    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    // End of the stream, an error, or an agent of another build: there is nobody to obey.
+    if (size != sizeof packet || packet.version != kRankLinkVersion) return lose_agent();
+    handle(packet);
+  }
+}
+
+void Helper::handle(const RankPacket& request) noexcept {
+  switch (request.message) {
+    case RankMessage::close:
+      epoch_ = request.epoch;
+      if (!gate_.is_shut()) gate_.shut();
+      owes_closed_ = true;
+      if (gate_.survey().in_defer != 0) send(RankMessage::deferring);
+      break;  // closed follows from tell_news(), at once or when the deferring call is over
+    case RankMessage::count:
+      epoch_ = request.epoch;
+      pump(kTurnsPerCount);
+      send(RankMessage::figures);
+      break;
+    case RankMessage::query:
+      epoch_ = request.epoch;
+      send(RankMessage::figures);
+      break;
+    case RankMessage::open:
+      epoch_ = request.epoch;
+      owes_closed_ = false;
+      gate_.open();
+      send(RankMessage::opened);
+      break;
+    case RankMessage::hello:
+    case RankMessage::ready:
+    case RankMessage::closed:
+    case RankMessage::figures:
+    case RankMessage::opened:
+    case RankMessage::finalized:
+    case RankMessage::peer_failed:
+    case RankMessage::deferring:
+      lose_agent();  // a rank's own words: whoever is at the other end is no agent
+      break;
+  }
+}
+
+// What the agent has not been told yet. Each send may lose the agent; the next greeting starts afresh.
+void Helper::tell_news() noexcept {
+  if (agent_ < 0) return;
+  const Phase phase = phase_.load(std::memory_order_acquire);
+  if (phase != Phase::starting && !said_ready_) {
+    said_ready_ = true;
+    send(RankMessage::ready);
+  }
+  if (phase == Phase::finalized && !said_finalized_) {
+    said_finalized_ = true;
+    send(RankMessage::finalized);
+  }
+  if (failed_rank_.load() != kNoFailure && !said_failed_) {
+    said_failed_ = true;
+    send(RankMessage::peer_failed);
+  }
+  if (owes_closed_ && gate_.survey().in_defer == 0) {
+    owes_closed_ = false;
+    send(RankMessage::closed);
+  }
+}
+
+bool Helper::pumping_allowed(const Survey& survey) const noexcept {
+  return phase_.load(std::memory_order_acquire) == Phase::running && progress_ != nullptr && gate_.is_shut() &&
+         (multiple_ ? survey.in_defer == 0 : !survey.inside());
+}
+
+// True when it ran. Yields between turns: the ranks of a guest may share one CPU with the agent.
+bool Helper::pump(int turns) noexcept {
+  if (!pumping_allowed(gate_.survey())) return false;
+  in_mpi_.store(1, std::memory_order_seq_cst);
+  const bool running = phase_.load(std::memory_order_seq_cst) == Phase::running;
+  for (int turn = 0; running && turn < turns; turn++) {
+    progress_();
+    if (turn % kTurnsPerYield == kTurnsPerYield - 1) sched_yield();
+  }
+  in_mpi_.store(0, std::memory_order_seq_cst);
+  if (phase_.load(std::memory_order_seq_cst) == Phase::finalized) futex_wake_all(in_mpi_);
+  return running;
+}
+
+int Helper::rest_ms() noexcept {
+  if (gate_.is_shut() && pumping_allowed(gate_.survey())) return kRestMs;
+  // Threads that park or come out of a call ring the bell, so nothing else is worth waking up for.
+  return agent_ < 0 ? kReconnectMs : -1;
+}
+
+void Helper::wait() noexcept {
+  pollfd fds[2] = {{bell_, POLLIN, 0}, {agent_, POLLIN, 0}};  // a negative descriptor is passed over
+  poll(fds, 2, rest_ms());
+  std::uint64_t rung;
+  [[maybe_unused]] const auto size = read(bell_, &rung, sizeof rung);
+}
+
+RankPacket Helper::figures(RankMessage message) noexcept {
+  const Survey survey = gate_.survey();
+  const Phase phase = phase_.load(std::memory_order_acquire);
+  const bool failed = failed_rank_.load() != kNoFailure;
+  RankPacket packet{};
+  packet.message = message;
+  packet.epoch = epoch_;
+  if (phase != Phase::starting) {
+    packet.rank = rank_;
+    packet.value = static_cast<std::uint32_t>(size_);
+  }
+  if (message == RankMessage::peer_failed) packet.value = static_cast<std::uint32_t>(failed_rank_.load());
+  packet.state = phase == Phase::finalized              ? RankState::finalized
+                 : survey.in_defer != 0                 ? RankState::deferring
+                 : phase == Phase::starting             ? RankState::starting
+                 : survey.inside()                      ? RankState::in_call
+                 : survey.parked != 0                   ? RankState::gated
+                                                        : RankState::computing;
+  // A rank whose peer has died never comes to rest: no checkpoint of a broken job.
+  packet.busy = gate_.is_shut() && (survey.in_gate != 0 || survey.in_defer != 0 || failed);
+  packet.calls = survey.calls;
+  if (survey.shown != nullptr) strncpy(packet.call, survey.shown->name(), sizeof packet.call - 1);
+  if (packet.state != seen_state_ || survey.shown != seen_call_ || survey.calls != seen_calls_) {
+    seen_state_ = packet.state;
+    seen_call_ = survey.shown;
+    seen_calls_ = survey.calls;
+    seen_since_ns_ = now_ns();
+  }
+  packet.since_ns = static_cast<std::uint64_t>(seen_since_ns_);
+  return packet;
+}
+
+void Helper::send(RankMessage message) noexcept { send(figures(message)); }
+
+void Helper::send(const RankPacket& packet) noexcept {
+  if (agent_ < 0) return;
+  ssize_t size;
+  do size = ::send(agent_, &packet, sizeof packet, MSG_NOSIGNAL);
+  while (size < 0 && errno == EINTR);
+  if (size != sizeof packet) lose_agent();
+}
+
+void Helper::ring() noexcept {
+  const std::uint64_t one = 1;
+  if (bell_ >= 0) [[maybe_unused]] const auto size = write(bell_, &one, sizeof one);
+}
+
+}  // namespace stillpoint::hooks

@@ -1,0 +1,65 @@
+// What every wrapper of the hook library is made of: the process's gate, the calling thread's record, and the function
+// of libmpi to forward to.
+#pragma once
+
+#include <atomic>
+
+#include "mpi-hooks/core/gate.h"
+#include "mpi-hooks/core/helper.h"
+
+// Set before mpi.h: functions that MPI-3 removed are still exported, so they are wrapped too.
+#define OMPI_OMIT_MPI1_COMPAT_DECLS 0
+#include <mpi.h>
+
+#include <mpi-ext.h>  // needs mpi.h before it
+
+// Visible to the program; everything else in the library is hidden.
+#define STILLPOINT_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace stillpoint::hooks {
+
+extern Gate gate;
+extern Helper helper;
+// initial-exec: one instruction to reach; a preloaded library is always in the static TLS block.
+extern constinit thread_local Thread self __attribute__((tls_model("initial-exec")));
+
+// The function behind ours: the next one of that name after this library, else in a libmpi that was loaded privately
+// (a Python extension, say). Looked up once each; the pointer is the same whoever stores it, so relaxed will do.
+template <typename Function>
+struct Next {
+  std::atomic<Function*> function{nullptr};
+};
+void* look_up(const char* symbol) noexcept;
+// A variable of libmpi. Not the next one: a program may hold the one copy of it that all use (copy relocation).
+void* look_up_data(const char* symbol) noexcept;
+
+template <typename Function>
+Function* resolve(const char* symbol, Next<Function>& next) noexcept {
+  Function* function = next.function.load(std::memory_order_relaxed);
+  if (function == nullptr) [[unlikely]] {
+    function = reinterpret_cast<Function*>(look_up(symbol));
+    next.function.store(function, std::memory_order_relaxed);
+  }
+  return function;
+}
+
+// The thread's first call: true when it is one of the program's threads and takes part from now on.
+bool join_program(Thread& thread) noexcept;
+// Whether this call is the thread's outermost one, and so the gate's business.
+inline bool outermost(Thread& thread) noexcept {
+  const Call* inside = thread.call.load(std::memory_order_relaxed);
+  return inside == nullptr || (inside == &kStranger && join_program(thread));
+}
+
+template <typename Result, typename... Parameters, typename... Arguments>
+inline Result through(const Call& call, Next<Result(Parameters...)>& next, Arguments... arguments) {
+  auto* const function = resolve(call.symbol, next);
+  Thread& thread = self;
+  if (!outermost(thread)) [[unlikely]] return function(arguments...);
+  gate.enter(thread, call);
+  const Result result = function(arguments...);
+  gate.leave(thread);
+  return result;
+}
+
+}  // namespace stillpoint::hooks

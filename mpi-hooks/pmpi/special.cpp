@@ -1,0 +1,178 @@
+// The wrappers that do more than pass the gate: how MPI begins and ends in a rank, and what happens when a peer dies.
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "mpi-hooks/core/futex.h"
+#include "mpi-hooks/pmpi/runtime.h"
+
+namespace stillpoint::hooks {
+namespace {
+
+constexpr Call kInit{"PMPI_Init", CallKind::defer};
+constexpr Call kInitThread{"PMPI_Init_thread", CallKind::defer};
+constexpr Call kFinalize{"PMPI_Finalize", CallKind::blocking};
+Next<decltype(PMPI_Init)> next_init;
+Next<decltype(PMPI_Init_thread)> next_init_thread;
+Next<decltype(PMPI_Finalize)> next_finalize;
+Next<decltype(PMPI_Query_thread)> next_query_thread;
+Next<decltype(PMPI_Iprobe)> next_iprobe;
+
+// What the program asked for and was told, when the library raised it; -1: it did not.
+std::atomic<int> told_level{-1};
+// The helper's own communicator: nothing of the program can match on it, and it has no member that could die.
+MPI_Comm pump_comm;
+
+template <typename Function>
+Function* libmpi(const char* symbol, Function*) noexcept {
+  return reinterpret_cast<Function*>(look_up(symbol));
+}
+#define STILLPOINT_LIBMPI(function) libmpi(#function, &function)
+
+// The predefined objects of libmpi are data. This library must also load where there is no libmpi (a shell that starts
+// the program), so it may not refer to them.
+MPI_Comm world() noexcept { return static_cast<MPI_Comm>(look_up_data("ompi_mpi_comm_world")); }
+MPI_Comm alone() noexcept { return static_cast<MPI_Comm>(look_up_data("ompi_mpi_comm_self")); }
+
+void progress() noexcept {
+  int arrived;
+  resolve("PMPI_Iprobe", next_iprobe)(MPI_ANY_SOURCE, 0, pump_comm, &arrived, MPI_STATUS_IGNORE);
+}
+
+// The rank in MPI_COMM_WORLD of a process that is known to have failed, -1 when none is.
+int failed_rank() noexcept {
+  MPI_Group failed, everybody;
+  if (STILLPOINT_LIBMPI(PMPIX_Comm_get_failed)(world(), &failed) != MPI_SUCCESS) return -1;
+  int count = 0, first = 0, rank = -1;
+  STILLPOINT_LIBMPI(PMPI_Group_size)(failed, &count);
+  if (count > 0 && STILLPOINT_LIBMPI(PMPI_Comm_group)(world(), &everybody) == MPI_SUCCESS) {
+    STILLPOINT_LIBMPI(PMPI_Group_translate_ranks)(failed, 1, &first, everybody, &rank);
+    STILLPOINT_LIBMPI(PMPI_Group_free)(&everybody);
+  }
+  STILLPOINT_LIBMPI(PMPI_Group_free)(&failed);
+  return rank < 0 ? -1 : rank;
+}
+
+// The error handler of MPI_COMM_WORLD and MPI_COMM_SELF, and so of what is made from them, until the program sets its
+// own. A dead peer: say so and stop here, for the whole job is going to be rolled back and nothing that this rank
+// would still write may stand beside what its successor writes. Anything else: what MPI_ERRORS_ARE_FATAL does.
+void on_error(MPI_Comm* comm, int* code, ...) {
+  int error_class = MPI_ERR_UNKNOWN;
+  STILLPOINT_LIBMPI(PMPI_Error_class)(*code, &error_class);
+  if (error_class == MPIX_ERR_PROC_FAILED || error_class == MPIX_ERR_PROC_FAILED_PENDING ||
+      error_class == MPIX_ERR_REVOKED) {
+    gate.lock_for_good();
+    helper.peer_failed(failed_rank());
+    std::atomic<std::uint32_t> for_ever{0};
+    for (;;) futex_wait(for_ever, 0);
+  }
+  // Open MPI passes the name of the function that failed; its own handler prints it. It does not come back.
+  va_list more;
+  va_start(more, code);
+  const char* where = va_arg(more, const char*);
+  va_end(more);
+  if (void* fatal = dlsym(RTLD_DEFAULT, "ompi_mpi_errors_are_fatal_comm_handler"))
+    reinterpret_cast<void (*)(MPI_Comm*, int*, ...)>(fatal)(comm, code, where, nullptr);
+  STILLPOINT_LIBMPI(PMPI_Abort)(*comm, *code);
+}
+
+void after_init(int told, int provided) noexcept {
+  told_level.store(told, std::memory_order_relaxed);
+
+  int rank = -1, size = 0;
+  STILLPOINT_LIBMPI(PMPI_Comm_rank)(world(), &rank);
+  STILLPOINT_LIBMPI(PMPI_Comm_size)(world(), &size);
+
+  bool can_pump = provided >= MPI_THREAD_SERIALIZED &&
+                  STILLPOINT_LIBMPI(PMPI_Comm_dup)(alone(), &pump_comm) == MPI_SUCCESS;
+  if (can_pump) {
+    const auto quiet = static_cast<MPI_Errhandler>(look_up_data("ompi_mpi_errors_return"));
+    STILLPOINT_LIBMPI(PMPI_Comm_set_errhandler)(pump_comm, quiet);
+    STILLPOINT_LIBMPI(PMPI_Comm_set_name)(pump_comm, "stillpoint");
+    resolve("PMPI_Iprobe", next_iprobe);
+  }
+
+  MPI_Errhandler handler;
+  if (STILLPOINT_LIBMPI(PMPI_Comm_create_errhandler)(&on_error, &handler) == MPI_SUCCESS) {
+    STILLPOINT_LIBMPI(PMPI_Comm_set_errhandler)(world(), handler);
+    STILLPOINT_LIBMPI(PMPI_Comm_set_errhandler)(alone(), handler);
+    STILLPOINT_LIBMPI(PMPI_Errhandler_free)(&handler);  // the communicators hold it
+  }
+  helper.initialized(rank, size, provided == MPI_THREAD_MULTIPLE, can_pump ? &progress : nullptr);
+}
+
+// The child of a fork is not the rank: it gets no gate and no helper, and takes neither with it.
+void in_forked_child() noexcept {
+  helper.forget_after_fork();
+  gate.forget_after_fork(self);
+}
+
+bool start_helper() noexcept {
+  const char* path = getenv("STILLPOINT_AGENT_SOCKET");
+  if (helper.started()) return true;
+  if (!helper.start(path != nullptr ? path : kAgentSocket)) return false;
+  pthread_atfork(nullptr, nullptr, &in_forked_child);
+  return true;
+}
+
+// Not parked at a shut gate: this rank has said hello but not closed, and those already inside MPI_Init wait for it.
+template <typename Start>
+int begin(const Call& call, int asked, int* provided, Start&& start) {
+  Thread& thread = self;
+  if (!outermost(thread)) return start(asked);
+  gate.announce(thread, call);
+  // The helper needs SERIALIZED; MULTIPLE would be given too, but costs locks in every call.
+  const int result = start(asked < MPI_THREAD_SERIALIZED ? MPI_THREAD_SERIALIZED : asked);
+  if (result == MPI_SUCCESS) {
+    const int told = asked < MPI_THREAD_SERIALIZED ? asked : *provided;
+    after_init(told, *provided);
+    *provided = told;
+  }
+  gate.leave(thread);
+  return result;
+}
+
+}  // namespace
+}  // namespace stillpoint::hooks
+
+using namespace stillpoint::hooks;
+
+STILLPOINT_EXPORT int PMPI_Init_thread(int* argc, char*** argv, int required, int* provided) {
+  auto* const function = resolve("PMPI_Init_thread", next_init_thread);
+  if (!start_helper()) return function(argc, argv, required, provided);
+  return begin(kInitThread, required, provided, [&](int level) { return function(argc, argv, level, provided); });
+}
+
+STILLPOINT_EXPORT int PMPI_Init(int* argc, char*** argv) {
+  if (!start_helper()) return resolve("PMPI_Init", next_init)(argc, argv);
+  auto* const function = resolve("PMPI_Init_thread", next_init_thread);
+  // MPI_Init takes its level from here, in Open MPI.
+  const char* level = getenv("OMPI_MPI_THREAD_LEVEL");
+  int provided = MPI_THREAD_SINGLE;
+  return begin(kInit, level != nullptr ? atoi(level) : MPI_THREAD_SINGLE, &provided,
+               [&](int raised) { return function(argc, argv, raised, &provided); });
+}
+
+STILLPOINT_EXPORT int PMPI_Query_thread(int* provided) {
+  const int result = resolve("PMPI_Query_thread", next_query_thread)(provided);
+  if (const int told = told_level.load(std::memory_order_relaxed); result == MPI_SUCCESS && told >= 0) *provided = told;
+  return result;
+}
+
+STILLPOINT_EXPORT int PMPI_Finalize(void) {
+  auto* const function = resolve("PMPI_Finalize", next_finalize);
+  Thread& thread = self;
+  if (!helper.started() || !outermost(thread)) return function();
+  gate.enter(thread, kFinalize);
+  helper.finalizing();  // from here on the helper keeps out of MPI
+  if (pump_comm != nullptr) STILLPOINT_LIBMPI(PMPI_Comm_free)(&pump_comm);
+  const int result = function();
+  gate.leave(thread);
+  return result;
+}
+
+STILLPOINT_EXPORT int MPI_Init_thread(int*, char***, int, int*) __attribute__((alias("PMPI_Init_thread")));
+STILLPOINT_EXPORT int MPI_Init(int*, char***) __attribute__((alias("PMPI_Init")));
+STILLPOINT_EXPORT int MPI_Query_thread(int*) __attribute__((alias("PMPI_Query_thread")));
+STILLPOINT_EXPORT int MPI_Finalize(void) __attribute__((alias("PMPI_Finalize")));

@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""The hook library in real ranks of an unmodified program, under an agent that closes and opens their gates.
+
+    ranks_test.py CHECKOUT BUILD_DIRECTORY [CASE…]
+
+Runs in a network namespace of its own, with mpirun in the guest SDK (scripts/guest-cc). BUILD_DIRECTORY holds
+guest-files/libstillpoint-mpi.so and tests/hooks/traffic. Prints one line per case; exits with 1 when one failed.
+"""
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import fake_agent as fa  # noqa: E402
+
+CYCLES = 50
+
+
+def tcp_unacknowledged():
+    """Bytes that TCP in this namespace has not delivered and had acknowledged, over all its sockets."""
+    total = 0
+    for family in ("tcp", "tcp6"):
+        with open(f"/proc/net/{family}", encoding="ascii") as table:
+            for line in list(table)[1:]:
+                fields = line.split()
+                if fields[3] == "01":
+                    total += int(fields[4].split(":")[0], 16)
+    return total
+
+
+class Place:
+    """Where the cases run: paths outside and inside the SDK, and how mpirun is started there."""
+
+    def __init__(self, checkout, build):
+        self.checkout, self.build = os.path.realpath(checkout), os.path.realpath(build)
+        self.directory = os.path.join(self.build, "tests/hooks")
+        os.makedirs(self.directory, exist_ok=True)
+        self.socket = os.path.relpath(os.path.join(self.directory, "agent.sock"))
+        os.chdir(self.directory)
+        self.socket = "agent.sock"
+
+    def inside(self, path):
+        return "/mnt/checkout/" + os.path.relpath(os.path.join(self.build, path), self.checkout)
+
+    def mpirun(self, ranks, arguments, preload=True, btl="self,tcp"):
+        command = [os.path.join(self.checkout, "scripts/guest-cc"), "--with", "mpirun", "--allow-run-as-root",
+                   "--oversubscribe", "--with-ft", "ulfm", "--mca", "pml", "ob1", "--mca", "btl", btl,
+                   "--mca", "btl_tcp_if_include", "e0", "--mca", "osc", "^ucx", "-np", str(ranks)]
+        if preload:
+            command += ["-x", "LD_PRELOAD=" + self.inside("guest-files/libstillpoint-mpi.so"),
+                        "-x", "STILLPOINT_AGENT_SOCKET=" + self.inside("tests/hooks/agent.sock")]
+        return Job(command + ["./traffic"] + [str(a) for a in arguments])
+
+
+class Job:
+    def __init__(self, command):
+        self.output = open("output", "w+", encoding="utf-8")
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.output,
+                                        stderr=subprocess.STDOUT, start_new_session=True)
+
+    def running(self):
+        return self.process.poll() is None
+
+    def text(self):
+        with open("output", encoding="utf-8") as output:
+            return output.read()
+
+    def finish(self, seconds=120):
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise fa.Failed(f"the job hangs; its output so far:\n{self.text()}") from None
+        if code != 0:
+            raise fa.Failed(f"the job ended with {code}:\n{self.text()}")
+        return [line.split()[1] for line in self.text().splitlines() if line.startswith("checksum")][0]
+
+    def rank_pids(self):
+        """The processes of the program, in the order of their ranks. They are descendants of ours."""
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    environ = dict(v.split(b"=", 1) for v in file.read().split(b"\0") if b"=" in v)
+                with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+                    name = file.read().strip()
+                if name == "traffic" and os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+                    found[int(environ[b"OMPI_COMM_WORLD_RANK"])] = int(pid)
+            except (OSError, KeyError):
+                continue
+        return [found[rank] for rank in sorted(found)]
+
+    def end(self):
+        if self.running():
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.output.close()
+
+
+def cycle(agent, epoch):
+    """One checkpoint's worth of quiescing: what the real agents do, short of the freeze. Seconds until quiet."""
+    begun = time.monotonic()
+    agent.ask(fa.CLOSE, epoch, fa.CLOSED)
+    before = None
+    while True:
+        figures = agent.ask(fa.COUNT, epoch, fa.FIGURES)
+        now = (tuple(f["calls"] for f in figures), tcp_unacknowledged())
+        if not any(f["busy"] for f in figures) and now == before and now[1] == 0:
+            break
+        before = now
+        if time.monotonic() - begun > 20:
+            raise fa.Failed(f"not quiet after 20 s: {figures}, {now[1]} bytes unacknowledged")
+    took = time.monotonic() - begun
+    # Nothing starts any more. A call that was asleep may still return (that is what FREEZE and VERIFY are for); its
+    # thread then meets the gate, which counts as one more.
+    agent.idle(random.uniform(0, 0.01))
+    for later, earlier in zip(agent.ask(fa.COUNT, epoch, fa.FIGURES), figures):
+        if later["calls"] > earlier["calls"] + (earlier["state"] != fa.GATED):
+            raise fa.Failed(f"a call started behind a shut gate: {earlier}, then {later}")
+    agent.ask(fa.OPEN, epoch, fa.OPENED)
+    return took
+
+
+def cycled(place, reference, ranks, arguments, btl="self,tcp"):
+    """The program under an agent that quiesces it at random moments ends with the same checksum."""
+    agent = fa.Agent(place.socket)
+    job = place.mpirun(ranks, arguments, btl=btl)
+    try:
+        agent.until(lambda: sum(r.ready for r in agent.ranks) == ranks, "all ranks are ready")
+        sizes = {(r.rank, r.size) for r in agent.ranks}
+        if sizes != {(r, ranks) for r in range(ranks)}:
+            raise fa.Failed(f"the ranks introduced themselves as {sizes}")
+        times, states = [], set()
+        while len(times) < CYCLES:
+            if any(r.finalized for r in agent.ranks) or len(agent.ranks) < ranks:
+                raise fa.Failed(f"the program was over after {len(times)} cycles: give it more rounds")
+            times.append(cycle(agent, len(times) + 1))
+            states |= {r.last[fa.FIGURES]["state"] for r in agent.ranks}
+            agent.idle(random.uniform(0, 0.02))
+        agent.until(lambda: not job.running(), "the job ends", 120)
+        if (checksum := job.finish()) != reference:
+            raise fa.Failed(f"checksum {checksum}, undisturbed {reference}")
+        names = {fa.COMPUTING: "computing", fa.IN_CALL: "in a call", fa.GATED: "gated", fa.DONE: "finalized"}
+        times.sort()
+        return (f"{len(times)} cycles, quiet after {times[len(times) // 2] * 1000:.1f} ms (median), "
+                f"{times[-1] * 1000:.1f} ms (worst); ranks found {', '.join(names[s] for s in sorted(states))}")
+    finally:
+        job.end()
+        agent.close()
+
+
+def undisturbed(place, ranks, arguments):
+    job = place.mpirun(ranks, arguments, preload=False)
+    try:
+        return job.finish()
+    finally:
+        job.end()
+
+
+def case_single(place):
+    arguments = (ROUNDS, 11)
+    return cycled(place, undisturbed(place, 3, arguments), 3, arguments)
+
+
+def case_flood(place):
+    arguments = (ROUNDS, 12, "single", "flood")
+    return cycled(place, undisturbed(place, 2, arguments), 2, arguments)
+
+
+def case_multiple(place):
+    arguments = (ROUNDS, 13, "multiple")
+    return cycled(place, undisturbed(place, 2, arguments), 2, arguments)
+
+
+def case_shared_memory(place):
+    arguments = (ROUNDS, 14)
+    return cycled(place, undisturbed(place, 4, arguments), 4, arguments, btl="self,sm")
+
+
+def case_inert(place):
+    """Without an agent the library does nothing: no thread of its own, the same level, the same result."""
+    arguments = (200, 15, "serialized")
+    reference = undisturbed(place, 2, arguments)
+    job = place.mpirun(2, arguments)
+    try:
+        if job.finish() != reference:
+            raise fa.Failed("another checksum")
+        return "the same result"
+    finally:
+        job.end()
+
+
+def case_level(place):
+    """The program is told the level that it asked for."""
+    agent = fa.Agent(place.socket)
+    job = place.mpirun(2, (5, 16))
+    try:
+        agent.until(lambda: not job.running(), "the job ends")
+        job.finish()
+        if "level asked=0 told=0 queried=0" not in job.text():
+            raise fa.Failed("the program was told another level: " + job.text())
+        return "SINGLE asked, SINGLE told"
+    finally:
+        job.end()
+        agent.close()
+
+
+def case_agent_dies(place):
+    """The agent goes while the gates are shut: they open, the program goes on, a new agent is found."""
+    arguments = (ROUNDS, 17)
+    reference = undisturbed(place, 2, arguments)
+    agent = fa.Agent(place.socket)
+    job = place.mpirun(2, arguments)
+    try:
+        agent.until(lambda: sum(r.ready for r in agent.ranks) == 2, "all ranks are ready")
+        agent.ask(fa.CLOSE, 1, fa.CLOSED)
+        agent.close()
+        agent.listen()
+        agent.until(lambda: sum(r.ready for r in agent.ranks) == 2, "the ranks come back")
+        cycle(agent, 2)
+        agent.until(lambda: not job.running(), "the job ends", 120)
+        if job.finish() != reference:
+            raise fa.Failed("another checksum")
+        return "gates opened, ranks came back, the same result"
+    finally:
+        job.end()
+        agent.close()
+
+
+def case_peer_fails(place):
+    """A rank dies: the others report it and write nothing more."""
+    agent = fa.Agent(place.socket)
+    job = place.mpirun(3, (100 * ROUNDS, 18))
+    try:
+        agent.until(lambda: sum(r.ready for r in agent.ranks) == 3, "all ranks are ready")
+        agent.until(lambda: "round 50" in job.text(), "the program is under way")
+        os.kill(job.rank_pids()[1], signal.SIGKILL)
+        survivors = lambda: [r for r in agent.ranks if r.rank != 1]  # noqa: E731
+        agent.until(lambda: len(survivors()) == 2 and all(r.peer_failed is not None for r in survivors()),
+                    "both survivors report the failure")
+        if any(r.peer_failed != 1 for r in survivors()):
+            raise fa.Failed(f"reported as failed: {[r.peer_failed for r in survivors()]}")
+        before = job.text()
+        agent.idle(1)
+        if job.text() != before:
+            raise fa.Failed("a survivor wrote on: " + job.text()[len(before):])
+        figures = agent.ask(fa.CLOSE, 1, fa.CLOSED)
+        if not all(f["busy"] for f in figures):
+            raise fa.Failed("a rank whose peer has died claims to be at rest")
+        return "reported by both survivors, which wrote nothing more"
+    finally:
+        job.end()
+        agent.close()
+
+
+CASES = {name[5:]: function for name, function in list(globals().items()) if name.startswith("case_")}
+ROUNDS = 3000
+
+
+def main():
+    checkout, build = sys.argv[1:3]
+    wanted = sys.argv[3:] or list(CASES)
+    if os.environ.get("STILLPOINT_TEST_NETNS") != "1":
+        os.environ["STILLPOINT_TEST_NETNS"] = "1"
+        os.execvp("unshare", ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable] +
+                  sys.argv)
+    for command in ("ip link set lo up", "ip link add e0 type veth peer name e1", "ip addr add 10.98.0.1/24 dev e0",
+                    "ip link set e0 up", "ip link set e1 up"):
+        subprocess.run(command.split(), check=True)
+    seed = int(os.environ.get("STILLPOINT_SEED", random.randrange(1 << 32)))
+    print(f"seed {seed} (STILLPOINT_SEED)")
+    random.seed(seed)
+    place = Place(checkout, build)
+    failed = False
+    for name in wanted:
+        try:
+            print(f"{name}: {CASES[name](place)}", flush=True)
+        except fa.Failed as failure:
+            failed = True
+            print(f"{name}: FAILED: {failure}", flush=True)
+    sys.exit(failed)
+
+
+main()
