@@ -1,0 +1,113 @@
+// The guest agent: process 1 of a guest, outside the job's cgroup. Serves the node daemon's requests (GuestRequest in
+// common/wire/guest.proto, specified in docs/protocol.md) with one thread and one poll loop.
+//
+// Only these block, each for a bounded time: freezing (settle_ms and the disk's last writes), CheckLinks (its
+// deadline), file pieces. During them the guest is frozen or not yet running.
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "guest.pb.h"
+#include "mpi-hooks/agent/filesystem_freeze.h"
+#include "mpi-hooks/agent/hold.h"
+#include "mpi-hooks/agent/host_link.h"
+#include "mpi-hooks/agent/job.h"
+#include "mpi-hooks/agent/launches.h"
+#include "mpi-hooks/agent/ranks.h"
+#include "mpi-hooks/agent/sockets.h"
+
+namespace stillpoint::agent {
+
+struct AgentOptions {
+  std::string port = "stillpoint.0";
+  std::string cgroup = "/sys/fs/cgroup/job";
+  std::string layer = "/run/stillpoint/layer";
+  std::string rank_socket = hooks::kAgentSocket;
+  std::string launch_socket;
+};
+
+class Agent {
+ public:
+  explicit Agent(const AgentOptions& options);
+  Done listen();
+  // Runs until the machine ends. children is a signalfd of SIGCHLD.
+  [[noreturn]] void run(int children);
+
+ private:
+  // A request whose answer waits for the ranks or for the job's processes.
+  struct Waiting {
+    wire::GuestRequest request;
+    Millis deadline = 0;
+  };
+
+  // The loop (agent_loop.cpp).
+  Millis next_deadline() const;
+  void wait(int children);
+  void reap_children();
+  void hello_if_due(Millis now);
+  void send_what_is_due(Millis now);
+  void link_opened();
+  void hold_deadline(Millis now);
+  void send(wire::FromGuest message);
+
+  // Requests (agent.cpp).
+  void take(const wire::GuestRequest& request);
+  std::optional<wire::Failure> wrong_gang(const wire::GuestRequest& request) const;
+  Outcome<wire::GuestReply> answer(const wire::GuestRequest& request);
+  void reply(const wire::GuestRequest& request, Outcome<wire::GuestReply> outcome);
+  void wait_for_answer(const wire::GuestRequest& request, Millis deadline);
+  // Answers what has come true or has run out of time.
+  void advance(Millis now);
+  std::optional<Outcome<wire::GuestReply>> try_answer(const Waiting& waiting, Millis now);
+
+  Done configure(const wire::ConfigureGuest& configuration, const wire::GangRef& gang);
+  Done start_job(const wire::StartJob& start);
+  std::optional<wire::Failure> needs_disk(const std::string& step) const;
+  void stop_ranks();
+
+  // The standstill (agent_hold.cpp).
+  Done close_gates(const wire::GuestRequest& request);
+  Outcome<wire::GuestReply> freeze(const wire::GuestRequest& request);
+  Done thaw_all();
+  Done release(const wire::GuestRequest& request, wire::GuestReply& reply);
+  Outcome<wire::GuestReply> adopt(const wire::GuestRequest& request);
+  Outcome<wire::GuestReply> check_links(const wire::CheckLinks& check);
+  void let_go();
+  Outcome<wire::RoundFigures> round_figures() const;
+  Outcome<wire::GuestCut> cut() const;
+  void settle(Millis deadline) const;
+
+  HostLink link_;
+  Ranks ranks_;
+  Launches launches_;
+  Job job_;
+  FilesystemFreeze disk_;
+  Hold hold_;
+  AgentOptions options_;
+
+  std::string boot_id_;
+  wire::GangRef gang_;                 // empty until configured
+  std::uint32_t guest_ = 0;
+  std::string workdir_;
+  std::vector<std::string> names_;     // of all guests, by index
+  std::vector<std::uint32_t> others_;  // addresses of the other guests
+  std::vector<std::uint32_t> other_guests_;  // their indices
+  AddressSet gang_addresses_;
+
+  std::deque<Waiting> waiting_;
+  Millis hello_at_ = 0;
+  bool asked_since_link_opened_ = false;
+  Millis last_request_ = 0;
+  struct PeerReport {
+    wire::RankFailed failed;
+    Millis send_at = 0;
+    unsigned sends_left = 0;
+  };
+  std::vector<PeerReport> peer_reports_;
+};
+
+}  // namespace stillpoint::agent

@@ -1,0 +1,161 @@
+// The standstill: close, freeze, thaw, release, and what a restored guest does before it goes on.
+#include <sys/prctl.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "mpi-hooks/agent/agent.h"
+#include "mpi-hooks/agent/network.h"
+#include "mpi-hooks/agent/rtc.h"
+
+namespace stillpoint::agent {
+namespace {
+
+constexpr Millis kFreezeDeadline = 3000;
+constexpr Millis kHoldOfControl = 30'000;  // of a freeze without CloseGates before it
+
+}  // namespace
+
+Done Agent::close_gates(const wire::GuestRequest& request) {
+  const bool anew = hold_.epoch() != request.epoch();
+  if (anew && hold_.frozen()) {
+    auto thawed = thaw_all();
+    if (!thawed.ok()) return thawed;
+  }
+  if (auto refused = hold_.begin(request.epoch(), request.close_gates().hold_ms(), monotonic_ms())) return *refused;
+  if (anew) disk_.begin_sync();
+  ranks_.close_gates(request.epoch());
+  return Nothing{};
+}
+
+Outcome<wire::RoundFigures> Agent::round_figures() const {
+  auto sockets = gang_sockets(gang_addresses_);
+  if (!sockets.ok()) return sockets.failure();
+  wire::RoundFigures figures;
+  for (const wire::SocketFigures& socket : sockets.value()) {
+    figures.set_bytes_acked(figures.bytes_acked() + socket.bytes_acked());
+    figures.set_bytes_received(figures.bytes_received() + socket.bytes_received());
+    figures.set_in_flight(figures.in_flight() + in_flight(socket));
+  }
+  figures.set_busy(ranks_.busy() || figures.in_flight() != 0);
+  figures.set_mpi_calls(ranks_.calls());
+  for (wire::RankReport& report : ranks_.reports(guest_)) *figures.add_ranks() = std::move(report);
+  return figures;
+}
+
+Outcome<wire::GuestCut> Agent::cut() const {
+  auto sockets = gang_sockets(gang_addresses_);
+  if (!sockets.ok()) return sockets.failure();
+  wire::GuestCut cut;
+  cut.set_guest(guest_);
+  for (wire::SocketFigures& socket : sockets.value()) *cut.add_sockets() = std::move(socket);
+  cut.set_output_offset(const_cast<Agent*>(this)->job_.output().produced());
+  for (wire::RankReport& report : ranks_.reports(guest_)) *cut.add_ranks() = std::move(report);
+  return cut;
+}
+
+// The ranks stand still; what their kernels still owe each other needs a few milliseconds. Not reached in time, the
+// figures tell, and the coordinator decides.
+void Agent::settle(Millis deadline) const {
+  for (;;) {
+    auto sockets = gang_sockets(gang_addresses_);
+    if (!sockets.ok() || monotonic_ms() >= deadline) return;
+    if (std::none_of(sockets.value().begin(), sockets.value().end(), [](const auto& s) { return in_flight(s) != 0; })) return;
+    const timespec pause{0, 2'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
+Outcome<wire::GuestReply> Agent::freeze(const wire::GuestRequest& request) {
+  const Millis now = monotonic_ms();
+  if (hold_.epoch() != request.epoch()) {
+    // The control without quiescing, or an epoch that was let go.
+    if (auto refused = hold_.begin(request.epoch(), kHoldOfControl, now)) return *refused;
+  }
+  if (!hold_.frozen()) {
+    job_.hold_output(true);
+    auto frozen = job_.cgroup().set_frozen(true, now + kFreezeDeadline);
+    if (frozen.ok()) {
+      settle(monotonic_ms() + request.freeze_ranks().settle_ms());
+      frozen = disk_.freeze();
+    }
+    if (!frozen.ok()) {
+      (void)thaw_all().ok();
+      return frozen.failure();
+    }
+    hold_.froze(rtc_skew());
+  }
+  hold_.extend(monotonic_ms());
+  auto figures = cut();
+  if (!figures.ok()) return figures.failure();
+  wire::GuestReply reply;
+  *reply.mutable_cut() = std::move(figures.value());
+  return reply;
+}
+
+Done Agent::thaw_all() {
+  auto disk = disk_.thaw();
+  auto ranks = job_.cgroup().set_frozen(false, monotonic_ms() + kFreezeDeadline);
+  hold_.thawed();
+  job_.hold_output(false);
+  return disk.ok() ? ranks : disk;
+}
+
+Done Agent::release(const wire::GuestRequest& request, wire::GuestReply& reply) {
+  const std::uint64_t clock = request.release_ranks().wall_clock_ns();
+  const bool was_held = hold_.held();
+  reply.mutable_release()->set_held(hold_.release(request.epoch()));
+  if (!was_held || hold_.held()) return Nothing{};
+  if (clock != 0) set_wall_clock(clock);
+  auto thawed = thaw_all();
+  ranks_.open_gates();
+  return thawed;
+}
+
+void Agent::let_go() {
+  std::fprintf(stderr, "stillpoint-agent: lets go of epoch %llu\n", static_cast<unsigned long long>(hold_.epoch()));
+  hold_.lost();
+  (void)thaw_all().ok();
+  ranks_.open_gates();
+}
+
+void Agent::hold_deadline(Millis now) {
+  if (now < hold_.deadline()) return;
+  if (hold_.lets_go(hold_.frozen() ? rtc_skew() : std::nullopt, now)) let_go();
+}
+
+Outcome<wire::GuestReply> Agent::adopt(const wire::GuestRequest& request) {
+  const std::uint64_t incarnation = request.adopt().new_incarnation();
+  if (auto refused = hold_.require(request.epoch(), monotonic_ms())) return *refused;
+  if (incarnation < gang_.incarnation())
+    return failure(wire::Failure::REFUSED, "adopt", "incarnation " + std::to_string(incarnation),
+                   "this guest has incarnation " + std::to_string(gang_.incarnation()));
+  if (incarnation > gang_.incarnation()) {
+    gang_.set_incarnation(incarnation);
+    // Whatever was on its way when the image was taken went to the old incarnation.
+    job_.output().send_again();
+    job_.say_exit_again();
+    launches_.send_again();
+  }
+  return wire::GuestReply();
+}
+
+Outcome<wire::GuestReply> Agent::check_links(const wire::CheckLinks& check) {
+  if (check.wall_clock_ns() != 0) set_wall_clock(check.wall_clock_ns());
+  auto reached = ping(others_, monotonic_ms() + check.deadline_ms());
+  if (!reached.ok()) return reached.failure();
+  auto figures = cut();
+  if (!figures.ok()) return figures.failure();
+  wire::GuestReply reply;
+  wire::LinkReport& links = *reply.mutable_links();
+  for (std::size_t i = 0; i < others_.size(); ++i) {
+    const bool answered = std::find(reached.value().begin(), reached.value().end(), others_[i]) != reached.value().end();
+    (answered ? links.mutable_reached() : links.mutable_unreachable())->Add(other_guests_[i]);
+  }
+  *links.mutable_cut() = std::move(figures.value());
+  if (hold_.held()) hold_.extend(monotonic_ms());
+  return reply;
+}
+
+}  // namespace stillpoint::agent

@@ -1,0 +1,208 @@
+#include "mpi-hooks/agent/ranks.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "mpi-hooks/agent/clock.h"
+#include "mpi-hooks/agent/local_socket.h"
+
+namespace stillpoint::agent {
+
+using hooks::RankMessage;
+using hooks::RankPacket;
+using hooks::RankState;
+
+namespace {
+
+wire::RankReport::State wire_state(RankState state) {
+  switch (state) {
+    case RankState::starting: return wire::RankReport::STARTING;
+    case RankState::computing: return wire::RankReport::COMPUTING;
+    case RankState::in_call: return wire::RankReport::IN_CALL;
+    case RankState::gated: return wire::RankReport::GATED;
+    case RankState::finalized: return wire::RankReport::FINALIZED;
+    case RankState::deferring: return wire::RankReport::DEFERRING;
+  }
+  return wire::RankReport::UNKNOWN;
+}
+
+std::string call_name(const RankPacket& packet) { return {packet.call, ::strnlen(packet.call, sizeof packet.call)}; }
+
+}  // namespace
+
+Done Ranks::listen(const std::string& path) {
+  auto listener = listen_local(path);
+  if (!listener.ok()) return listener.failure();
+  listener_ = std::move(listener.value());
+  return Nothing{};
+}
+
+void Ranks::wait_for(std::vector<pollfd>& polls) const {
+  polls.push_back({listener_.get(), POLLIN, 0});
+  for (const auto& rank : connections_) polls.push_back({rank->fd.get(), POLLIN, 0});
+}
+
+void Ranks::handle(const std::vector<pollfd>& polls) {
+  const auto reported = [&](int fd) {
+    const auto at = std::find_if(polls.begin(), polls.end(), [fd](const pollfd& p) { return p.fd == fd; });
+    return at != polls.end() && at->revents != 0;
+  };
+  std::erase_if(connections_, [&](const std::unique_ptr<Connection>& rank) {
+    if (!reported(rank->fd.get()) || receive(*rank)) return false;
+    if (rank->finalized) ++finalized_and_gone_;
+    return true;
+  });
+  if (reported(listener_.get())) accept_all();
+}
+
+void Ranks::accept_all() {
+  for (;;) {
+    Fd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd) return;
+    auto rank = std::make_unique<Connection>();
+    ucred peer{};
+    socklen_t length = sizeof peer;
+    if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0) rank->pid = peer.pid;
+    rank->fd = std::move(fd);
+    rank->last.state = RankState::starting;
+    connections_.push_back(std::move(rank));
+    if (closing_epoch_ != 0) send(*connections_.back(), RankMessage::close, closing_epoch_);
+  }
+}
+
+bool Ranks::receive(Connection& rank) {
+  for (;;) {
+    RankPacket packet;
+    const ssize_t n = ::recv(rank.fd.get(), &packet, sizeof packet, MSG_DONTWAIT | MSG_TRUNC);
+    if (n < 0) return errno == EAGAIN || errno == EINTR;
+    if (n != sizeof packet || packet.version != hooks::kRankLinkVersion) return false;
+    take(rank, packet);
+  }
+}
+
+void Ranks::take(Connection& rank, const RankPacket& packet) {
+  if (packet.message == RankMessage::peer_failed) {
+    peer_failed_(packet.value, "rank " + std::to_string(packet.rank) + " was told by ULFM in " + call_name(packet));
+    return;
+  }
+  rank.last = packet;
+  switch (packet.message) {
+    case RankMessage::hello:
+      if (packet.rank >= 0) rank.ready = true;
+      break;
+    case RankMessage::ready: rank.ready = true; break;
+    case RankMessage::closed: rank.closed = packet.epoch == closing_epoch_; break;
+    case RankMessage::figures: rank.owes = false; break;
+    case RankMessage::finalized: rank.finalized = true; break;
+    case RankMessage::opened:
+    case RankMessage::deferring:
+    case RankMessage::peer_failed:
+    case RankMessage::close:
+    case RankMessage::count:
+    case RankMessage::open:
+    case RankMessage::query: break;
+  }
+}
+
+void Ranks::send(Connection& rank, RankMessage message, std::uint64_t epoch) {
+  RankPacket packet;
+  packet.message = message;
+  packet.epoch = epoch;
+  packet.rank = rank.last.rank;
+  // A rank that does not read for so long that its socket is full owes answers already.
+  (void)::send(rank.fd.get(), &packet, sizeof packet, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+void Ranks::close_gates(std::uint64_t epoch) {
+  closing_epoch_ = epoch;
+  for (auto& rank : connections_) {
+    if (rank->closed && rank->last.epoch == epoch) continue;
+    rank->closed = false;
+    send(*rank, RankMessage::close, epoch);
+  }
+}
+
+void Ranks::open_gates() {
+  for (auto& rank : connections_) {
+    rank->closed = false;
+    rank->owes = false;
+    if (closing_epoch_ != 0) send(*rank, RankMessage::open, closing_epoch_);
+  }
+  closing_epoch_ = 0;
+}
+
+void Ranks::ask(RankMessage question, std::uint64_t epoch) {
+  for (auto& rank : connections_) {
+    if (!rank->ready || rank->finalized || rank->owes) continue;
+    rank->owes = true;
+    send(*rank, question, epoch);
+  }
+}
+
+std::uint32_t Ranks::at_rest() const {
+  return finalized_and_gone_ + static_cast<std::uint32_t>(std::count_if(connections_.begin(), connections_.end(), [](const auto& r) {
+           return r->finalized || (r->ready && r->closed);
+         }));
+}
+
+bool Ranks::all_answered() const {
+  return std::none_of(connections_.begin(), connections_.end(), [](const auto& r) { return r->owes; });
+}
+
+bool Ranks::busy() const {
+  return std::any_of(connections_.begin(), connections_.end(), [](const auto& r) {
+    return !r->finalized && (r->owes || (r->ready && (!r->closed || r->last.busy != 0)));
+  });
+}
+
+std::uint64_t Ranks::calls() const {
+  std::uint64_t sum = 0;
+  for (const auto& rank : connections_) sum += rank->last.calls;
+  return sum;
+}
+
+std::string Ranks::not_at_rest(std::uint32_t expected) const {
+  std::string text;
+  std::uint32_t known = finalized_and_gone_;
+  for (const auto& rank : connections_) {
+    if (rank->ready || rank->finalized) ++known;
+    if (rank->finalized || (rank->ready && rank->closed)) continue;
+    if (!text.empty()) text += ", ";
+    if (!rank->ready) {
+      text += "process " + std::to_string(rank->pid) + " has not finished MPI_Init";
+      continue;
+    }
+    const std::string call = call_name(rank->last);
+    text += "rank " + std::to_string(rank->last.rank) + (call.empty() ? " has not answered" : " is inside " + call);
+  }
+  if (known < expected) {
+    if (!text.empty()) text += ", ";
+    text += std::to_string(known) + " of " + std::to_string(expected) + " ranks have finished MPI_Init";
+  }
+  return text;
+}
+
+std::vector<wire::RankReport> Ranks::reports(std::uint32_t guest) const {
+  const std::int64_t now = clock_ns(CLOCK_MONOTONIC);
+  std::vector<wire::RankReport> reports;
+  for (const auto& rank : connections_) {
+    if (rank->last.rank < 0) continue;
+    wire::RankReport report;
+    report.set_rank(static_cast<std::uint32_t>(rank->last.rank));
+    report.set_guest(guest);
+    report.set_state(rank->finalized ? wire::RankReport::FINALIZED : wire_state(rank->last.state));
+    report.set_call(call_name(rank->last));
+    report.set_since_ms(static_cast<std::uint64_t>(std::max<std::int64_t>(0, now - static_cast<std::int64_t>(rank->last.since_ns)) / 1'000'000));
+    report.set_calls(rank->last.calls);
+    report.set_pid(static_cast<std::uint32_t>(rank->pid));
+    reports.push_back(std::move(report));
+  }
+  std::sort(reports.begin(), reports.end(), [](const auto& a, const auto& b) { return a.rank() < b.rank(); });
+  return reports;
+}
+
+}  // namespace stillpoint::agent

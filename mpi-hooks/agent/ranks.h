@@ -1,0 +1,71 @@
+// The ranks of this guest, as their hook libraries report themselves over AF_UNIX (mpi-hooks/core/rank_link.h).
+// Never blocks. One owner.
+#pragma once
+
+#include <poll.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/fd.h"
+#include "guest.pb.h"
+#include "mpi-hooks/agent/outcome.h"
+#include "mpi-hooks/core/rank_link.h"
+
+namespace stillpoint::agent {
+
+class Ranks {
+ public:
+  // Called with (failed rank, words) when a hook reports a failed peer.
+  using PeerFailed = std::function<void(std::uint32_t, std::string)>;
+  explicit Ranks(PeerFailed peer_failed) : peer_failed_(std::move(peer_failed)) {}
+
+  Done listen(const std::string& path);
+
+  void wait_for(std::vector<pollfd>& polls) const;
+  void handle(const std::vector<pollfd>& polls);
+
+  // Shuts all gates for epoch, also of the processes that come later, until open_gates.
+  void close_gates(std::uint64_t epoch);
+  void open_gates();
+  // Asks all for figures. A rank that still owes an answer is not asked again: its answer will serve.
+  void ask(hooks::RankMessage question, std::uint64_t epoch);
+
+  // Ranks whose gate is shut, or that have entered MPI_Finalize and need none.
+  std::uint32_t at_rest() const;
+  // No rank owes an answer to ask().
+  bool all_answered() const;
+  bool busy() const;
+  std::uint64_t calls() const;
+  // In words, why at_rest() is below expected: "rank 3 is inside MPI_Init, …".
+  std::string not_at_rest(std::uint32_t expected) const;
+  std::vector<wire::RankReport> reports(std::uint32_t guest) const;
+
+ private:
+  struct Connection {
+    Fd fd;
+    pid_t pid = 0;
+    hooks::RankPacket last;
+    bool ready = false;      // MPI_Init has finished
+    bool closed = false;     // its gate is shut for epoch_
+    bool finalized = false;
+    bool owes = false;       // an answer to ask()
+  };
+
+  void accept_all();
+  bool receive(Connection& rank);  // false: it is gone
+  void take(Connection& rank, const hooks::RankPacket& packet);
+  void send(Connection& rank, hooks::RankMessage message, std::uint64_t epoch);
+
+  PeerFailed peer_failed_;
+  Fd listener_;
+  std::vector<std::unique_ptr<Connection>> connections_;
+  std::uint64_t closing_epoch_ = 0;  // 0: gates are open
+  std::uint32_t finalized_and_gone_ = 0;
+};
+
+}  // namespace stillpoint::agent

@@ -1,0 +1,115 @@
+#include "mpi-hooks/agent/sockets.h"
+
+#include <arpa/inet.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <linux/sock_diag.h>
+#include <linux/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/fd.h"
+
+namespace stillpoint::agent {
+namespace {
+
+// The states of the kernel's net/tcp_states.h, which it does not export.
+constexpr unsigned kTimeWait = 6, kClose = 7, kListen = 10;
+constexpr std::uint32_t kWantedStates = 0xfff & ~(1u << kTimeWait | 1u << kClose | 1u << kListen);
+
+constexpr std::size_t align4(std::size_t n) { return (n + 3) & ~std::size_t{3}; }
+
+void read_tcp_info(std::string_view attribute, wire::SocketFigures& figures) {
+  tcp_info info{};
+  std::memcpy(&info, attribute.data(), std::min(attribute.size(), sizeof info));
+  figures.set_bytes_acked(info.tcpi_bytes_acked);
+  figures.set_bytes_received(info.tcpi_bytes_received);
+  figures.set_unacked(info.tcpi_unacked);
+  figures.set_notsent(info.tcpi_notsent_bytes);
+}
+
+void parse_socket(std::string_view message, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets) {
+  inet_diag_msg diag{};
+  if (message.size() < sizeof diag) return;
+  std::memcpy(&diag, message.data(), sizeof diag);
+  wire::SocketFigures figures;
+  figures.set_local_ip(ntohl(diag.id.idiag_src[0]));
+  figures.set_remote_ip(ntohl(diag.id.idiag_dst[0]));
+  if (!gang.contains(figures.local_ip()) || !gang.contains(figures.remote_ip())) return;
+  figures.set_local_port(ntohs(diag.id.idiag_sport));
+  figures.set_remote_port(ntohs(diag.id.idiag_dport));
+  figures.set_state(diag.idiag_state);
+  figures.set_receive_queue(diag.idiag_rqueue);
+  figures.set_send_queue(diag.idiag_wqueue);
+  message.remove_prefix(sizeof diag);
+  while (message.size() >= sizeof(rtattr)) {
+    rtattr attribute{};
+    std::memcpy(&attribute, message.data(), sizeof attribute);
+    if (attribute.rta_len < sizeof attribute || attribute.rta_len > message.size()) break;
+    if (attribute.rta_type == INET_DIAG_INFO)
+      read_tcp_info(message.substr(sizeof attribute, attribute.rta_len - sizeof attribute), figures);
+    message.remove_prefix(std::min(message.size(), align4(attribute.rta_len)));
+  }
+  sockets.push_back(std::move(figures));
+}
+
+}  // namespace
+
+bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets,
+                       bool& end) {
+  while (datagram.size() >= sizeof(nlmsghdr)) {
+    nlmsghdr header{};
+    std::memcpy(&header, datagram.data(), sizeof header);
+    if (header.nlmsg_len < sizeof header || header.nlmsg_len > datagram.size()) return false;
+    if (header.nlmsg_type == NLMSG_ERROR) return false;
+    if (header.nlmsg_type == NLMSG_DONE) {
+      end = true;
+      return true;
+    }
+    if (header.nlmsg_type == SOCK_DIAG_BY_FAMILY)
+      parse_socket(datagram.substr(sizeof header, header.nlmsg_len - sizeof header), gang, sockets);
+    datagram.remove_prefix(std::min(datagram.size(), align4(header.nlmsg_len)));
+  }
+  return datagram.empty();
+}
+
+Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang) {
+  const std::string step = "read the kernel's socket figures";
+  const Fd link(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+  if (!link) return errno_failure(step, "sock_diag");
+  struct {
+    nlmsghdr header;
+    inet_diag_req_v2 request;
+  } query{};
+  query.header.nlmsg_len = sizeof query;
+  query.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  query.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  query.request.sdiag_family = AF_INET;
+  query.request.sdiag_protocol = IPPROTO_TCP;
+  query.request.idiag_ext = 1u << (INET_DIAG_INFO - 1);
+  query.request.idiag_states = kWantedStates;
+  if (::send(link.get(), &query, sizeof query, 0) != static_cast<ssize_t>(sizeof query)) return errno_failure(step, "sock_diag");
+
+  std::vector<wire::SocketFigures> sockets;
+  std::string datagram(64u << 10, '\0');
+  for (bool end = false; !end;) {
+    const ssize_t n = ::recv(link.get(), datagram.data(), datagram.size(), 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return errno_failure(step, "sock_diag");
+    if (!parse_socket_dump(std::string_view(datagram).substr(0, static_cast<std::size_t>(n)), gang, sockets, end))
+      return failure(wire::Failure::PERMANENT, step, "sock_diag",
+                     "the kernel's answer makes no sense; is the module tcp_diag loaded?");
+  }
+  return sockets;
+}
+
+std::uint64_t in_flight(const wire::SocketFigures& socket) {
+  const std::uint64_t bytes = std::max<std::uint64_t>(socket.send_queue(), socket.notsent());
+  return bytes != 0 ? bytes : socket.unacked();
+}
+
+}  // namespace stillpoint::agent

@@ -1,0 +1,27 @@
+// The kernel's figures of the TCP connections between two guests, by sock_diag (tcp_diag).
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string_view>
+#include <vector>
+
+#include "gang.pb.h"
+#include "mpi-hooks/agent/outcome.h"
+
+namespace stillpoint::agent {
+
+using AddressSet = std::set<std::uint32_t>;  // IPv4, host byte order
+
+// One netlink datagram of a dump. Connections whose two ends are in gang are appended; `end` is set by the message
+// that ends the dump. False where the datagram is malformed or carries an error.
+bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets, bool& end);
+
+// Every TCP connection between two addresses of gang, in any state but LISTEN, CLOSE and TIME_WAIT.
+Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang);
+
+// What the sender's side still holds: bytes not acknowledged by the peer's kernel (sent or not), plus one for each
+// segment that carries none (SYN, FIN).
+std::uint64_t in_flight(const wire::SocketFigures& socket);
+
+}  // namespace stillpoint::agent
