@@ -1,0 +1,105 @@
+// stillpoint-node: runs the guests of one host for the coordinator.
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+
+#include "common/log.h"
+#include "node-daemon/domain/libvirt_driver.h"
+#include "node-daemon/shell/daemon.h"
+#include "node-daemon/store/directory_store.h"
+
+namespace {
+
+using namespace stillpoint;
+using namespace stillpoint::node;
+
+struct Flags {
+  std::string name, state, coordinator, address, tls, images, guest_image;
+  std::string libvirt = "embed";
+  std::string log_level = "info";
+};
+
+int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
+  app.set_version_flag("--version", STILLPOINT_VERSION);
+  app.add_option("--name", flags.name, "this host's name, as in its certificate")->required();
+  app.add_option("--state", flags.state, "directory of this daemon's own state")->required();
+  app.add_option("--coordinator", flags.coordinator, "ADDRESS:PORT of the coordinator")->required();
+  app.add_option("--address", flags.address, "this host's address on the network between the hosts")->required();
+  app.add_option("--tls", flags.tls, "directory with ca.pem, cert.pem, key.pem")->required();
+  app.add_option("--images", flags.images, "directory of the checkpoint images, reached by all hosts")->required();
+  app.add_option("--guest-image", flags.guest_image, "directory with vmlinuz, initrd.img, base.squashfs")->required();
+  app.add_option("--libvirt", flags.libvirt, "embed, or qemu:///system")->check(CLI::IsMember({"embed", "qemu:///system"}));
+  app.add_option("--log-level", flags.log_level, "debug, info, warn or error")->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : 2;
+  }
+  return -1;
+}
+
+std::uint64_t total_memory() {
+  struct sysinfo info {};
+  return ::sysinfo(&info) == 0 ? static_cast<std::uint64_t>(info.totalram) * info.mem_unit : 0;
+}
+
+// Higher than any id of an earlier daemon: agents remember what they have answered.
+std::uint64_t first_request_id() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(now).count()) << 20;
+}
+
+Status serve(const Flags& flags) {
+  DaemonParts parts;
+  auto tls = net::TlsContext::load(flags.tls, net::TlsRole::host);
+  if (!tls) return tls.error();
+  if (tls->name() != flags.name)
+    return Error{ErrorKind::refused, "start", flags.name, "the certificate in " + flags.tls + " is for \"" + tls->name() + "\""};
+  parts.tls = std::move(*tls);
+
+  auto state = StateDirectory::open(flags.state);
+  if (!state) return state.error();
+  parts.state = std::make_unique<StateDirectory>(std::move(*state));
+  auto store = open_directory_store(std::filesystem::absolute(flags.images), {flags.name});
+  if (!store) return store.error();
+  parts.store = std::move(*store);
+  parts.networks = std::make_unique<GangNetworks>(flags.address);
+
+  LibvirtSettings libvirt;
+  libvirt.instance = flags.libvirt == "embed" ? LibvirtSettings::Instance::embed : LibvirtSettings::Instance::system;
+  libvirt.root = parts.state->libvirt_root();
+  if (auto read = settings_from_environment(libvirt); !read) return read;
+  auto driver = open_libvirt_driver(libvirt);
+  if (!driver) return driver.error();
+  parts.driver = std::move(*driver);
+
+  parts.settings.name = {flags.name};
+  parts.settings.address = flags.address;
+  parts.settings.probe = parts.driver->probe();
+  parts.settings.cpus = static_cast<std::uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
+  parts.settings.memory_bytes = total_memory();
+  parts.settings.version = STILLPOINT_VERSION;
+  parts.settings.first_request = first_request_id();
+  parts.guest_image = std::filesystem::absolute(flags.guest_image);
+  parts.coordinator = flags.coordinator;
+  return Daemon(std::move(parts)).run();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Stillpoint's node daemon: runs the guests of one host", "stillpoint-node"};
+  Flags flags;
+  if (const int code = read_flags(app, flags, argc, argv); code >= 0) return code;
+  set_log_level(flags.log_level);
+  std::signal(SIGPIPE, SIG_IGN);
+  if (const Status served = serve(flags); !served) {
+    log_error("node daemon cannot run", {{"cause", served.error().message()}});
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,268 @@
+#include "node-daemon/shell/daemon.h"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <csignal>
+#include <fstream>
+
+#include "common/log.h"
+#include "node-daemon/guest-link/guest_link.h"
+#include "node-daemon/shell/guest_work.h"
+#include "node-daemon/shell/workers.h"
+
+namespace stillpoint::node {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr std::size_t kThreads = 64;  // more than max_guests: every guest of the host is captured at the same time
+constexpr std::chrono::seconds kFiguresEvery{2};
+
+Time monotonic_now() { return std::chrono::time_point_cast<milliseconds>(std::chrono::steady_clock::now()); }
+
+std::uint64_t wall_clock_ns() {
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+}
+
+std::uint64_t memory_free_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  std::uint64_t kib = 0;
+  while (file >> key >> kib) {
+    if (key == "MemAvailable:") return kib << 10;
+    std::getline(file, unit);
+  }
+  return 0;
+}
+
+void stamp(wire::GuestRequest& request) {
+  if (request.has_configure()) request.mutable_configure()->set_wall_clock_ns(wall_clock_ns());
+  if (request.has_check_links()) request.mutable_check_links()->set_wall_clock_ns(wall_clock_ns());
+  if (request.has_release_ranks()) request.mutable_release_ranks()->set_wall_clock_ns(wall_clock_ns());
+}
+
+std::string key_of(const DomainId& id) { return "guest " + to_string(id); }
+std::string key_of(const GangId& id) { return "gang " + to_string(id); }
+
+}  // namespace
+
+struct Daemon::Impl {
+  explicit Impl(DaemonParts p)
+      : parts(std::move(p)), host(parts.settings),
+        work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image), deadline(io), figures_timer(io),
+        signals(io, SIGTERM, SIGINT) {}
+
+  Status start();
+  HostFigures read_figures();
+  void watch_figures();
+  void stop();
+  // From any thread: the event reaches the core on its strand.
+  void post(Event event) {
+    asio::post(io, [this, event = std::move(event)]() mutable { step(std::move(event)); });
+  }
+  void step(Event event) {
+    if (!stopping) carry_out(host.step(std::move(event), monotonic_now()));
+  }
+  void carry_out(Effects effects);
+  void watch_deadline();
+
+  void perform(SendToCoordinator& e) { coordinator->send(e.message); }
+  void perform(DropCoordinator& e) { coordinator->drop(e.why); }
+  void perform(SendToGuest& e);
+  void perform(OpenLink& e);
+  void perform(CloseLink& e);
+  void perform(PrepareGang& e) { on_worker(key_of(gang_of(e.record.gang())), [this, e] { return work.prepare(e); }); }
+  void perform(StoreRecord& e) { on_worker(key_of(gang_of(e.record.gang())), [this, e] { return work.store_record(e); }); }
+  void perform(StoreHost& e);
+  void perform(StartGuest& e) { on_worker(key_of(e.plan.id), [this, e] { return work.start(e); }); }
+  void perform(RestoreGuest& e) { on_worker(key_of(e.plan.id), [this, e] { return work.restore(e); }); }
+  void perform(ResumeGuest& e) { on_worker(key_of(e.id), [this, e] { return work.resume(e); }); }
+  void perform(CaptureGuest& e) {
+    on_worker(key_of(e.id), [this, e] { return work.capture(e, [this](GuestCaptured captured) { post(captured); }); });
+  }
+  void perform(CancelCapture& e) { work.cancel(e); }
+  void perform(FlattenDisk& e) { on_worker(key_of(e.id), [this, e] { return work.flatten(e); }); }
+  void perform(DestroyGuest& e) { on_worker(key_of(e.id), [this, e] { return work.destroy(e); }); }
+  void perform(RemoveGang& e) { on_worker(key_of(e.gang), [this, e] { return work.remove(e); }); }
+  void perform(DeleteImages& e) { on_worker("images " + e.job.value, [this, e] { return work.delete_images(e); }); }
+  void perform(Log& e);
+
+  template <class Job>
+  void on_worker(const std::string& key, Job job) {
+    workers->post(key, [this, job = std::move(job)] { post(job()); });
+  }
+
+  DaemonParts parts;
+  asio::io_context io{1};
+  Host host;
+  GuestWork work;
+  asio::steady_timer deadline, figures_timer;
+  asio::signal_set signals;
+  std::shared_ptr<CoordinatorLink> coordinator;
+  std::map<DomainId, std::shared_ptr<GuestLink>> links;
+  bool stopping = false;
+  std::unique_ptr<Workers> workers;  // last: its threads end before what they use
+};
+
+Daemon::Daemon(DaemonParts parts) : impl_(std::make_unique<Impl>(std::move(parts))) {}
+Daemon::~Daemon() {
+  if (impl_->workers) impl_->work.cancel_all();
+  impl_->workers.reset();
+  impl_->parts.driver->on_event(nullptr);
+}
+
+void Daemon::stop() {
+  asio::post(impl_->io, [this] { impl_->stop(); });
+}
+
+Status Daemon::run() {
+  if (auto started = impl_->start(); !started) return started;
+  impl_->io.run();
+  return {};
+}
+
+HostFigures Daemon::Impl::read_figures() {
+  auto free = parts.store->free_bytes();
+  return {memory_free_bytes(), free ? *free : 0};
+}
+
+Status Daemon::Impl::start() {
+  parts.driver->on_event([this](const DomainEvent& event) { post(DomainEnded{event.id, event.reason}); });
+  HostFindings found;
+  auto record = parts.state->load_host();
+  if (!record) return record.error();
+  found.host = std::move(*record);
+  std::vector<std::filesystem::path> unreadable;
+  auto gangs = parts.state->load_gangs(unreadable);
+  if (!gangs) return gangs.error();
+  found.gangs = std::move(*gangs);
+  auto running = parts.driver->running();
+  if (!running) return running.error();
+  found.running = std::move(*running);
+  found.figures = read_figures();
+
+  std::set<std::uint32_t> known;
+  for (const auto& gang : found.gangs) known.insert(gang.network().vni());
+  if (auto clean = parts.networks->remove_leftovers(known); !clean) return clean;
+  for (const auto& directory : unreadable) {
+    // No machine may hold these files: whatever runs without a record ends before they go.
+    for (const DomainId& id : found.running)
+      if (parts.state->gang_directory(gang_of(id)) == directory)
+        if (auto gone = parts.driver->destroy(id); !gone) return gone;
+    std::error_code failed;
+    std::filesystem::remove_all(directory, failed);
+  }
+
+  workers = std::make_unique<Workers>(kThreads);
+  coordinator = CoordinatorLink::make(io.get_executor(), *parts.tls, parts.coordinator,
+                                      {.connected = [this] { step(Connected{}); },
+                                       .disconnected = [this] { step(Disconnected{}); },
+                                       .said = [this](wire::ToHost message) { step(CoordinatorSaid{std::move(message)}); }});
+  signals.async_wait([this](const boost::system::error_code& cancelled, int) {
+    if (!cancelled) stop();
+  });
+  carry_out(host.start(std::move(found), monotonic_now()));
+  coordinator->start();
+  watch_figures();
+  log_info("node daemon serves", {{"host", parts.settings.name.value}, {"coordinator", parts.coordinator}});
+  return {};
+}
+
+void Daemon::Impl::watch_figures() {
+  figures_timer.expires_after(kFiguresEvery);
+  figures_timer.async_wait([this](const boost::system::error_code& cancelled) {
+    if (cancelled || stopping) return;
+    workers->post("figures", [this] {
+      asio::post(io, [this, figures = read_figures()] {
+        step(figures);
+        if (!stopping) watch_figures();
+      });
+    });
+  });
+}
+
+// Captures under way are given up (their epoch cannot commit without this daemon); guests run on.
+void Daemon::Impl::stop() {
+  if (std::exchange(stopping, true)) return;
+  log_info("node daemon stops", {{"host", parts.settings.name.value}});
+  work.cancel_all();
+  coordinator->stop();
+  for (auto& [id, link] : links) link->close();
+  deadline.cancel();
+  figures_timer.cancel();
+  signals.cancel();
+}
+
+void Daemon::Impl::carry_out(Effects effects) {
+  for (Effect& effect : effects) std::visit([this](auto& e) { perform(e); }, effect);
+  watch_deadline();
+}
+
+void Daemon::Impl::watch_deadline() {
+  const auto next = host.next_deadline();
+  if (!next || stopping) {
+    deadline.cancel();
+    return;
+  }
+  deadline.expires_at(*next);
+  deadline.async_wait([this](const boost::system::error_code& cancelled) {
+    if (!cancelled) step(Tick{});
+  });
+}
+
+void Daemon::Impl::perform(SendToGuest& e) {
+  const auto link = links.find(e.id);
+  if (link == links.end()) return;
+  if (e.stamp_clock) stamp(e.request);
+  link->second->send(e.request.SerializeAsString());
+}
+
+void Daemon::Impl::perform(OpenLink& e) {
+  if (links.contains(e.id)) return;
+  const DomainId id = e.id;
+  auto connect = [this, id] {
+    workers->post(key_of(id), [this, id] {
+      // A shared_ptr, because what is posted must be copyable.
+      auto opened = std::make_shared<Result<Fd>>(parts.driver->open_guest_link(id));
+      asio::post(io, [this, id, opened] {
+        const auto found = links.find(id);
+        if (found != links.end()) found->second->connected(std::move(*opened));
+      });
+    });
+  };
+  auto frame = [this, id](const std::string& payload) {
+    wire::FromGuest message;
+    if (message.ParseFromString(payload))
+      step(GuestSaid{id, std::move(message)});
+    else
+      log_warn("a guest sent what is no message of this protocol", {{"guest", to_string(id)}});
+  };
+  auto link = GuestLink::make(io.get_executor(), to_string(id),
+                              {.connect = connect, .opened = [this, id] { step(LinkOpened{id}); }, .frame = frame});
+  links[id] = link;
+  link->start();
+}
+
+void Daemon::Impl::perform(CloseLink& e) {
+  auto node = links.extract(e.id);
+  // The core may be answering a frame of this very link.
+  if (!node.empty()) asio::post(io, [link = std::move(node.mapped())] { link->close(); });
+}
+
+void Daemon::Impl::perform(StoreHost& e) {
+  workers->post("host record", [this, record = e.record] {
+    if (auto stored = parts.state->store_host(record); !stored)
+      log_error("host record not stored", {{"cause", stored.error().message()}});
+  });
+}
+
+void Daemon::Impl::perform(Log& e) {
+  const auto say = e.level == Log::Level::info ? log_info : e.level == Log::Level::warn ? log_warn : log_error;
+  say(e.what, {{"host", parts.settings.name.value}, {"job", e.gang.job.value}, {"incarnation", e.gang.incarnation.value},
+               {"epoch", e.epoch.value}, {"detail", e.detail}});
+}
+
+}  // namespace stillpoint::node

@@ -1,0 +1,192 @@
+#include "node-daemon/shell/guest_work.h"
+
+#include "common/log.h"
+#include "node-daemon/shell/guest_disk.h"
+
+namespace stillpoint::node {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The memory stream on its way into the store, until somebody gives the epoch up.
+class CancellableSink final : public MemorySink {
+ public:
+  CancellableSink(ImageWriter& writer, const std::atomic<bool>& cancelled, std::string object)
+      : writer_(writer), cancelled_(cancelled), object_(std::move(object)) {}
+  Status write(std::string_view bytes) override {
+    if (cancelled_) return Error{ErrorKind::refused, "capture", object_, "this epoch was given up"};
+    return writer_.write(bytes);
+  }
+
+ private:
+  ImageWriter& writer_;
+  const std::atomic<bool>& cancelled_;
+  const std::string object_;
+};
+
+// Remembers why the image could not be read: the driver only sees that its stream ended.
+class ImageSource final : public MemorySource {
+ public:
+  explicit ImageSource(ImageReader& reader) : reader_(reader) {}
+  Result<std::string> read() override {
+    auto block = reader_.read();
+    if (!block) failure = block.error();
+    return block;
+  }
+  std::optional<Error> failure;
+
+ private:
+  ImageReader& reader_;
+};
+
+}  // namespace
+
+GangPrepared GuestWork::prepare(const PrepareGang& work) {
+  GangPrepared done{gang_of(work.record.gang()), 0, {}};
+  done.status = state_.store_gang(work.record);
+  if (!done.status) return done;
+  auto mtu = networks_.bring_up(work.record.network());
+  if (mtu)
+    done.mtu = *mtu;
+  else
+    done.status = mtu.error();
+  return done;
+}
+
+RecordStored GuestWork::store_record(const StoreRecord& work) {
+  return {gang_of(work.record.gang()), work.version, state_.store_gang(work.record)};
+}
+
+Result<DomainSpec> GuestWork::spec(const GuestPlan& plan, fs::path disk) const {
+  DomainSpec spec;
+  spec.id = plan.id;
+  spec.vcpus = plan.hardware.vcpus();
+  spec.memory_bytes = plan.hardware.memory_bytes();
+  spec.kernel = (guest_image_ / "vmlinuz").string();
+  spec.initramfs = (guest_image_ / "initrd.img").string();
+  const std::string& image = plan.hardware.image();
+  spec.base_image = image.empty() || image == "openmpi" ? (guest_image_ / "base.squashfs").string() : image;
+  spec.disk = std::move(disk);
+  spec.mac = plan.mac;
+  spec.bridge = bridge_name(plan.vni);
+  std::error_code failed;
+  for (const std::string& file : {spec.kernel, spec.initramfs, spec.base_image})
+    if (!fs::path(file).is_absolute() || !fs::is_regular_file(file, failed))
+      return Error{ErrorKind::not_found, "find guest image", file, "there is no such file on this host"};
+  return spec;
+}
+
+GuestStarted GuestWork::start(const StartGuest& work) {
+  const DomainId& id = work.plan.id;
+  auto checked = spec(work.plan, {});  // before a disk is made for nothing
+  if (!checked) return {id, checked.error()};
+  auto disk = make_fresh_disk(state_.guest_directory(id), work.plan.hardware.disk_bytes());
+  if (!disk) return {id, disk.error()};
+  checked->disk = *disk;
+  return {id, driver_.start(*checked)};
+}
+
+GuestRestored GuestWork::restore(const RestoreGuest& work) { return {work.plan.id, restore_image(work)}; }
+
+Status GuestWork::restore_image(const RestoreGuest& work) {
+  auto domain = spec(work.plan, {});
+  if (!domain) return domain.error();
+  // Both images are verified whole before QEMU sees a byte, and once more as they are read.
+  auto memory = store_.open(work.image.memory());
+  if (!memory) return memory.error();
+  auto disk = store_.open(work.image.disk());
+  if (!disk) return disk.error();
+  auto layer = make_restored_disk(state_.guest_directory(work.plan.id), **disk);
+  if (!layer) return layer.error();
+  domain->disk = *layer;
+  ImageSource source(**memory);
+  const Status restored = driver_.restore(*domain, work.image.domain_xml(), source);
+  if (!restored) return source.failure ? *source.failure : restored.error();
+  // The driver may have stopped at the end of what QEMU wants: the digest is checked at the end of the image.
+  for (;;) {
+    auto rest = source.read();
+    if (rest && !rest->empty()) continue;
+    if (rest) return {};
+    if (auto gone = driver_.destroy(work.plan.id); !gone) log_error("damaged domain not destroyed", {{"cause", gone.error().message()}});
+    return rest.error();
+  }
+}
+
+GuestResumed GuestWork::resume(const ResumeGuest& work) { return {work.id, driver_.resume(work.id)}; }
+
+GuestStored GuestWork::capture(const CaptureGuest& work, const std::function<void(GuestCaptured)>& captured) {
+  const Flag cancelled = cancel_flag(work.id, work.epoch);
+  GuestStored done{work.id, work.epoch, capture_image(work, cancelled, captured), 0};
+  if (auto chain = driver_.disk_chain(work.id)) done.layers = static_cast<std::uint32_t>(chain->size());
+  const std::lock_guard lock(mutex_);
+  std::erase_if(cancel_flags_, [&](const auto& entry) { return entry.first.first == work.id && entry.first.second <= work.epoch; });
+  return done;
+}
+
+Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, const Flag& cancelled,
+                                                  const std::function<void(GuestCaptured)>& captured) {
+  const DomainId& id = work.id;
+  auto memory = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::memory});
+  if (!memory) return memory.error();
+  CancellableSink sink(**memory, *cancelled, to_string(id));
+  const fs::path layer = state_.guest_directory(id) / ("layer-e" + std::to_string(work.epoch.value) + ".qcow2");
+  if (auto done = driver_.capture(id, layer, sink, [&](CaptureTimes times) { captured({id, work.epoch, times}); }); !done)
+    return done.error();
+  wire::GuestImage image;
+  image.set_guest(static_cast<std::uint32_t>(id.guest.value));
+  auto memory_file = (*memory)->commit();
+  if (!memory_file) return memory_file.error();
+  *image.mutable_memory() = std::move(*memory_file);
+
+  auto xml = driver_.describe(id);
+  if (!xml) return xml.error();
+  image.set_domain_xml(std::move(*xml));
+  auto chain = driver_.disk_chain(id);
+  if (!chain) return chain.error();
+  if (chain->size() < 2)
+    return Error{ErrorKind::permanent, "store disk", to_string(id), "the capture left no layer below the active one"};
+  auto disk = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::disk});
+  if (!disk) return disk.error();
+  auto disk_file = store_disk((*chain)[1], **disk, *cancelled);
+  if (!disk_file) return disk_file.error();
+  *image.mutable_disk() = std::move(*disk_file);
+  return image;
+}
+
+DiskFlattened GuestWork::flatten(const FlattenDisk& work) { return {work.id, driver_.flatten_disk(work.id)}; }
+
+GuestDestroyed GuestWork::destroy(const DestroyGuest& work) {
+  GuestDestroyed done{work.id, driver_.destroy(work.id)};
+  if (done.status) done.status = state_.remove_guest(work.id);
+  return done;
+}
+
+GangRemoved GuestWork::remove(const RemoveGang& work) {
+  GangRemoved done{work.gang, networks_.take_down(work.vni)};
+  if (done.status) done.status = state_.remove_gang(work.gang);
+  return done;
+}
+
+ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
+  ImagesDeleted done{work.token, {}};
+  for (const Epoch epoch : work.epochs)
+    if (auto removed = store_.remove(work.job, epoch, work.guests); !removed) done.status = removed;
+  return done;
+}
+
+GuestWork::Flag GuestWork::cancel_flag(const DomainId& id, Epoch epoch) {
+  const std::lock_guard lock(mutex_);
+  Flag& flag = cancel_flags_[{id, epoch}];
+  if (!flag) flag = std::make_shared<std::atomic<bool>>(all_cancelled_);
+  return flag;
+}
+
+void GuestWork::cancel(const CancelCapture& work) { *cancel_flag(work.id, work.epoch) = true; }
+
+void GuestWork::cancel_all() {
+  const std::lock_guard lock(mutex_);
+  all_cancelled_ = true;
+  for (auto& [key, flag] : cancel_flags_) *flag = true;
+}
+
+}  // namespace stillpoint::node

@@ -1,0 +1,61 @@
+// The blocking work behind the core's effects: one function per kind of work, each done whole or reported as failed.
+// From workers; per guest one call at a time, cancel() excepted. No state but which captures are cancelled.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "node-daemon/core/effects.h"
+#include "node-daemon/core/events.h"
+#include "node-daemon/network/gang_network.h"
+#include "node-daemon/shell/state_directory.h"
+#include "node-daemon/store/image_store.h"
+
+namespace stillpoint::node {
+
+class GuestWork {
+ public:
+  // All are borrowed. guest_image: directory with vmlinuz, initrd.img, base.squashfs.
+  GuestWork(DomainDriver& driver, ImageStore& store, GangNetworks& networks, const StateDirectory& state,
+            std::filesystem::path guest_image)
+      : driver_(driver), store_(store), networks_(networks), state_(state), guest_image_(std::move(guest_image)) {}
+
+  GangPrepared prepare(const PrepareGang& work);
+  RecordStored store_record(const StoreRecord& work);
+  GuestStarted start(const StartGuest& work);
+  GuestRestored restore(const RestoreGuest& work);
+  GuestResumed resume(const ResumeGuest& work);
+  // `captured` is called in between, from whatever thread the driver has for it.
+  GuestStored capture(const CaptureGuest& work, const std::function<void(GuestCaptured)>& captured);
+  DiskFlattened flatten(const FlattenDisk& work);
+  GuestDestroyed destroy(const DestroyGuest& work);
+  GangRemoved remove(const RemoveGang& work);
+  ImagesDeleted delete_images(const DeleteImages& work);
+
+  // Any thread: the capture of that guest and epoch, under way or still to begin, ends soon and fails.
+  void cancel(const CancelCapture& work);
+  void cancel_all();
+
+ private:
+  using Flag = std::shared_ptr<std::atomic<bool>>;
+  Flag cancel_flag(const DomainId& id, Epoch epoch);
+  Result<DomainSpec> spec(const GuestPlan& plan, std::filesystem::path disk) const;
+  Result<wire::GuestImage> capture_image(const CaptureGuest& work, const Flag& cancelled,
+                                         const std::function<void(GuestCaptured)>& captured);
+  Status restore_image(const RestoreGuest& work);
+
+  DomainDriver& driver_;
+  ImageStore& store_;
+  GangNetworks& networks_;
+  const StateDirectory& state_;
+  const std::filesystem::path guest_image_;
+
+  std::mutex mutex_;
+  std::map<std::pair<DomainId, Epoch>, Flag> cancel_flags_;
+  bool all_cancelled_ = false;
+};
+
+}  // namespace stillpoint::node

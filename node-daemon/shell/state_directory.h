@@ -1,0 +1,47 @@
+// Every file name under the daemon's --state directory, and the records in it.
+//
+//   STATE/lock                                  held by the running daemon (flock)
+//   STATE/host.record                           record::Host
+//   STATE/gangs/JOB-INCARNATION/record          record::Gang
+//   STATE/gangs/JOB-INCARNATION/guest-G/        disk layers: base.raw or base.qcow2, layer-0.qcow2, layer-eN.qcow2
+//   STATE/libvirt/                              the embedded libvirt's root
+//
+// Blocking; from workers, or before anything runs. Any thread.
+#pragma once
+
+#include <filesystem>
+#include <vector>
+
+#include "common/fd.h"
+#include "common/result.h"
+#include "node-daemon/core/types.h"
+#include "record.pb.h"
+
+namespace stillpoint::node {
+
+class StateDirectory {
+ public:
+  // Makes it (0700) and takes its lock: refused while another daemon uses it.
+  static Result<StateDirectory> open(const std::filesystem::path& path);
+
+  std::filesystem::path libvirt_root() const { return path_ / "libvirt"; }
+  std::filesystem::path gang_directory(const GangId& gang) const;
+  std::filesystem::path guest_directory(const DomainId& id) const;
+
+  Result<record::Host> load_host() const;  // an empty record where there is none
+  Status store_host(const record::Host& host) const;
+
+  // Records that can be read. A gang directory without one is logged and named in `unreadable`.
+  Result<std::vector<record::Gang>> load_gangs(std::vector<std::filesystem::path>& unreadable) const;
+  Status store_gang(const record::Gang& gang) const;  // makes the gang's directory
+  Status remove_gang(const GangId& gang) const;
+  Status remove_guest(const DomainId& id) const;
+
+ private:
+  StateDirectory(std::filesystem::path path, Fd lock) : path_(std::move(path)), lock_(std::move(lock)) {}
+
+  std::filesystem::path path_;
+  Fd lock_;
+};
+
+}  // namespace stillpoint::node
