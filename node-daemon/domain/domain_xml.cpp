@@ -221,7 +221,7 @@ std::string domain_xml(const DomainSpec& spec, const Hardware& hardware, const D
     <cmdline>{}</cmdline>
   </os>
   <features><acpi/><apic/></features>
-  <cpu mode='custom' match='exact' check='full'><model fallback='forbid'>{}</model></cpu>
+  <cpu mode='custom' match='exact' check='full'><model fallback='forbid'>{}</model><feature policy='require' name='hypervisor'/></cpu>
   <clock offset='utc'/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>destroy</on_reboot>

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "common/file.h"
@@ -56,6 +57,10 @@ Result<std::unique_ptr<Hypervisor>> Hypervisor::open_embedded(const std::filesys
   std::filesystem::permissions(absolute, std::filesystem::perms::owner_all, code);
   if (auto written = publish_file(absolute / "etc" / "qemu.conf", kQemuConf); !written) return written.error();
   std::unique_ptr<Hypervisor> hypervisor(new Hypervisor(std::move(handler)));
+  hypervisor->reaper_ = std::make_unique<OrphanReaper>();
+  // Only before libvirt is first used in the process, and only where nobody asked for something else: what it says
+  // about its own doings goes to a file, not among the daemon's log lines.
+  ::setenv("LIBVIRT_LOG_OUTPUTS", ("3:file:" + (absolute / "libvirt.log").string()).c_str(), 0);
   if (auto done = hypervisor->connect("qemu:///embed?root=" + absolute.string()); !done) return done.error();
   return hypervisor;
 }
@@ -131,20 +136,10 @@ Result<DomainHandle> Hypervisor::find(const std::string& name) const {
   return domain;
 }
 
-namespace {
-std::string dotted(unsigned long version) {
-  return fmt::format("{}.{}.{}", version / 1'000'000, version / 1000 % 1000, version % 1000);
-}
-}  // namespace
-
 std::string Hypervisor::libvirt_version() const {
   unsigned long version = 0;
-  return virConnectGetLibVersion(connection_.get(), &version) == 0 ? dotted(version) : "unknown";
-}
-
-std::string Hypervisor::qemu_version() const {
-  unsigned long version = 0;
-  return virConnectGetVersion(connection_.get(), &version) == 0 ? dotted(version) : "unknown";
+  if (virConnectGetLibVersion(connection_.get(), &version) < 0) return "unknown";
+  return fmt::format("{}.{}.{}", version / 1'000'000, version / 1000 % 1000, version % 1000);
 }
 
 }  // namespace stillpoint::node

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "node-daemon/domain/monitor.h"
+#include "node-daemon/domain/orphan_reaper.h"
 #include "node-daemon/domain/virt.h"
 
 namespace stillpoint::node {
@@ -33,7 +34,6 @@ class Hypervisor {
   EventHub& events() { return events_; }
   Result<DomainHandle> find(const std::string& name) const;
   std::string libvirt_version() const;
-  std::string qemu_version() const;
 
  private:
   explicit Hypervisor(LifecycleHandler handler);
@@ -45,6 +45,7 @@ class Hypervisor {
                          const char* details, void* self);
 
   LifecycleHandler handler_;
+  std::unique_ptr<OrphanReaper> reaper_;  // embedded only: elsewhere QEMU's are libvirtd's
   EventHub events_;
   std::atomic<bool> stop_{false};
   Connection connection_;

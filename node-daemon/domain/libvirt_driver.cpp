@@ -100,11 +100,10 @@ Status LibvirtDriver::open() {
   hypervisor_ = std::move(*opened);
 
   const auto accelerator = choose_accelerator(read_cpu_facts(), settings_.accelerator);
-  const auto mode = choose_capture_mode(
-      settings_.capture_mode ? Status{} : try_background_snapshot(hypervisor_->connection(), accelerator.value),
-      settings_.capture_mode);
-  probe_ = {accelerator.value, accelerator.reason, mode.value, mode.reason, hypervisor_->libvirt_version(),
-            hypervisor_->qemu_version()};
+  const QemuFacts qemu = ask_qemu(hypervisor_->connection(), accelerator.value);
+  const auto mode = choose_capture_mode(qemu.background_snapshot, settings_.capture_mode);
+  probe_ = {accelerator.value, accelerator.reason,           mode.value, mode.reason,
+            hypervisor_->libvirt_version(), qemu.version};
   return {};
 }
 

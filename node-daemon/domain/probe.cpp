@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "node-daemon/domain/domain_xml.h"
@@ -40,7 +41,8 @@ Choice<CaptureMode> choose_capture_mode(const Status& usable, std::optional<Capt
   return {CaptureMode::paused_save, "background snapshot is not possible: " + usable.error().cause};
 }
 
-Status try_background_snapshot(virConnectPtr connection, Accelerator accelerator) {
+QemuFacts ask_qemu(virConnectPtr connection, Accelerator accelerator) {
+  QemuFacts facts;
   if (const DomainHandle left(virDomainLookupByName(connection, kProbeDomain)); left) virDomainDestroy(left.get());
   const std::string xml = fmt::format(R"(<domain type='{}'>
   <name>{}</name>
@@ -56,10 +58,17 @@ Status try_background_snapshot(virConnectPtr connection, Accelerator accelerator
                                       accelerator == Accelerator::kvm ? "kvm" : "qemu", kProbeDomain,
                                       Hardware{}.machine);
   const DomainHandle domain(virDomainCreateXML(connection, xml.c_str(), VIR_DOMAIN_START_PAUSED));
-  if (!domain) return libvirt_error("probe", "test machine");
-  const Status on = set_background_snapshot(domain.get(), true);
+  if (!domain) {
+    facts.background_snapshot = libvirt_error("probe", "test machine");
+    return facts;
+  }
+  facts.background_snapshot = set_background_snapshot(domain.get(), true);
+  if (auto version = monitor_command(domain.get(), {{"execute", "query-version"}})) {
+    const auto number = version->value("qemu", nlohmann::json::object());
+    facts.version = fmt::format("{}.{}.{}", number.value("major", 0), number.value("minor", 0), number.value("micro", 0));
+  }
   virDomainDestroy(domain.get());
-  return on;
+  return facts;
 }
 
 }  // namespace stillpoint::node

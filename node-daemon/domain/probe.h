@@ -26,12 +26,16 @@ struct Choice {
 // hang in their first instructions under KVM.
 Choice<Accelerator> choose_accelerator(const CpuFacts& facts, std::optional<Accelerator> forced);
 
-// usable: what try_background_snapshot() found.
+// usable: QemuFacts::background_snapshot.
 Choice<CaptureMode> choose_capture_mode(const Status& usable, std::optional<CaptureMode> forced);
 
-// Starts a machine without disks, paused, and asks QEMU in it for the background-snapshot capability: QEMU tries
-// userfaultfd with exactly the rights that it will have later. The machine is gone when this returns.
-Status try_background_snapshot(virConnectPtr connection, Accelerator accelerator);
+// What a machine without disks, started paused and gone when this returns, says: which QEMU it is, and whether it takes
+// the background-snapshot capability. QEMU tries userfaultfd for that, with exactly the rights that it will have later.
+struct QemuFacts {
+  std::string version = "unknown";
+  Status background_snapshot;
+};
+QemuFacts ask_qemu(virConnectPtr connection, Accelerator accelerator);
 inline constexpr const char* kProbeDomain = "stillpoint-probe";
 
 }  // namespace stillpoint::node
