@@ -15,7 +15,14 @@ constexpr const char* kFooter =
     "Exit codes: 0 done, 1 it failed (stderr says why and what to do), 2 wrong usage, 3 no coordinator,\n"
     "4 no such job, checkpoint or host. `wait` exits with the program's own exit code.";
 
-void add_commands([[maybe_unused]] CLI::App& app, [[maybe_unused]] CommandContext& context) {
+void add_commands(CLI::App& app, CommandContext& context) {
+  add_validate_command(app, context);
+  add_submit_command(app, context);
+  add_job_commands(app, context);
+  add_checkpoint_commands(app, context);
+  add_logs_command(app, context);
+  add_wait_command(app, context);
+  add_host_commands(app, context);
 #ifdef STILLPOINT_WITH_LAB
   add_lab_command(app, context);
 #endif
@@ -31,7 +38,8 @@ int run(std::vector<std::string> arguments, std::ostream& out, std::ostream& err
   app.fallthrough();  // --json and --server may stand before or after the command; subcommands inherit this
   app.require_subcommand(1);
   app.add_flag("--json", context.json, "Print one JSON document on stdout and nothing else there");
-  app.add_option("--server", context.server, "The coordinator's socket: PATH or unix:PATH")->envname("STILLPOINT_SERVER");
+  app.add_option("--server", context.server, "The coordinator's socket: PATH or unix:PATH")
+      ->envname("STILLPOINT_SERVER");
   add_commands(app, context);
   try {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back

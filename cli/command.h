@@ -26,11 +26,11 @@ template <class T>
 using Called = boost::system::result<T, Failure>;
 
 struct CommandContext {
-  bool json = false;          // --json: one JSON document on out and nothing else there
-  std::string server;         // --server, or empty
-  std::ostream& out;          // what was asked for
-  std::ostream& err;          // everything else: errors, notes, progress
-  bool terminal = false;      // err is a terminal: progress may be drawn
+  bool json = false;      // --json: one JSON document on out and nothing else there
+  std::string server;     // --server, or empty
+  std::ostream& out;      // what was asked for
+  std::ostream& err;      // everything else: errors, notes, progress
+  bool terminal = false;  // err is a terminal: progress may be drawn
   // What the chosen command does, set by its CLI11 callback and run after parsing; gives the exit code.
   std::function<int()> action;
 };

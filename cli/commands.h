@@ -16,7 +16,7 @@ void add_job_commands(CLI::App& app, CommandContext& context);         // jobs, 
 void add_checkpoint_commands(CLI::App& app, CommandContext& context);  // checkpoint, restart
 void add_logs_command(CLI::App& app, CommandContext& context);
 void add_wait_command(CLI::App& app, CommandContext& context);
-void add_host_commands(CLI::App& app, CommandContext& context);        // hosts, cordon, uncordon
+void add_host_commands(CLI::App& app, CommandContext& context);  // hosts, cordon, uncordon
 void add_doctor_command(CLI::App& app, CommandContext& context);
 
 }  // namespace stillpoint::cli
