@@ -35,7 +35,10 @@ Function* libmpi(const char* symbol, Function*) noexcept {
 MPI_Comm world() noexcept { return static_cast<MPI_Comm>(look_up_data("ompi_mpi_comm_world")); }
 MPI_Comm alone() noexcept { return static_cast<MPI_Comm>(look_up_data("ompi_mpi_comm_self")); }
 
+constexpr Call kProgress{"PMPI_Iprobe", CallKind::gate};
+// Runs on the helper thread, which is none of the program's: what libmpi or a callback calls in here must not park.
 void progress() noexcept {
+  self.call.store(&kProgress, std::memory_order_relaxed);
   int arrived;
   resolve("PMPI_Iprobe", next_iprobe)(MPI_ANY_SOURCE, 0, pump_comm, &arrived, MPI_STATUS_IGNORE);
 }

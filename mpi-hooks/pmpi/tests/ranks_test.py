@@ -14,6 +14,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
 import fake_agent as fa  # noqa: E402
 
 CYCLES = 50
@@ -99,7 +100,7 @@ class Job:
         self.output.close()
 
 
-def cycle(agent, epoch):
+def cycle(agent, epoch, threads=1):
     """One checkpoint's worth of quiescing: what the real agents do, short of the freeze. Seconds until quiet."""
     begun = time.monotonic()
     agent.ask(fa.CLOSE, epoch, fa.CLOSED)
@@ -114,16 +115,16 @@ def cycle(agent, epoch):
             raise fa.Failed(f"not quiet after 20 s: {figures}, {now[1]} bytes unacknowledged")
     took = time.monotonic() - begun
     # Nothing starts any more. A call that was asleep may still return (that is what FREEZE and VERIFY are for); its
-    # thread then meets the gate, which counts as one more.
+    # thread then meets the gate, which counts as one more of each thread.
     agent.idle(random.uniform(0, 0.01))
     for later, earlier in zip(agent.ask(fa.COUNT, epoch, fa.FIGURES), figures):
-        if later["calls"] > earlier["calls"] + (earlier["state"] != fa.GATED):
+        if later["calls"] > earlier["calls"] + threads:
             raise fa.Failed(f"a call started behind a shut gate: {earlier}, then {later}")
     agent.ask(fa.OPEN, epoch, fa.OPENED)
     return took
 
 
-def cycled(place, reference, ranks, arguments, btl="self,tcp"):
+def cycled(place, reference, ranks, arguments, btl="self,tcp", threads=1):
     """The program under an agent that quiesces it at random moments ends with the same checksum."""
     agent = fa.Agent(place.socket)
     job = place.mpirun(ranks, arguments, btl=btl)
@@ -136,7 +137,7 @@ def cycled(place, reference, ranks, arguments, btl="self,tcp"):
         while len(times) < CYCLES:
             if any(r.finalized for r in agent.ranks) or len(agent.ranks) < ranks:
                 raise fa.Failed(f"the program was over after {len(times)} cycles: give it more rounds")
-            times.append(cycle(agent, len(times) + 1))
+            times.append(cycle(agent, len(times) + 1, threads))
             states |= {r.last[fa.FIGURES]["state"] for r in agent.ranks}
             agent.idle(random.uniform(0, 0.02))
         agent.until(lambda: not job.running(), "the job ends", 120)
@@ -165,13 +166,37 @@ def case_single(place):
 
 
 def case_flood(place):
-    arguments = (ROUNDS, 12, "single", "flood")
-    return cycled(place, undisturbed(place, 2, arguments), 2, arguments)
+    """A rank that computes while others send into it: only the helper's pumping lets the sockets run empty."""
+    arguments = (151, 12, "single", "flood")
+    reference = undisturbed(place, 2, arguments)
+    agent = fa.Agent(place.socket)
+    job = place.mpirun(2, arguments)
+    try:
+        agent.until(lambda: sum(r.ready for r in agent.ranks) == 2, "all ranks are ready")
+        most = met = 0
+        for epoch in range(1, 1000):
+            # At rest but for what the receiver does not take: it computes, and its sender waits.
+            while job.running() and (stuck := tcp_unacknowledged()) < 100_000:
+                agent.turn(0.005)
+            if not job.running():
+                break
+            times, computing = cycle(agent, epoch), any(r.last[fa.FIGURES]["state"] == fa.COMPUTING for r in agent.ranks)
+            if computing:
+                met, most = met + 1, max(most, stuck)
+        agent.until(lambda: not job.running(), "the job ends", 120)
+        if job.finish() != reference:
+            raise fa.Failed("another checksum")
+        if not met:
+            raise fa.Failed("the flood never met a computing rank: nothing was tried")
+        return f"{met} times up to {most} bytes pumped into a computing rank, the last within {times * 1000:.1f} ms"
+    finally:
+        job.end()
+        agent.close()
 
 
 def case_multiple(place):
     arguments = (ROUNDS, 13, "multiple")
-    return cycled(place, undisturbed(place, 2, arguments), 2, arguments)
+    return cycled(place, undisturbed(place, 2, arguments), 2, arguments, threads=2)
 
 
 def case_shared_memory(place):
@@ -204,6 +229,29 @@ def case_level(place):
         return "SINGLE asked, SINGLE told"
     finally:
         job.end()
+        agent.close()
+
+
+def case_errors(place):
+    """An error of the program's own ends it as it would without the library; a handler that it set is left alone."""
+    agent = fa.Agent(place.socket)
+    jobs = []
+    try:
+        jobs.append(place.mpirun(2, (5, 19, "single", "error")))
+        agent.until(lambda: not jobs[0].running(), "the faulty job ends")
+        text = jobs[0].text()
+        if jobs[0].process.returncode == 0 or "MPI_ERR_RANK" not in text or "An error occurred in MPI_Send" not in text:
+            raise fa.Failed(f"a fatal error ended with {jobs[0].process.returncode}: {text}")
+        jobs[0].end()
+        jobs.append(place.mpirun(2, (5, 19, "single", "handled")))
+        agent.until(lambda: not jobs[1].running(), "the job that handles its errors ends")
+        jobs[1].finish()
+        if "the wrong send returned an error" not in jobs[1].text():
+            raise fa.Failed("the program's own error handling was changed: " + jobs[1].text())
+        return "fatal as without the library; MPI_ERRORS_RETURN returned"
+    finally:
+        for job in jobs:
+            job.end()
         agent.close()
 
 

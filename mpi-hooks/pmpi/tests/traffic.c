@@ -1,17 +1,24 @@
 /* What the hook library is tried on: ranks that exchange messages of all sizes, point to point and collectively, in
- * blocking and nonblocking calls, check every byte, and print one checksum at the end.
+ * blocking and nonblocking calls, check every byte, and print one checksum at the end. They fork now and then.
  *
- *   traffic ROUNDS SEED [single|serialized|multiple] [flood]
+ *   traffic ROUNDS SEED [LEVEL [WHAT]]
+ *
+ * LEVEL: single, serialized, multiple (a second thread exchanges messages as well). WHAT: plain; flood (rank 0 sends
+ * into the last rank while that computes); error (rank 0 sends to a rank that does not exist); handled (the same,
+ * having set MPI_ERRORS_RETURN).
  *
  * Rank 0 prints "level asked=.. told=.. queried=..", "round N" now and then, and "checksum X". Ends with 3 on a wrong
  * byte. */
 #include <mpi.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-enum { kLargest = 1 << 20, kFlood = 400 };
+enum { kLargest = 1 << 20, kFlood = 800 };
 static int rank, size;
 static uint64_t checksum = 1469598103934665603ULL;
 
@@ -124,7 +131,7 @@ static void flood(int round) {
     fill(data, sizeof data, 0, round);
     for (int i = 0; i < kFlood; i++) MPI_Send(data, sizeof data, MPI_BYTE, size - 1, 7, MPI_COMM_WORLD);
   } else if (rank == size - 1) {
-    compute(100 * 1000 * 1000);
+    compute(400 * 1000 * 1000);
     for (int i = 0; i < kFlood; i++) {
       MPI_Recv(data, sizeof data, MPI_BYTE, 0, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
       check(data, sizeof data, 0, round, "flood");
@@ -132,12 +139,34 @@ static void flood(int round) {
   }
 }
 
+/* Beside the other traffic, on a communicator of its own. */
+static MPI_Comm aside;
+static void *second_thread(void *rounds) {
+  static unsigned char out[2000], in[2000], expected[2000];
+  const int right = (rank + 1) % size, left = (rank + size - 1) % size;
+  for (int round = 0; round < *(int *)rounds; round++) {
+    fill(out, sizeof out, rank + 100, round);
+    MPI_Sendrecv(out, sizeof out, MPI_BYTE, right, 9, in, sizeof in, MPI_BYTE, left, 9, aside, MPI_STATUS_IGNORE);
+    fill(expected, sizeof expected, left + 100, round);
+    if (memcmp(in, expected, sizeof in) != 0) _Exit(3);
+  }
+  return NULL;
+}
+
+/* A child that has nothing to do with MPI. */
+static void fork_once(void) {
+  const pid_t child = fork();
+  if (child == 0) _exit(7);
+  int status = 0;
+  if (waitpid(child, &status, 0) != child || WEXITSTATUS(status) != 7) _Exit(4);
+}
+
 int main(int argc, char **argv) {
   if (argc < 3) return 2;
   const int rounds = atoi(argv[1]);
   uint64_t random = strtoull(argv[2], NULL, 10);
   const char *level = argc > 3 ? argv[3] : "single";
-  const int floods = argc > 4;
+  const char *what = argc > 4 ? argv[4] : "plain";
   int asked = MPI_THREAD_SINGLE, told = MPI_THREAD_SINGLE, queried = -1;
   if (strcmp(level, "single") == 0) {
     MPI_Init(&argc, &argv);
@@ -150,6 +179,18 @@ int main(int argc, char **argv) {
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   if (rank == 0) printf("level asked=%d told=%d queried=%d\n", asked, told, queried);
 
+  if (strcmp(what, "error") == 0 || strcmp(what, "handled") == 0) {
+    if (strcmp(what, "handled") == 0) MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    const int result = rank == 0 ? MPI_Send(&rank, 1, MPI_INT, size + 5, 0, MPI_COMM_WORLD) : MPI_SUCCESS;
+    if (rank == 0) printf("the wrong send returned %s\n", result == MPI_SUCCESS ? "success" : "an error");
+  }
+
+  pthread_t second;
+  int second_rounds = rounds;
+  if (asked == MPI_THREAD_MULTIPLE) {
+    MPI_Comm_dup(MPI_COMM_WORLD, &aside);
+    pthread_create(&second, NULL, second_thread, &second_rounds);
+  }
   for (int round = 0; round < rounds; round++) {
     /* The same choice on every rank: all draw from the same sequence. */
     const int exponent = 3 + (int)(next(&random) % 18);
@@ -157,12 +198,14 @@ int main(int argc, char **argv) {
     point_to_point(round, length);
     collective(round, length / 4 + 1);
     compute(next(&random) % 20000 * (uint64_t)(1 + rank));
-    if (floods && round % 50 == 10) flood(round);
+    if (strcmp(what, "flood") == 0 && round % 50 == 10) flood(round);
+    if (round % 100 == 20) fork_once();
     if (rank == 0 && round % 50 == 0) {
       printf("round %d\n", round);
       fflush(stdout);
     }
   }
+  if (asked == MPI_THREAD_MULTIPLE) pthread_join(second, NULL);
   uint64_t all = 0;
   MPI_Reduce(&checksum, &all, 1, MPI_UINT64_T, MPI_BXOR, 0, MPI_COMM_WORLD);
   if (rank == 0) printf("checksum %016llx\n", (unsigned long long)all);
