@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/fd.h"
@@ -41,6 +42,9 @@ struct DomainSpec {
 
 enum class Accelerator { kvm, tcg };
 enum class CaptureMode { background_snapshot, paused_save };
+// "kvm", "tcg"; "background-snapshot", "paused-save": as in HostHello.
+std::string_view name(Accelerator accelerator);
+std::string_view name(CaptureMode mode);
 
 // What the driver found out about this host when it started, with the reasons for doctor and hosts.
 struct DriverProbe {

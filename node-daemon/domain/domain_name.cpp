@@ -26,6 +26,12 @@ std::optional<std::uint64_t> number(std::string_view text) {
 
 }  // namespace
 
+std::string_view name(Accelerator accelerator) { return accelerator == Accelerator::kvm ? "kvm" : "tcg"; }
+
+std::string_view name(CaptureMode mode) {
+  return mode == CaptureMode::background_snapshot ? "background-snapshot" : "paused-save";
+}
+
 std::string to_string(const DomainId& id) {
   return id.job.value + "/" + std::to_string(id.incarnation.value) + "/guest-" + std::to_string(id.guest.value);
 }

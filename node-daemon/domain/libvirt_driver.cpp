@@ -331,12 +331,6 @@ Result<Fd> LibvirtDriver::open_guest_link(const DomainId& id) {
 
 }  // namespace
 
-std::string_view name(Accelerator accelerator) { return accelerator == Accelerator::kvm ? "kvm" : "tcg"; }
-
-std::string_view name(CaptureMode mode) {
-  return mode == CaptureMode::background_snapshot ? "background-snapshot" : "paused-save";
-}
-
 Status settings_from_environment(LibvirtSettings& settings) {
   const auto unknown = [](const char* variable, const char* value, const char* expected) {
     return Error{ErrorKind::refused, "read setting", variable,

@@ -25,8 +25,4 @@ Status settings_from_environment(LibvirtSettings& settings);
 
 Result<std::unique_ptr<DomainDriver>> open_libvirt_driver(const LibvirtSettings& settings);
 
-// "kvm", "tcg"; "background-snapshot", "paused-save": as in HostHello.
-std::string_view name(Accelerator accelerator);
-std::string_view name(CaptureMode mode);
-
 }  // namespace stillpoint::node
