@@ -24,7 +24,7 @@ struct Reply { RequestId request; Result<Answer> answer; };
 
 // ---- the program's output and files; blocking work, done on a worker, answered by an event
 struct AppendOutput { JobId job; std::uint64_t offset; std::string data; };  // → OutputDurable
-struct TruncateOutput { JobId job; std::uint64_t offset; };                  // → OutputDurable{offset}; never makes it longer
+struct TruncateOutput { JobId job; std::uint64_t offset; };                  // → OutputDurable{what is stored then}; never makes it longer
 struct MeasureOutput { JobId job; };  // → OutputDurable{what is stored now; 0 when there is nothing}; after a start of the coordinator
 struct ReadSpool { JobId job; std::string spool; std::string file; std::uint64_t offset; std::uint32_t length; };  // → SpoolRead
 struct StoreOutputPiece { JobId job; std::string file; std::uint64_t offset; std::string data; bool last; };

@@ -1,0 +1,35 @@
+// One checkpoint of a running job. Core's strand.
+//
+//   phase     asked of every host      leaves when
+//   close     CloseGang                every host has reported its first round
+//   drain     CountGang, repeatedly    two successive rounds are equal everywhere, nobody busy, nothing in flight
+//   freeze    FreezeGang               every cut is there; verified: -> capture, not quiet: -> thaw
+//   thaw      ThawGang                 every host has thawed -> drain again, verify_attempts times in all
+//   capture   CaptureGang              every guest's state is captured
+//   release   ReleaseGang              every host says that it had held all along -> epoch captured, the job goes on
+//   upload    -                        every guest's image is durable -> ONE Persist: epoch committed
+//
+// Anything else that happens - a failure, a deadline, a lost host, the program's end - aborts: the epoch is aborted in
+// the catalog first, then the hosts let go and throw the images away, and the job goes on as if nothing had been. The
+// test-only control goes freeze, capture, release host by host, with a gap between them and no verification.
+#pragma once
+
+#include "coordinator/core/core.h"
+
+namespace stillpoint::coordinator::checkpoint {
+
+void on_request(Core& core, const CheckpointJob& event);
+void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
+// Images of any epoch, also of one that is settled.
+void on_images(Core& core, const HostName& host, const wire::FromHost& message);
+// Does nothing when no checkpoint is under way.
+void abort(Core& core, JobRecord& job, const Error& cause);
+// After a start of the coordinator: the epoch is captured, its images are still to be heard of.
+void await_images(Core& core, JobRecord& job, Epoch epoch);
+// The epoch is over without a commit: hosts let go and discard, then the images are deleted.
+void clean_up(Core& core, const JobRecord& job, Epoch epoch);
+void on_cleaned(Core& core, const JobId& job, Epoch epoch, const HostName& host);
+void tick(Core& core, JobRecord& job);
+std::string_view name(CheckpointRun::Phase phase);
+
+}  // namespace stillpoint::coordinator::checkpoint

@@ -1,0 +1,106 @@
+#include "coordinator/core/commit.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "coordinator/core/checkpoint.h"
+
+namespace stillpoint::coordinator::checkpoint {
+namespace {
+
+// Committed epochs beyond the newest spec.keep. Control epochs are nobody's checkpoints: they neither count nor go.
+std::vector<Epoch> surplus(const Core& core, const JobRecord& job) {
+  std::vector<Epoch> committed;
+  for (const auto& [number, epoch] : core.catalog.epochs)
+    if (epoch.job == job.job && epoch.state == EpochState::committed && !epoch.control) committed.push_back(number);
+  const std::size_t keep = std::max(1u, job.spec.keep);
+  if (committed.size() <= keep) return {};
+  committed.resize(committed.size() - keep);
+  return committed;
+}
+
+void prune(Core& core, const JobRecord& job) {
+  const auto epochs = surplus(core, job);
+  for (auto number : epochs) {
+    auto& epoch = core.epoch(number);
+    epoch.state = EpochState::pruned;
+    core.save(epoch);
+    core.note(Log::Level::info, job.job, {}, number, "epoch pruned", fmt::format("{} are kept", job.spec.keep));
+  }
+  core.delete_images(job.job, epochs);
+}
+
+void commit(Core& core, JobRecord& job, CheckpointRun run) {
+  core.run(job.job).checkpoint.reset();
+  auto& epoch = core.epoch(run.epoch);
+  epoch.state = EpochState::committed;
+  for (auto& [guest, image] : run.images) {
+    epoch.bytes_raw += image.memory().raw_bytes() + image.disk().raw_bytes();
+    epoch.bytes_stored += image.memory().stored_bytes() + image.disk().stored_bytes();
+    epoch.images.push_back(std::move(image));
+  }
+  add_phase(run.phases, name(run.phase), ms_between(run.since, core.now));
+  epoch.phases = std::move(run.phases);
+  epoch.commit_ms = ms_between(run.asked, core.now);
+  job.attempt.reset();
+  core.save(epoch);
+  core.save(job);
+  core.note(Log::Level::info, job.job, {}, run.epoch, "epoch committed", fmt::format("{} bytes stored", epoch.bytes_stored));
+  core.effects.push_back(JobChanged{job.job});
+  if (run.request) core.reply(*run.request, CheckpointTaken{epoch});
+  prune(core, job);
+}
+
+}  // namespace
+
+std::string missing_images(Core& core, const JobRecord& job) {
+  const auto& run = *core.run(job.job).checkpoint;
+  std::string text;
+  for (const auto& place : job.placement)
+    if (!run.images.contains(static_cast<std::uint32_t>(place.guest.value)))
+      text += fmt::format("{}guest {} on {}", text.empty() ? "" : ", ", place.guest.value, place.host.value);
+  return text;
+}
+
+void commit_if_complete(Core& core, JobRecord& job) {
+  auto& run = core.run(job.job).checkpoint;
+  if (!run || run->phase != CheckpointRun::Phase::upload || run->images.size() < job.spec.guests) return;
+  commit(core, job, std::move(*run));
+}
+
+void on_images(Core& core, const HostName& host, const wire::FromHost& message) {
+  const JobId id{message.gang().job()};
+  const Epoch number{message.epoch()};
+  JobRecord* job = core.find(id);
+  auto* run = job != nullptr && core.run(id).checkpoint ? &*core.run(id).checkpoint : nullptr;
+  if (run == nullptr || run->epoch != number || message.gang().incarnation() != job->incarnation.value) {
+    const auto known = core.catalog.epochs.find(number);
+    if (known != core.catalog.epochs.end() && known->second.state == EpochState::committed) return;  // said once more
+    core.stale(host, id, number, "images of an epoch that will not be committed; they are deleted");
+    return core.delete_images(id, {number});
+  }
+  const bool early = run->phase == CheckpointRun::Phase::close || run->phase == CheckpointRun::Phase::drain;
+  if (early) return core.stale(host, id, number, "images before anything was captured");
+  const auto& report = message.images();
+  if (message.has_failure() || report.has_failure()) {
+    Error error = from_wire(report.has_failure() ? report.failure() : message.failure());
+    error.object += " on " + host.value;
+    return abort(core, *job, error);
+  }
+  for (const auto& image : report.images()) {
+    if (core.host_of(*job, image.guest()) != host) return core.stale(host, id, number, "an image of a guest that is not there");
+    run->images[image.guest()] = image;
+  }
+  commit_if_complete(core, *job);
+}
+
+void await_images(Core& core, JobRecord& job, Epoch number) {
+  auto& run = core.run(job.job).checkpoint.emplace();
+  run.phase = CheckpointRun::Phase::upload;
+  run.epoch = number;
+  run.asked = run.shut = run.since = core.now;
+  run.deadline = core.now + core.settings.upload_deadline;
+}
+
+}  // namespace stillpoint::coordinator::checkpoint

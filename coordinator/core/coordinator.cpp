@@ -1,0 +1,110 @@
+#include "coordinator/core/coordinator.h"
+
+#include "coordinator/core/checkpoint.h"
+#include "coordinator/core/core.h"
+#include "coordinator/core/finish.h"
+#include "coordinator/core/hosts.h"
+#include "coordinator/core/invariants.h"
+#include "coordinator/core/output.h"
+#include "coordinator/core/ranks.h"
+#include "coordinator/core/recovery.h"
+#include "coordinator/core/restart.h"
+#include "coordinator/core/start.h"
+
+namespace stillpoint::coordinator {
+
+struct Coordinator::Impl {
+  Impl(Settings settings, CatalogState state) : core(settings, std::move(state)), invariants(core.catalog) {}
+
+  Core core;
+  Invariants invariants;
+};
+
+namespace {
+
+void tick(Core& core) {
+  hosts::tick(core);
+  std::vector<JobId> ids;
+  for (const auto& [id, run] : core.runs) ids.push_back(id);
+  for (const auto& id : ids) {
+    JobRecord* job = core.find(id);
+    if (job == nullptr) continue;
+    start::tick(core, *job);
+    checkpoint::tick(core, *job);
+    restart::tick(core, *job);
+    finish::tick(core, *job);
+    ranks::tick(core, id);
+  }
+  start::try_pending(core);
+}
+
+struct Handle {
+  Core& core;
+  void operator()(HostConnected& e) const { hosts::on_connected(core, std::move(e)); }
+  void operator()(HostDisconnected& e) const { hosts::on_disconnected(core, e); }
+  void operator()(HostSpoke& e) const { hosts::on_spoke(core, e); }
+  void operator()(SubmitJob& e) const { start::on_submit(core, std::move(e)); }
+  void operator()(CheckpointJob& e) const { checkpoint::on_request(core, e); }
+  void operator()(RestartJob& e) const { restart::on_request(core, e); }
+  void operator()(StopJob& e) const { finish::on_stop(core, e); }
+  void operator()(RemoveJob& e) const { finish::on_remove(core, e); }
+  void operator()(CordonHost& e) const { hosts::on_cordon(core, e); }
+  void operator()(QueryRanks& e) const { ranks::on_query(core, e); }
+  void operator()(SpoolRead& e) const { start::on_spool(core, std::move(e)); }
+  void operator()(OutputDurable& e) const { output::on_durable(core, e); }
+  void operator()(OutputFailed& e) const { output::on_failed(core, e); }
+  void operator()(Tick&) const { tick(core); }
+};
+
+// Request numbers of an earlier coordinator must not be met again: hosts may remember them.
+std::uint64_t first_request(WallSeconds wall) { return (static_cast<std::uint64_t>(wall) << 24) | 1; }
+
+// This process itself stood still: what hosts said meanwhile is still in the queue, so their silence proves nothing.
+void forgive_own_pause(Core& core) {
+  const auto pause = core.now - core.last_step;
+  if (pause <= 4 * core.settings.heartbeat) return;
+  for (auto& [name, host] : core.hosts)
+    if (host.connected) host.last_word = std::max(host.last_word, core.now - core.settings.heartbeat);
+}
+
+}  // namespace
+
+Coordinator::Coordinator(Settings settings, CatalogState state) : impl_(std::make_unique<Impl>(settings, std::move(state))) {}
+Coordinator::~Coordinator() = default;
+
+Effects Coordinator::step(Event event, Time now, WallSeconds wall) {
+  auto& core = impl_->core;
+  core.now = now;
+  core.wall = wall;
+  if (!core.recovered) {
+    core.recovered = true;
+    core.begun = core.last_step = now;
+    core.next_request = first_request(wall);
+    recovery::take_up(core);
+  }
+  forgive_own_pause(core);
+  core.last_step = now;
+  std::visit(Handle{core}, event);
+  Effects effects = std::exchange(core.effects, {});
+  if (core.settings.check_invariants) impl_->invariants.check(core, effects);
+  return effects;
+}
+
+const CatalogState& Coordinator::state() const { return impl_->core.catalog; }
+std::vector<HostView> Coordinator::hosts() const { return hosts::views(impl_->core); }
+std::vector<wire::RankReport> Coordinator::last_ranks(const JobId& job) const { return ranks::last(impl_->core, job); }
+std::uint64_t Coordinator::rejected() const { return impl_->core.rejected; }
+std::vector<std::string> Coordinator::broken_invariants() const { return impl_->invariants.broken(); }
+
+std::string Coordinator::phase(const JobId& job) const {
+  const auto found = impl_->core.runs.find(job);
+  if (found == impl_->core.runs.end()) return "";
+  const auto& run = found->second;
+  if (run.finish) return std::string(finish::name(run.finish->phase));
+  if (run.restart) return std::string(restart::name(run.restart->phase));
+  if (run.start) return std::string(start::name(run.start->phase));
+  if (run.checkpoint) return std::string(checkpoint::name(run.checkpoint->phase));
+  return "";
+}
+
+}  // namespace stillpoint::coordinator

@@ -1,0 +1,270 @@
+#include "coordinator/core/core.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace stillpoint::coordinator {
+namespace {
+
+// A host that has not answered for this long is not spoken to until it does: the coordinator then knows when the host
+// heard it last, which is what the host's lease counts from.
+std::chrono::milliseconds silence(const Settings& settings) { return 4 * settings.heartbeat; }
+
+std::chrono::milliseconds lease_margin(const Settings& settings) { return 2 * settings.heartbeat; }
+
+// What a host's name says in a message when the failure does not name it.
+std::string at_host(std::string object, const HostName& host) {
+  if (object.find(host.value) != std::string::npos) return object;
+  return object.empty() ? host.value : object + " on " + host.value;
+}
+
+}  // namespace
+
+// ---- records
+
+JobRecord* Core::find(const JobId& id) {
+  const auto found = catalog.jobs.find(id);
+  return found == catalog.jobs.end() ? nullptr : &found->second;
+}
+
+JobRecord& Core::job(const JobId& id) { return catalog.jobs.at(id); }
+
+// One transaction as long as nothing stands between that the outside could see.
+void Core::persist(CatalogChange change) {
+  for (auto effect = effects.rbegin(); effect != effects.rend(); ++effect) {
+    if (auto* open = std::get_if<Persist>(&*effect)) {
+      open->changes.push_back(std::move(change));
+      return;
+    }
+    if (!std::holds_alternative<Log>(*effect) && !std::holds_alternative<JobChanged>(*effect)) break;
+  }
+  effects.push_back(Persist{{std::move(change)}});
+}
+
+void Core::save(const JobRecord& record) { persist(PutJob{record}); }
+void Core::save(const EpochRecord& record) { persist(PutEpoch{record}); }
+void Core::save_counters() { persist(PutCounters{catalog.next_job, catalog.next_epoch, catalog.next_vni}); }
+
+void Core::set_state(JobRecord& record, JobState state, std::string reason) {
+  const bool changed = record.state != state || record.reason != reason;
+  record.state = state;
+  record.reason = std::move(reason);
+  save(record);
+  if (changed) effects.push_back(JobChanged{record.job});
+}
+
+void Core::note(Log::Level level, const JobId& id, const HostName& host, Epoch at, std::string what, std::string detail) {
+  EventRecord event{wall, id, host, at, std::move(what), std::move(detail)};
+  persist(AddEvent{event});
+  effects.push_back(Log{level, std::move(event)});
+}
+
+void Core::stale(const HostName& host, const JobId& id, Epoch at, std::string what) {
+  rejected += 1;
+  effects.push_back(Log{Log::Level::warn, EventRecord{wall, id, host, at, "rejected", std::move(what)}});
+}
+
+// ---- hosts
+
+bool Core::usable(const HostName& host) const {
+  const auto found = hosts.find(host);
+  return found != hosts.end() && found->second.connected && now - found->second.last_word <= silence(settings);
+}
+
+bool Core::fenced_by_lease(const HostName& host) const {
+  const auto found = hosts.find(host);
+  if (found == hosts.end()) return now >= begun + settings.lease + lease_margin(settings);
+  const auto& h = found->second;
+  return !h.connected && now >= std::max(h.last_word, h.last_sent) + settings.lease + lease_margin(settings);
+}
+
+std::string Core::underlay(const HostName& host) const {
+  const auto found = catalog.hosts.find(host);
+  return found == catalog.hosts.end() ? std::string() : found->second.address;
+}
+
+std::set<HostName> Core::gang_hosts(const JobRecord& record) const {
+  std::set<HostName> result;
+  for (const auto& place : record.placement) result.insert(place.host);
+  return result;
+}
+
+std::vector<std::uint32_t> Core::guests_on(const JobRecord& record, const HostName& host) const {
+  std::vector<std::uint32_t> result;
+  for (const auto& place : record.placement)
+    if (place.host == host) result.push_back(static_cast<std::uint32_t>(place.guest.value));
+  return result;
+}
+
+const HostName& Core::host_of(const JobRecord& record, std::uint32_t guest) const {
+  for (const auto& place : record.placement)
+    if (place.guest.value == guest) return place.host;
+  static const HostName none;
+  return none;
+}
+
+// ---- requests
+
+void Core::address(Request& request, Incarnation incarnation, Epoch at) {
+  request.message.set_request(request.id);
+  request.message.mutable_gang()->set_job(request.job.value);
+  request.message.mutable_gang()->set_incarnation(incarnation.value);
+  request.message.set_epoch(at.value);
+}
+
+std::uint64_t Core::enqueue(Request request) {
+  const auto id = request.id;
+  transmit(requests.emplace(id, std::move(request)).first->second);
+  return id;
+}
+
+void Core::transmit(Request& request) {
+  if (now < request.not_before) return;
+  if (request.host.empty())  // any host will do
+    for (const auto& [name, host] : hosts)
+      if (usable(name)) {
+        request.host = name;
+        break;
+      }
+  if (!usable(request.host)) return;
+  auto& host = hosts.at(request.host);
+  request.sent_on = host.session;
+  host.last_sent = now;
+  effects.push_back(Send{request.host, host.session, request.message});
+}
+
+void Core::flush(const HostName& host) {
+  if (!usable(host)) return;
+  const auto session = hosts.at(host).session;
+  for (auto& [id, request] : requests)
+    if (request.host.empty() || (request.host == host && request.sent_on != session)) transmit(request);
+}
+
+void Core::send(const HostName& host, wire::ToHost message) {
+  const auto found = hosts.find(host);
+  if (found == hosts.end() || !found->second.connected) return;
+  found->second.last_sent = now;
+  effects.push_back(Send{host, found->second.session, std::move(message)});
+}
+
+void Core::retry_later(Request request) {
+  request.sent_on.reset();
+  request.not_before = now + kRetry;
+  const auto id = request.id;
+  requests.insert_or_assign(id, std::move(request));
+}
+
+void Core::hand_over(const HostName& lost) {
+  for (auto& [id, request] : requests) {
+    if (request.host != lost || !request.message.has_delete_images()) continue;
+    request.host = HostName{};
+    request.sent_on.reset();
+    transmit(request);
+  }
+}
+
+void Core::cancel(const JobId& id, Owner owner) {
+  std::erase_if(requests, [&](const auto& entry) { return entry.second.job == id && entry.second.owner == owner; });
+}
+
+void Core::destroy_gang(const JobId& id, Incarnation incarnation, const std::set<HostName>& at) {
+  for (const auto& host : at) {
+    const bool asked = std::any_of(requests.begin(), requests.end(), [&](const auto& entry) {
+      const auto& r = entry.second;
+      return r.owner == Owner::background && r.host == host && r.job == id && r.message.has_destroy() &&
+             r.message.gang().incarnation() == incarnation.value;
+    });
+    if (!asked)
+      ask(Owner::background, host, id, incarnation, Epoch{}, [](wire::ToHost& m) { m.mutable_destroy(); });
+  }
+}
+
+bool Core::is_asked(const JobId& id, Owner owner, const HostName& host) const {
+  return std::any_of(requests.begin(), requests.end(), [&](const auto& entry) {
+    return entry.second.job == id && entry.second.owner == owner && entry.second.host == host;
+  });
+}
+
+void Core::delete_images(const JobId& id, const std::vector<Epoch>& epochs) {
+  if (epochs.empty()) return;
+  ask(Owner::background, HostName{}, id, Incarnation{}, Epoch{}, [&](wire::ToHost& m) {
+    for (auto e : epochs) m.mutable_delete_images()->add_epochs(e.value);
+  });
+}
+
+// ---- small helpers
+
+bool is_over(JobState state) {
+  return state == JobState::completed || state == JobState::failed || state == JobState::stopped;
+}
+
+bool holds_gang(JobState state) { return !is_over(state) && state != JobState::pending; }
+
+Error host_error(const Request& request, const wire::FromHost& answer) {
+  if (!answer.has_failure())
+    return Error{ErrorKind::permanent, "answer", at_host("", request.host), "the host answered with another kind of message"};
+  Error error = from_wire(answer.failure());
+  error.object = at_host(std::move(error.object), request.host);
+  return error;
+}
+
+Error refused(std::string step, std::string object, std::string cause) {
+  return Error{ErrorKind::refused, std::move(step), std::move(object), std::move(cause)};
+}
+
+std::string joined(const std::set<HostName>& hosts) {
+  std::string text;
+  for (const auto& host : hosts) text += (text.empty() ? "" : ", ") + host.value;
+  return text;
+}
+
+double ms_between(Time from, Time to) { return std::chrono::duration<double, std::milli>(to - from).count(); }
+
+void add_phase(PhaseTimes& phases, std::string_view name, double ms) {
+  for (auto& [phase, time] : phases.phases)
+    if (phase == name) {
+      time += ms;
+      return;
+    }
+  phases.phases.emplace_back(name, ms);
+}
+
+std::string ip_of(std::uint32_t guest) { return fmt::format("10.99.{}.{}", (guest + 1) >> 8, (guest + 1) & 255); }
+
+// Locally administered, in the range that virtual machines use; the same in every incarnation, for the guest's memory
+// holds it. Two jobs that share one differ in their VXLAN.
+std::string mac_of(const JobId& job, std::uint32_t guest) {
+  std::uint32_t number = 0;
+  for (char c : job.value)
+    if (c >= '0' && c <= '9') number = number * 10 + static_cast<std::uint32_t>(c - '0');
+  return fmt::format("52:54:{:02x}:{:02x}:{:02x}:{:02x}", (number >> 8) & 255, number & 255, (guest >> 8) & 255, guest & 255);
+}
+
+wire::GangNetwork network_of(const Core& core, const JobRecord& job) {
+  wire::GangNetwork network;
+  network.set_vni(job.vni);
+  network.set_prefix_length(16);
+  for (const auto& p : job.placement) {
+    const auto guest = static_cast<std::uint32_t>(p.guest.value);
+    auto& place = *network.add_places();
+    place.set_guest(guest);
+    place.set_name(fmt::format("guest-{}", guest));
+    place.set_ip(ip_of(guest));
+    place.set_mac(mac_of(job.job, guest));
+    place.set_host(p.host.value);
+    place.set_host_address(core.underlay(p.host));
+  }
+  return network;
+}
+
+wire::GuestHardware hardware_of(const JobSpec& spec) {
+  wire::GuestHardware hardware;
+  hardware.set_vcpus(spec.vcpus);
+  hardware.set_memory_bytes(spec.memory_bytes);
+  hardware.set_disk_bytes(spec.disk_bytes);
+  hardware.set_image(spec.image);
+  return hardware;
+}
+
+}  // namespace stillpoint::coordinator

@@ -1,0 +1,243 @@
+// The core's memory and what all its machines share: records and the Persist effects that go with them, hosts and
+// their sessions, requests and their answers. Private to coordinator/core; owned by one Coordinator, its strand only.
+//
+// Rules that the machines (start, checkpoint, restart, finish) keep:
+//  - A record is changed only together with save(): the effect that makes it durable stands before every Send that
+//    follows in the step.
+//  - What is here and not in `catalog` may be lost at any moment; recovery.h says how it is made again.
+//  - Requests are answered by host, incarnation and epoch; anything else is counted as stale and logged.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <set>
+
+#include "common/failure.h"
+#include "coordinator/core/coordinator.h"
+
+namespace stillpoint::coordinator {
+
+inline constexpr std::uint32_t kPieceBytes = 256u << 10;     // of a file, one message
+inline constexpr std::size_t kEarlyOutputBytes = 1u << 20;   // output kept while the stored length is not known
+inline constexpr std::size_t kMaxQueries = 64;               // rank queries under way, per job
+inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};   // hosts answer at their deadline; hear them out
+inline constexpr std::chrono::milliseconds kSettle{200};          // for the kernel's TCP to settle under freeze
+inline constexpr std::chrono::milliseconds kStopGrace{5'000};     // SIGTERM to SIGKILL
+inline constexpr std::chrono::milliseconds kDestroyDeadline{60'000};
+inline constexpr std::chrono::milliseconds kRetry{5'000};         // between tries of a clean-up that failed
+
+// Which machine a request's answer belongs to.
+enum class Owner { start, checkpoint, restart, finish, remove, query, background };
+
+struct Request {
+  std::uint64_t id = 0;
+  Owner owner = Owner::background;
+  HostName host;                     // empty: any host will do (images lie where all reach them)
+  JobId job;
+  wire::ToHost message;
+  std::optional<SessionId> sent_on;  // the session it went out on; nothing: waits for the host
+  Time not_before{};                 // a clean-up that failed is tried again then
+};
+
+// What is known of a host. Survives sessions, not the coordinator.
+struct HostRun {
+  bool connected = false;
+  bool lost = false;       // no word for a whole lease; said once
+  SessionId session{};     // of the connection, while connected
+  Time last_word{};        // from the host; the start of this coordinator when there was none yet
+  Time last_sent{};        // to the host: its own lease counts from there at the earliest
+  Time next_ping{};
+  std::uint64_t ping = 0;  // number of the last one
+  bool ping_out = false;   // not answered yet: no further one is sent
+  wire::HostHello hello;   // without its gangs
+  std::uint64_t memory_free = 0;
+};
+
+// The program's output: received in order, durable up to, and what came before the stored length was known.
+struct OutputRun {
+  bool known = false;
+  bool measuring = false;
+  std::uint64_t received = 0;
+  std::uint64_t durable = 0;
+  std::optional<std::uint64_t> truncating;  // to this offset; answers of older appends are not taken for its answer
+  std::vector<std::pair<std::uint64_t, std::string>> early;
+  std::size_t early_bytes = 0;
+};
+
+// A fresh launch. Exists while the job is pending behind a fence or starting.
+struct StartRun {
+  enum class Phase { fence, boot, files, launch } phase = Phase::fence;
+  std::set<HostName> waiting;
+  Time since{}, deadline{};
+  std::size_t file = 0;      // index in spec.files
+  std::uint64_t offset = 0;  // of the piece under way
+  std::uint64_t piece = 0;   // its length
+  bool last = false;
+};
+
+struct CheckpointRun {
+  enum class Phase { close, drain, freeze, thaw, capture, release, upload, gap } phase = Phase::close;
+  Epoch epoch;
+  std::optional<RequestId> request;
+  std::set<HostName> waiting;
+  Time asked{}, shut{}, since{}, deadline{};
+  unsigned verified = 0;                                 // how often the cut was looked at
+  std::uint32_t round = 0;
+  std::map<std::uint32_t, wire::RoundFigures> previous, current;
+  std::map<std::uint32_t, wire::GuestCut> cuts;
+  std::vector<std::string> problems;                     // of the last look at the cut
+  std::map<std::uint32_t, wire::GuestImage> images;
+  bool all_held = true;
+  PhaseTimes phases;
+  // The test-only control: hosts one after another.
+  std::optional<std::chrono::milliseconds> gap;
+  std::vector<HostName> turns;
+  std::size_t turn = 0;
+};
+
+struct RestartRun {
+  enum class Phase { fence, place, restore, resume, links, truncate, release } phase = Phase::fence;
+  std::optional<RequestId> request;
+  Epoch epoch;
+  bool fall_back = false;       // no epoch was named: an older one will do when this one is damaged
+  std::vector<HostName> hosts;  // allowed; empty = as the spec says
+  bool skip_link_check = false;
+  std::set<HostName> waiting;
+  Time asked{}, since{}, deadline{};
+  std::map<std::uint32_t, wire::LinkReport> links;
+  std::optional<Error> damage;  // of an image, while the other hosts' answers are awaited
+  std::string fallen_back;      // for people: which epochs were passed over and why
+  PhaseTimes phases;
+};
+
+// The end of a job: by itself or because the user asked for it.
+struct FinishRun {
+  enum class Phase { terminate, confirm, fetch, drain, destroy } phase = Phase::confirm;
+  JobState outcome = JobState::completed;
+  std::string reason;
+  std::set<HostName> waiting;
+  Time since{}, deadline{};
+  std::size_t file = 0;  // index in spec.outputs
+  std::uint64_t offset = 0;
+  std::optional<std::uint64_t> output_end;  // as the program's end said; nothing: not heard (again) yet
+  std::vector<RequestId> stops;
+};
+
+struct RemoveRun {
+  RequestId request;
+};
+
+struct RanksQuery {
+  RequestId request;
+  std::set<HostName> waiting;
+  Time deadline{};
+};
+
+struct JobRun {
+  std::optional<StartRun> start;
+  std::optional<CheckpointRun> checkpoint;
+  std::optional<RestartRun> restart;
+  std::optional<FinishRun> finish;
+  std::optional<RemoveRun> remove;
+  OutputRun output;
+  std::vector<RanksQuery> queries;
+  std::map<std::uint32_t, wire::RankReport> ranks;                    // as last heard
+  std::map<std::uint64_t, std::optional<wire::LaunchOutcome>> launches;  // of this incarnation; nothing: under way
+  std::map<Epoch, std::set<HostName>> cleanup;                        // aborted epochs that hosts still have to let go
+  Time next_checkpoint{};
+  unsigned failed_starts = 0;
+  std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before
+};
+
+struct Core {
+  Core(Settings s, CatalogState c) : settings(s), catalog(std::move(c)) {}
+
+  Settings settings;
+  CatalogState catalog;
+  Time now{};
+  WallSeconds wall = 0;
+  Time begun{};            // first step of this coordinator
+  Time last_step{};
+  bool recovered = false;
+  std::map<HostName, HostRun> hosts;
+  std::map<JobId, JobRun> runs;
+  std::map<std::uint64_t, Request> requests;
+  std::uint64_t next_request = 1;
+  std::uint64_t rejected = 0;
+  Effects effects;
+
+  // ---- records: change, then save
+  JobRecord* find(const JobId& job);
+  JobRecord& job(const JobId& job);  // it exists
+  JobRun& run(const JobId& job) { return runs[job]; }
+  EpochRecord& epoch(Epoch epoch) { return catalog.epochs.at(epoch); }
+  void persist(CatalogChange change);
+  void save(const JobRecord& job);
+  void save(const EpochRecord& epoch);
+  void save_counters();
+  void set_state(JobRecord& job, JobState state, std::string reason);
+  // A line of history, in the catalog and in the log.
+  void note(Log::Level level, const JobId& job, const HostName& host, Epoch epoch, std::string what, std::string detail);
+
+  // ---- answers to clients
+  void reply(RequestId request, Answer answer) { effects.push_back(Reply{request, std::move(answer)}); }
+  void refuse(RequestId request, Error error) { effects.push_back(Reply{request, std::move(error)}); }
+
+  // ---- hosts
+  bool usable(const HostName& host) const;      // connected and heard of lately
+  bool fenced_by_lease(const HostName& host) const;  // what ran there has ended itself
+  std::string underlay(const HostName& host) const;
+  std::set<HostName> gang_hosts(const JobRecord& job) const;
+  std::vector<std::uint32_t> guests_on(const JobRecord& job, const HostName& host) const;
+  const HostName& host_of(const JobRecord& job, std::uint32_t guest) const;
+
+  // ---- requests
+  // Fill sets the message's body. Sent now, or as soon as the host can be spoken to.
+  template <class Fill>
+  std::uint64_t ask(Owner owner, const HostName& host, const JobId& job, Incarnation incarnation, Epoch epoch, Fill fill) {
+    Request request{next_request++, owner, host, job, {}, {}, {}};
+    address(request, incarnation, epoch);
+    fill(request.message);
+    return enqueue(std::move(request));
+  }
+  // To every host of the gang; waiting becomes the hosts asked.
+  template <class Fill>
+  void ask_gang(Owner owner, const JobRecord& job, Epoch epoch, std::set<HostName>& waiting, Fill fill) {
+    waiting = gang_hosts(job);
+    for (const auto& host : waiting)
+      ask(owner, host, job.job, job.incarnation, epoch, [&](wire::ToHost& message) { fill(message, host); });
+  }
+  void cancel(const JobId& job, Owner owner);
+  void flush(const HostName& host);             // what waits for this host
+  void send(const HostName& host, wire::ToHost message);  // no answer, not repeated; dropped when there is no session
+  void retry_later(Request request);
+  // DestroyGang in the background: until each host has answered, over reconnects.
+  void destroy_gang(const JobId& job, Incarnation incarnation, const std::set<HostName>& at);
+  bool is_asked(const JobId& job, Owner owner, const HostName& host) const;
+  void hand_over(const HostName& lost);         // what any host can do is asked of another one
+  // Epochs' images go: one host that is up is told, or the next one that comes.
+  void delete_images(const JobId& job, const std::vector<Epoch>& epochs);
+
+  void stale(const HostName& host, const JobId& job, Epoch epoch, std::string what);
+
+ private:
+  void address(Request& request, Incarnation incarnation, Epoch epoch);
+  std::uint64_t enqueue(Request request);
+  void transmit(Request& request);
+};
+
+// ---- small helpers
+bool is_over(JobState state);    // completed, failed, stopped
+bool holds_gang(JobState state); // starting, running, checkpointing, restarting, migrating
+// The failure that a host answered, with the host's name in it; or that the answer is of the wrong kind.
+Error host_error(const Request& request, const wire::FromHost& answer);
+Error refused(std::string step, std::string object, std::string cause);
+std::string joined(const std::set<HostName>& hosts);
+double ms_between(Time from, Time to);
+void add_phase(PhaseTimes& phases, std::string_view name, double ms);
+wire::GangNetwork network_of(const Core& core, const JobRecord& job);
+wire::GuestHardware hardware_of(const JobSpec& spec);
+std::string mac_of(const JobId& job, std::uint32_t guest);
+std::string ip_of(std::uint32_t guest);
+
+}  // namespace stillpoint::coordinator

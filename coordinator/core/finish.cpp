@@ -1,0 +1,324 @@
+#include "coordinator/core/finish.h"
+
+#include <fmt/format.h>
+
+#include "coordinator/core/checkpoint.h"
+#include "coordinator/core/fence.h"
+#include "coordinator/core/loss.h"
+#include "coordinator/core/output.h"
+#include "coordinator/core/ranks.h"
+#include "coordinator/core/restart.h"
+#include "coordinator/core/start.h"
+
+namespace stillpoint::coordinator::finish {
+namespace {
+
+using Phase = FinishRun::Phase;
+
+constexpr std::chrono::milliseconds kConfirm{10'000};  // an answer of some kind from each host of the gang
+constexpr std::chrono::milliseconds kFetch{120'000};   // each output
+constexpr std::chrono::milliseconds kDrain{30'000};    // the end of the output
+constexpr std::chrono::milliseconds kEcho{5'000};      // for a host to say once more how the program ended
+
+void enter(Core& core, FinishRun& run, Phase phase, std::chrono::milliseconds deadline) {
+  run.phase = phase;
+  run.since = core.now;
+  run.deadline = core.now + deadline;
+  run.waiting.clear();
+}
+
+void over(Core& core, JobRecord& job) {
+  auto& runs = core.run(job.job);
+  const FinishRun run = std::move(*runs.finish);
+  // What a host has not answered yet is asked on in the background.
+  core.cancel(job.job, Owner::finish);
+  core.destroy_gang(job.job, job.incarnation, run.waiting);
+  runs.finish.reset();
+  runs.rank_lost.reset();
+  job.stopping = false;
+  core.set_state(job, run.outcome, run.reason);
+  core.note(run.outcome == JobState::failed ? Log::Level::error : Log::Level::info, job.job, {}, {},
+            std::string(coordinator::name(run.outcome)), run.reason);
+  for (auto request : run.stops) core.reply(request, Acknowledged{});
+  ranks::end(core, job.job);
+  start::try_pending(core);
+}
+
+void destroy(Core& core, JobRecord& job, FinishRun& run) {
+  core.cancel(job.job, Owner::finish);
+  enter(core, run, Phase::destroy, kDestroyDeadline);
+  fence::begin(core, job, Owner::finish, run.waiting);
+  if (run.waiting.empty()) over(core, job);
+}
+
+void drain(Core& core, JobRecord& job, FinishRun& run) {
+  enter(core, run, Phase::drain, run.output_end ? kDrain : kEcho);
+  on_output(core, job);
+}
+
+void next_output(Core& core, JobRecord& job, FinishRun& run) {
+  if (run.file == job.spec.outputs.size()) return drain(core, job, run);
+  if (run.offset == 0) enter(core, run, Phase::fetch, kFetch);
+  const auto& host = core.host_of(job, 0);
+  run.waiting = {host};
+  core.ask(Owner::finish, host, job.job, job.incarnation, {}, [&](wire::ToHost& m) {
+    auto& read = *m.mutable_fetch_file()->mutable_read();
+    read.set_path(job.spec.outputs[run.file]);
+    read.set_offset(run.offset);
+    read.set_length(kPieceBytes);
+  });
+}
+
+// The output cannot be had: a warning, and the next one.
+void skip_output(Core& core, JobRecord& job, FinishRun& run, const std::string& why) {
+  core.note(Log::Level::warn, job.job, {}, {}, "output missing", job.spec.outputs[run.file] + ": " + why);
+  run.file += 1;
+  run.offset = 0;
+  next_output(core, job, run);
+}
+
+void take_piece(Core& core, JobRecord& job, FinishRun& run, const Request& request, const wire::FromHost& answer) {
+  if (answer.has_failure() || !answer.has_file()) return skip_output(core, job, run, host_error(request, answer).message());
+  const auto& data = answer.file().data();
+  if (data.data().empty() && !data.end()) return skip_output(core, job, run, "an empty piece that is not the last");
+  core.effects.push_back(StoreOutputPiece{job.job, job.spec.outputs[run.file], run.offset, data.data(), data.end()});
+  run.offset += data.data().size();
+  if (data.end()) {
+    run.file += 1;
+    run.offset = 0;
+  }
+  next_output(core, job, run);
+}
+
+void confirm(Core& core, JobRecord& job) {
+  auto& run = *core.run(job.job).finish;
+  enter(core, run, Phase::confirm, kConfirm);
+  core.ask_gang(Owner::finish, job, {}, run.waiting, [](wire::ToHost& m, const HostName&) { m.mutable_query(); });
+}
+
+FinishRun& begin_end(Core& core, JobRecord& job, const std::string& detail) {
+  auto& run = core.run(job.job).finish.emplace();
+  run.outcome = *job.exit_code == 0 ? JobState::completed : JobState::failed;
+  if (*job.exit_code != 0)
+    run.reason = fmt::format("the program ended with exit code {}{}", *job.exit_code, detail.empty() ? "" : ": " + detail);
+  return run;
+}
+
+// Something of the gang was lost while it ended: the exit code is no proof of a result.
+void doubt(FinishRun& run, const std::string& why) {
+  run.outcome = JobState::failed;
+  run.reason = why + " as the program ended";
+}
+
+void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why, bool host_gone) {
+  const bool awaited = run.waiting.contains(host);
+  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed) doubt(run, why);
+  if (run.phase == Phase::destroy) return;  // fence::expire, or the host's answer, sees to it
+  if (!awaited) return;
+  std::erase_if(core.requests, [&](const auto& entry) {
+    return entry.second.job == job.job && entry.second.owner == Owner::finish && entry.second.host == host;
+  });
+  run.waiting.erase(host);
+  switch (run.phase) {
+    case Phase::confirm:
+      if (run.waiting.empty()) next_output(core, job, run);
+      return;
+    case Phase::fetch: return skip_output(core, job, run, why);
+    case Phase::terminate:
+      if (run.waiting.empty()) drain(core, job, run);
+      return;
+    case Phase::drain:
+    case Phase::destroy: return;
+  }
+}
+
+}  // namespace
+
+void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited) {
+  auto& runs = core.run(job.job);
+  if (runs.restart || (runs.start && runs.start->phase != StartRun::Phase::launch))
+    return core.stale({}, job.job, {}, "the end of a program that does not run");
+  if (runs.finish) {
+    runs.finish->output_end = exited.output_offset();
+    return on_output(core, job);
+  }
+  core.cancel(job.job, Owner::start);
+  runs.start.reset();
+  checkpoint::abort(core, job, refused("checkpoint", job.job.value, "the program ended"));
+  job.exit_code = exited.exit_code();
+  core.set_state(job, JobState::running, "the program ended; its results are being taken");
+  core.note(Log::Level::info, job.job, {}, {}, "program ended", fmt::format("exit code {}", *job.exit_code));
+  auto& run = begin_end(core, job, exited.detail());
+  if (runs.rank_lost) doubt(run, runs.rank_lost->second);
+  run.output_end = exited.output_offset();
+  confirm(core, job);
+}
+
+void take_up_end(Core& core, JobRecord& job) {
+  begin_end(core, job, "");
+  confirm(core, job);
+}
+
+void take_up_stop(Core& core, JobRecord& job) {
+  auto& run = core.run(job.job).finish.emplace();
+  run.outcome = JobState::stopped;
+  destroy(core, job, run);
+}
+
+void on_host_lost(Core& core, JobRecord& job, const HostName& host) {
+  auto& runs = core.run(job.job);
+  for (auto& query : runs.queries) query.waiting.erase(host);
+  if (!core.gang_hosts(job).contains(host)) return;
+  const Error error{ErrorKind::transient, "", "host " + host.value, "it was lost: no word for a whole lease"};
+  if (runs.finish) return gang_partly_gone(core, job, *runs.finish, host, fmt::format("host {} was lost", host.value), true);
+  if (runs.start) {
+    if (runs.start->phase != StartRun::Phase::fence) start::fail(core, job, error);
+    return;
+  }
+  if (runs.restart) {
+    if (runs.restart->phase != RestartRun::Phase::fence && runs.restart->phase != RestartRun::Phase::place)
+      restart::fail(core, job, error);
+    return;
+  }
+  if (job.state == JobState::running || job.state == JobState::checkpointing)
+    loss::job_lost(core, job, fmt::format("host {} was lost", host.value));
+}
+
+void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std::string& why) {
+  auto& runs = core.run(job.job);
+  const Error error{ErrorKind::transient, "", "host " + host.value, why};
+  if (runs.finish) return gang_partly_gone(core, job, *runs.finish, host, why, false);
+  if (runs.start) {
+    const auto& start = *runs.start;
+    const bool coming = start.phase == StartRun::Phase::fence || (start.phase == StartRun::Phase::boot && start.waiting.contains(host));
+    if (!coming) start::fail(core, job, error);
+    return;
+  }
+  if (runs.restart) {
+    const auto& restart = *runs.restart;
+    const bool coming = restart.phase == RestartRun::Phase::fence || restart.phase == RestartRun::Phase::place ||
+                        (restart.phase == RestartRun::Phase::restore && restart.waiting.contains(host));
+    if (!coming) restart::fail(core, job, error);
+    return;
+  }
+  if (job.state == JobState::running || job.state == JobState::checkpointing) loss::job_lost(core, job, why);
+}
+
+void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::RankFailed& rank) {
+  auto& runs = core.run(job.job);
+  if (runs.finish || runs.restart || runs.rank_lost) return;
+  const std::string why = fmt::format("rank {} failed: {}", rank.rank(), rank.detail());
+  core.note(Log::Level::error, job.job, host, {}, "rank lost", why);
+  // Its program's own end, with the exit code and the last output, may be on its way.
+  runs.rank_lost = {core.now + kAnswerSlack, why};
+}
+
+void on_answer(Core& core, const Request& request, const wire::FromHost& answer) {
+  auto& job = core.job(request.job);
+  auto& run = *core.run(request.job).finish;  // cancel() took the requests when it ended
+  if (run.phase == Phase::fetch) {
+    run.waiting.clear();
+    return take_piece(core, job, run, request, answer);
+  }
+  if (run.phase == Phase::destroy && !fence::answered(core, request, answer)) return;
+  // A guest that cannot say what its ranks do is there all the same; a StopJob that failed is followed by destruction.
+  if (run.phase == Phase::confirm && answer.has_ranks()) ranks::learn(core, job, answer.ranks().ranks());
+  run.waiting.erase(request.host);
+  if (!run.waiting.empty()) return;
+  switch (run.phase) {
+    case Phase::terminate: return drain(core, job, run);
+    case Phase::confirm: return next_output(core, job, run);
+    case Phase::destroy: return over(core, job);
+    case Phase::fetch:
+    case Phase::drain: return;
+  }
+}
+
+void on_output(Core& core, JobRecord& job) {
+  auto& runs = core.run(job.job);
+  if (!runs.finish || runs.finish->phase != Phase::drain) return;
+  if (runs.finish->output_end && runs.output.known && runs.output.durable >= *runs.finish->output_end)
+    destroy(core, job, *runs.finish);
+}
+
+void on_stop(Core& core, const StopJob& event) {
+  JobRecord* job = core.find(event.job);
+  if (job == nullptr) return core.refuse(event.request, Error{ErrorKind::not_found, "stop", event.job.value, "no such job"});
+  if (job->state == JobState::stopped) return core.reply(event.request, Acknowledged{});
+  if (is_over(job->state))
+    return core.refuse(event.request, refused("stop", event.job.value, fmt::format("the job is {} already", coordinator::name(job->state))));
+  auto& runs = core.run(event.job);
+  if (runs.finish) {  // it is ending anyway
+    runs.finish->stops.push_back(event.request);
+    return;
+  }
+  const bool launched = job->state == JobState::running || job->state == JobState::checkpointing;
+  job->stopping = true;
+  core.save(*job);
+  core.note(Log::Level::info, event.job, {}, {}, "stop asked", "");
+  const Error why = refused("stop", event.job.value, "the job is being stopped");
+  checkpoint::abort(core, *job, why);
+  restart::cancel(core, *job, why);
+  core.cancel(event.job, Owner::start);
+  runs.start.reset();
+  auto& run = runs.finish.emplace();
+  run.outcome = JobState::stopped;
+  run.stops.push_back(event.request);
+  if (!launched) return destroy(core, *job, run);
+  enter(core, run, Phase::terminate, kStopGrace + kAnswerSlack);
+  core.ask_gang(Owner::finish, *job, {}, run.waiting, [](wire::ToHost& m, const HostName&) {
+    m.mutable_stop()->set_grace_ms(static_cast<std::uint32_t>(kStopGrace.count()));
+  });
+}
+
+void tick(Core& core, JobRecord& job) {
+  auto& runs = core.run(job.job);
+  if (runs.rank_lost && !runs.finish && core.now >= runs.rank_lost->first) {
+    const std::string why = runs.rank_lost->second;
+    runs.rank_lost.reset();
+    return loss::job_lost(core, job, why);
+  }
+  if (!runs.finish) return;
+  auto& run = *runs.finish;
+  if (run.phase == Phase::destroy) {
+    fence::expire(core, job, Owner::finish, run.waiting);
+    if (run.waiting.empty()) return over(core, job);
+  }
+  if (core.now < run.deadline) return;
+  switch (run.phase) {
+    case Phase::terminate:
+      core.note(Log::Level::warn, job.job, {}, {}, "stop took too long", "no answer from " + joined(run.waiting));
+      return drain(core, job, run);
+    case Phase::confirm: {
+      const auto silent = run.waiting;
+      core.cancel(job.job, Owner::finish);
+      run.waiting.clear();
+      if (run.outcome == JobState::completed) doubt(run, fmt::format("host {} did not answer", joined(silent)));
+      return next_output(core, job, run);
+    }
+    case Phase::fetch: {
+      core.cancel(job.job, Owner::finish);
+      return skip_output(core, job, run, "it took too long");
+    }
+    case Phase::drain:
+      if (run.outcome != JobState::stopped)
+        core.note(Log::Level::warn, job.job, {}, {}, "output incomplete", "its end did not arrive in time");
+      return destroy(core, job, run);
+    case Phase::destroy:
+      core.note(Log::Level::warn, job.job, {}, {}, "not destroyed everywhere", "still asking " + joined(run.waiting));
+      return over(core, job);
+  }
+}
+
+std::string_view name(Phase phase) {
+  switch (phase) {
+    case Phase::terminate: return "terminate";
+    case Phase::confirm: return "confirm";
+    case Phase::fetch: return "fetch";
+    case Phase::drain: return "output";
+    case Phase::destroy: return "destroy";
+  }
+  return "";
+}
+
+}  // namespace stillpoint::coordinator::finish

@@ -1,0 +1,55 @@
+// Removal of a job that is over: images first, then its rows and files, so that a crash in between leaks nothing.
+#include <fmt/format.h>
+
+#include "coordinator/core/finish.h"
+
+namespace stillpoint::coordinator::finish {
+namespace {
+
+void drop(Core& core, const JobId& id, RequestId request) {
+  const std::string spool = core.job(id).spool;
+  std::erase_if(core.catalog.epochs, [&](const auto& entry) { return entry.second.job == id; });
+  core.catalog.jobs.erase(id);
+  core.runs.erase(id);
+  core.persist(DropJob{id});
+  core.note(Log::Level::info, id, {}, {}, "removed", "");
+  core.effects.push_back(DropJobFiles{id, spool});
+  core.effects.push_back(JobChanged{id});
+  core.reply(request, Acknowledged{});
+}
+
+}  // namespace
+
+void on_remove(Core& core, const RemoveJob& event) {
+  JobRecord* job = core.find(event.job);
+  if (job == nullptr) return core.refuse(event.request, Error{ErrorKind::not_found, "rm", event.job.value, "no such job"});
+  auto& run = core.run(event.job);
+  if (!is_over(job->state))
+    return core.refuse(event.request, refused("rm", event.job.value, fmt::format("the job is {}; stop it first: stillpoint stop {}",
+                                                                                 coordinator::name(job->state), event.job.value)));
+  if (run.remove) return core.refuse(event.request, refused("rm", event.job.value, "the job is being removed already"));
+  std::vector<Epoch> epochs;
+  for (auto& [number, epoch] : core.catalog.epochs) {
+    if (epoch.job != event.job) continue;
+    epochs.push_back(number);
+    if (epoch.state != EpochState::committed) continue;
+    epoch.state = EpochState::pruned;
+    core.save(epoch);
+  }
+  if (epochs.empty()) return drop(core, event.job, event.request);
+  run.remove = RemoveRun{event.request};
+  core.ask(Owner::remove, HostName{}, event.job, Incarnation{}, {}, [&](wire::ToHost& m) {
+    for (auto epoch : epochs) m.mutable_delete_images()->add_epochs(epoch.value);
+  });
+}
+
+void on_removed(Core& core, const Request& request, const wire::FromHost& answer) {
+  auto& run = core.run(request.job);
+  const RequestId client = run.remove->request;
+  if (!answer.has_failure()) return drop(core, request.job, client);
+  run.remove.reset();
+  Error error = host_error(request, answer);
+  core.refuse(client, Error{error.kind, "rm", request.job.value, "its images could not be deleted: " + error.message() + "; try again"});
+}
+
+}  // namespace stillpoint::coordinator::finish

@@ -1,0 +1,310 @@
+#include "coordinator/core/restart.h"
+
+#include <fmt/format.h>
+
+#include "coordinator/core/checkpoint.h"
+#include "coordinator/core/cut.h"
+#include "coordinator/core/epochs.h"
+#include "coordinator/core/fence.h"
+#include "coordinator/core/output.h"
+#include "coordinator/core/ranks.h"
+#include "coordinator/core/rooms.h"
+
+namespace stillpoint::coordinator::restart {
+namespace {
+
+using Phase = RestartRun::Phase;
+
+// Hosts say some heartbeats later that the fenced gang's memory is free.
+std::chrono::milliseconds place_wait(const Settings& settings) { return 10 * settings.heartbeat; }
+
+void enter(Core& core, RestartRun& run, Phase phase, std::chrono::milliseconds deadline) {
+  add_phase(run.phases, name(run.phase), ms_between(run.since, core.now));
+  run.phase = phase;
+  run.since = core.now;
+  run.deadline = core.now + deadline;
+}
+
+template <class Fill>
+void ask_hosts(Core& core, const JobRecord& job, RestartRun& run, Fill fill) {
+  core.ask_gang(Owner::restart, job, run.epoch, run.waiting, fill);
+}
+
+void restore(Core& core, JobRecord& job, RestartRun& run) {
+  enter(core, run, Phase::restore, core.settings.restore_deadline);
+  const auto& epoch = core.epoch(run.epoch);
+  run.damage.reset();
+  ask_hosts(core, job, run, [&](wire::ToHost& m, const HostName& host) {
+    auto& body = *m.mutable_restore();
+    *body.mutable_network() = network_of(core, job);
+    *body.mutable_hardware() = hardware_of(job.spec);
+    for (const auto& image : epoch.images)
+      if (core.host_of(job, image.guest()) == host) *body.add_images() = image;
+  });
+}
+
+// Chooses hosts; stays in this phase while there is no room.
+void place(Core& core, JobRecord& job, RestartRun& run) {
+  auto placed = plan_gang(core, job, run.hosts);
+  if (!placed.has_value()) {
+    if (core.now >= run.deadline) fail(core, job, placed.error());
+    return;
+  }
+  job.placement = std::move(placed.value());
+  core.save(job);
+  core.note(Log::Level::info, job.job, {}, run.epoch, "restoring",
+            fmt::format("incarnation {} on {}", job.incarnation.value, joined(core.gang_hosts(job))));
+  restore(core, job, run);
+}
+
+void after_fence(Core& core, JobRecord& job, RestartRun& run) {
+  job.placement.clear();
+  core.save(job);
+  enter(core, run, Phase::place, place_wait(core.settings));
+  place(core, job, run);
+}
+
+// A new incarnation whose first act is to fence what is placed now.
+void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
+  job.incarnation = job.incarnation.next();
+  job.vni = core.catalog.next_vni;
+  core.catalog.next_vni = core.catalog.next_vni % 0xffffff + 1;
+  job.restored_from = run.epoch;
+  job.exit_code.reset();
+  core.save_counters();
+  core.set_state(job, JobState::restarting, run.fallen_back);
+  auto& runs = core.run(job.job);
+  runs.launches.clear();
+  runs.rank_lost.reset();
+  output::measure(core, job.job);
+  enter(core, run, Phase::fence, core.settings.lease + core.settings.restore_deadline);
+  fence::begin(core, job, Owner::restart, run.waiting);
+  if (run.waiting.empty()) after_fence(core, job, run);
+}
+
+void begin(Core& core, JobRecord& job, RestartRun fresh) {
+  auto& run = core.run(job.job).restart.emplace(std::move(fresh));
+  run.asked = run.since = core.now;
+  core.note(Log::Level::info, job.job, {}, run.epoch, "restart begun", fmt::format("of incarnation {}", job.incarnation.value));
+  fence_and_go(core, job, run);
+}
+
+// An image is damaged or gone. Was no epoch named, the next older checkpoint is taken, with a new incarnation.
+void fall_back(Core& core, JobRecord& job, RestartRun& run, const Error& damage) {
+  const auto older = run.fall_back ? epochs::newest_committed(core, job.job, run.epoch) : std::nullopt;
+  if (!older) return fail(core, job, damage);
+  core.cancel(job.job, Owner::restart);
+  const std::string what = fmt::format("checkpoint {} cannot be restored ({}); checkpoint {} is taken instead", run.epoch.value,
+                                       damage.message(), older->value);
+  run.fallen_back += (run.fallen_back.empty() ? "" : "; ") + what;
+  core.note(Log::Level::error, job.job, {}, run.epoch, "fell back", what);
+  run.epoch = *older;
+  fence_and_go(core, job, run);
+}
+
+std::vector<std::string> link_problems(const JobRecord& job, const EpochRecord& epoch, const RestartRun& run) {
+  std::vector<std::string> problems;
+  std::vector<wire::GuestCut> found;
+  for (const auto& [guest, links] : run.links) {
+    const std::set<std::uint32_t> reached(links.reached().begin(), links.reached().end());
+    for (std::uint32_t other = 0; other < job.spec.guests; ++other)
+      if (other != guest && !reached.contains(other)) problems.push_back(fmt::format("guest {} does not reach guest {}", guest, other));
+    auto& cut = found.emplace_back(links.cut());
+    cut.set_guest(guest);
+  }
+  for (auto& problem : cut_differences(epoch.cut, found)) problems.push_back(std::move(problem));
+  for (auto& problem : cut_problems(found, job.spec.guests)) problems.push_back(std::move(problem));
+  return problems;
+}
+
+void truncate(Core& core, JobRecord& job, RestartRun& run) {
+  enter(core, run, Phase::truncate, core.settings.link_deadline);
+  run.waiting.clear();
+  output::begin_at(core, job, core.epoch(run.epoch).output_offset);
+  on_output(core, job);
+}
+
+void check_links(Core& core, JobRecord& job, RestartRun& run) {
+  const auto problems = link_problems(job, core.epoch(run.epoch), run);
+  if (problems.empty()) return truncate(core, job, run);
+  const std::string what = "the restored links are not those of the checkpoint: " + summary(problems, 5);
+  if (!run.skip_link_check)
+    return fail(core, job, Error{ErrorKind::not_quiet, "link check", fmt::format("epoch {}", run.epoch.value), what});
+  core.note(Log::Level::warn, job.job, {}, run.epoch, "link check skipped", what);
+  truncate(core, job, run);
+}
+
+void running(Core& core, JobRecord& job) {
+  auto& runs = core.run(job.job);
+  RestartRun run = std::move(*runs.restart);
+  runs.restart.reset();
+  add_phase(run.phases, name(run.phase), ms_between(run.since, core.now));
+  runs.next_checkpoint = core.now + std::chrono::seconds(job.spec.interval_seconds.value_or(0));
+  job.restarts += 1;
+  core.set_state(job, JobState::running, run.fallen_back);
+  core.note(Log::Level::info, job.job, {}, run.epoch, "restarted", fmt::format("incarnation {}", job.incarnation.value));
+  output::acknowledge(core, job);
+  if (run.request)
+    core.reply(*run.request, Restarted{job.job, job.incarnation, run.epoch, ms_between(run.asked, core.now), run.phases});
+}
+
+void all_answered(Core& core, JobRecord& job, RestartRun& run) {
+  switch (run.phase) {
+    case Phase::fence: return after_fence(core, job, run);
+    case Phase::restore:
+      if (run.damage) return fall_back(core, job, run, Error(*run.damage));
+      enter(core, run, Phase::resume, core.settings.restore_deadline);
+      return ask_hosts(core, job, run, [](wire::ToHost& m, const HostName&) { m.mutable_resume(); });
+    case Phase::resume:
+      enter(core, run, Phase::links, core.settings.link_deadline + kAnswerSlack);
+      run.links.clear();
+      return ask_hosts(core, job, run, [&](wire::ToHost& m, const HostName&) {
+        m.mutable_check_links()->set_deadline_ms(static_cast<std::uint32_t>(core.settings.link_deadline.count()));
+      });
+    case Phase::links: return check_links(core, job, run);
+    case Phase::release: return running(core, job);
+    case Phase::place:
+    case Phase::truncate: return;  // nothing was asked
+  }
+}
+
+bool take(Core& core, const JobRecord& job, RestartRun& run, const Request& request, const wire::FromHost& answer) {
+  switch (run.phase) {
+    case Phase::restore:
+    case Phase::resume: return answer.has_done();
+    case Phase::links:
+      if (!answer.has_links()) return false;
+      for (const auto& guest : answer.links().guests()) {
+        if (core.host_of(job, guest.guest()) != request.host) return false;
+        run.links[guest.guest()] = guest.links();
+      }
+      return true;
+    case Phase::release:
+      if (answer.has_release() && !answer.release().held())
+        core.note(Log::Level::warn, job.job, request.host, run.epoch, "let go early", "a guest had let go by itself before the release");
+      return answer.has_release();
+    case Phase::fence:
+    case Phase::place:
+    case Phase::truncate: return false;
+  }
+  return false;
+}
+
+// Nothing is changed when the request makes no sense.
+std::optional<Error> refusal(Core& core, const RestartJob& event, JobRecord*& job, Epoch& epoch) {
+  job = core.find(event.job);
+  if (job == nullptr) return Error{ErrorKind::not_found, "restart", event.job.value, "no such job"};
+  const auto& run = core.run(event.job);
+  const std::string object = event.job.value;
+  if (run.finish) return refused("restart", object, "the job is ending; wait for its end");
+  if (run.remove) return refused("restart", object, "the job is being removed");
+  if (job->state != JobState::running && job->state != JobState::checkpointing && job->state != JobState::failed &&
+      job->state != JobState::stopped)
+    return refused("restart", object, fmt::format("the job is {}; only a running, failed or stopped one can be restarted", coordinator::name(job->state)));
+  auto chosen = epochs::choose(core, *job, event.from);
+  if (!chosen.has_value()) return chosen.error();
+  epoch = chosen.value();
+  if (auto unknown = unknown_hosts(core, event.hosts, "restart")) return unknown;
+  // Looked at before the old gang is destroyed: with no room the job had better run on.
+  if (auto room = plan_gang(core, *job, event.hosts); !room.has_value()) return room.error();
+  return std::nullopt;
+}
+
+}  // namespace
+
+void on_request(Core& core, const RestartJob& event) {
+  JobRecord* job = nullptr;
+  RestartRun run;
+  if (auto error = refusal(core, event, job, run.epoch)) return core.refuse(event.request, *error);
+  checkpoint::abort(core, *job, refused("checkpoint", job->job.value, "the job is being restarted"));
+  ranks::end(core, job->job);
+  run.request = event.request;
+  run.fall_back = !event.from;
+  run.hosts = event.hosts;
+  run.skip_link_check = event.skip_link_check;
+  begin(core, *job, std::move(run));
+}
+
+void begin_again(Core& core, JobRecord& job) {
+  RestartRun run;
+  run.epoch = job.restored_from;
+  begin(core, job, std::move(run));
+}
+
+void on_answer(Core& core, const Request& request, const wire::FromHost& answer) {
+  auto& job = core.job(request.job);
+  auto& run = *core.run(request.job).restart;  // cancel() took the requests when it ended
+  if (run.phase == Phase::fence) {
+    if (!fence::answered(core, request, answer)) return;
+  } else if (answer.has_failure() || !take(core, job, run, request, answer)) {
+    const Error error = host_error(request, answer);
+    const bool image = run.phase == Phase::restore && (error.kind == ErrorKind::damaged || error.kind == ErrorKind::not_found);
+    if (!image) return fail(core, job, error);
+    run.damage = error;  // the other hosts' answers are awaited: the fence wants nothing half-way
+  }
+  run.waiting.erase(request.host);
+  if (run.waiting.empty()) all_answered(core, job, run);
+}
+
+void on_output(Core& core, JobRecord& job) {
+  auto& slot = core.run(job.job).restart;
+  if (!slot || slot->phase != Phase::truncate || !output::cut_back(core, job.job)) return;
+  enter(core, *slot, Phase::release, core.settings.link_deadline);
+  ask_hosts(core, job, *slot, [](wire::ToHost& m, const HostName&) { m.mutable_release()->set_discard(false); });
+}
+
+void on_output_failed(Core& core, JobRecord& job, const Error& error) {
+  const auto& slot = core.run(job.job).restart;
+  if (slot && slot->phase == Phase::truncate) fail(core, job, error);
+}
+
+void cancel(Core& core, JobRecord& job, const Error& error) {
+  auto& slot = core.run(job.job).restart;
+  if (!slot) return;
+  core.cancel(job.job, Owner::restart);
+  const RestartRun run = std::move(*slot);
+  slot.reset();
+  core.note(Log::Level::error, job.job, {}, run.epoch, "restart failed", error.message());
+  core.destroy_gang(job.job, job.incarnation, core.gang_hosts(job));
+  if (run.request) {
+    Error told{error.kind, "restart", fmt::format("{} from checkpoint {}", job.job.value, run.epoch.value), error.message()};
+    if (!run.fallen_back.empty()) told.cause += "; before that: " + run.fallen_back;
+    core.refuse(*run.request, std::move(told));
+  }
+}
+
+void fail(Core& core, JobRecord& job, const Error& error) {
+  if (!core.run(job.job).restart) return;
+  cancel(core, job, error);
+  core.set_state(job, JobState::failed,
+                 fmt::format("the restart failed: {}; try again with `stillpoint restart {}`", error.message(), job.job.value));
+}
+
+void tick(Core& core, JobRecord& job) {
+  auto& slot = core.run(job.job).restart;
+  if (!slot) return;
+  if (slot->phase == Phase::place) return place(core, job, *slot);
+  if (slot->phase == Phase::fence) {
+    fence::expire(core, job, Owner::restart, slot->waiting);
+    if (slot->waiting.empty()) return after_fence(core, job, *slot);
+  }
+  if (core.now < slot->deadline) return;
+  fail(core, job, Error{ErrorKind::deadline, std::string(name(slot->phase)), fmt::format("epoch {}", slot->epoch.value),
+                        fmt::format("not done after {} ms; waiting for {}", static_cast<std::int64_t>(ms_between(slot->since, core.now)),
+                                    slot->waiting.empty() ? "the stored output" : joined(slot->waiting))});
+}
+
+std::string_view name(Phase phase) {
+  switch (phase) {
+    case Phase::fence: return "fence";
+    case Phase::place: return "place";
+    case Phase::restore: return "restore";
+    case Phase::resume: return "resume";
+    case Phase::links: return "links";
+    case Phase::truncate: return "truncate";
+    case Phase::release: return "release";
+  }
+  return "";
+}
+
+}  // namespace stillpoint::coordinator::restart

@@ -1,0 +1,16 @@
+// The hosts that a job may go to now, and the room on each. Core's strand.
+#pragma once
+
+#include "coordinator/core/core.h"
+#include "coordinator/core/placement.h"
+
+namespace stillpoint::coordinator {
+
+// Places the job's gang as if nothing of the job ran: what its own guests hold counts as free. allowed empty = any
+// host that the spec allows.
+Result<std::vector<Placement>> plan_gang(const Core& core, const JobRecord& job, const std::vector<HostName>& allowed);
+
+// Names that no host has, or nothing.
+std::optional<Error> unknown_hosts(const Core& core, const std::vector<HostName>& names, const std::string& step);
+
+}  // namespace stillpoint::coordinator

@@ -1,0 +1,243 @@
+#include "coordinator/core/start.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "coordinator/core/fence.h"
+#include "coordinator/core/output.h"
+#include "coordinator/core/rooms.h"
+
+namespace stillpoint::coordinator::start {
+namespace {
+
+constexpr unsigned kStartTries = 3;
+
+// Everything that is wrong with a spec, whoever submitted it: the manifest parser has said most of it already.
+std::vector<std::string> spec_problems(const JobSpec& spec) {
+  std::vector<std::string> problems;
+  if (spec.name.empty()) problems.push_back("the job has no name");
+  if (spec.guests == 0 || spec.guests > 60'000) problems.push_back(fmt::format("{} guests", spec.guests));
+  if (spec.vcpus == 0) problems.push_back("a guest needs at least one vcpu");
+  if (spec.memory_bytes == 0) problems.push_back("a guest needs memory");
+  if (spec.ranks_per_guest.size() != spec.guests)
+    problems.push_back(fmt::format("ranksPerGuest has {} entries for {} guests", spec.ranks_per_guest.size(), spec.guests));
+  if (std::count(spec.ranks_per_guest.begin(), spec.ranks_per_guest.end(), 0u) != 0) problems.push_back("a guest without a rank");
+  if (spec.command.empty()) problems.push_back("no command");
+  for (const auto* files : {&spec.files, &spec.outputs})
+    for (const auto& file : *files)
+      if (file.empty() || file.find("..") != std::string::npos || file.front() == '/')
+        problems.push_back(fmt::format("file name \"{}\" does not stay in the workdir", file));
+  return problems;
+}
+
+std::optional<Error> refusal(const Core& core, const JobSpec& spec) {
+  const std::string object = "job " + spec.name;
+  if (const auto problems = spec_problems(spec); !problems.empty()) {
+    std::string text;
+    for (const auto& problem : problems) text += (text.empty() ? "" : "; ") + problem;
+    return refused("submit", object, text);
+  }
+  if (auto unknown = unknown_hosts(core, spec.hosts, "submit")) return unknown;
+  std::uint64_t largest = 0;
+  for (const auto& [name, host] : core.hosts)
+    if (spec.hosts.empty() || std::find(spec.hosts.begin(), spec.hosts.end(), name) != spec.hosts.end())
+      largest = std::max(largest, host.hello.memory_bytes());
+  if (largest != 0 && spec.memory_bytes > largest)
+    return refused("submit", object,
+                   fmt::format("a guest asks for {} MiB of memory, but no host has more than {} MiB", spec.memory_bytes >> 20, largest >> 20));
+  return std::nullopt;
+}
+
+void enter(Core& core, StartRun& start, StartRun::Phase phase) {
+  start.phase = phase;
+  start.since = core.now;
+}
+
+// Room is looked for when nothing of an earlier try is left.
+void boot(Core& core, JobRecord& job) {
+  if (!job.placement.empty()) {
+    job.placement.clear();
+    core.save(job);
+  }
+  auto placed = plan_gang(core, job, {});
+  if (!placed.has_value()) {
+    core.run(job.job).start.reset();
+    if (const std::string why = placed.error().message(); job.reason != why) core.set_state(job, JobState::pending, why);
+    return;
+  }
+  auto& run = core.run(job.job);
+  job.incarnation = job.incarnation.next();
+  job.vni = core.catalog.next_vni;
+  core.catalog.next_vni = core.catalog.next_vni % 0xffffff + 1;  // VXLAN ids have 24 bits
+  job.placement = std::move(placed.value());
+  job.restored_from = Epoch{};
+  core.save_counters();
+  core.set_state(job, JobState::starting, "");
+  core.note(Log::Level::info, job.job, {}, {}, "starting",
+            fmt::format("incarnation {} on {}", job.incarnation.value, joined(core.gang_hosts(job))));
+  run.launches.clear();
+  run.ranks.clear();
+  output::begin_at(core, job, 0);
+  run.start.emplace();
+  enter(core, *run.start, StartRun::Phase::boot);
+  run.start->deadline = core.now + core.settings.start_deadline;
+  core.ask_gang(Owner::start, job, {}, run.start->waiting, [&](wire::ToHost& m, const HostName& host) {
+    auto& body = *m.mutable_start_guests();
+    *body.mutable_network() = network_of(core, job);
+    *body.mutable_hardware() = hardware_of(job.spec);
+    for (auto guest : core.guests_on(job, host)) body.add_guests(guest);
+    body.set_workdir(job.spec.workdir);
+  });
+}
+
+void launch(Core& core, JobRecord& job, StartRun& start) {
+  enter(core, start, StartRun::Phase::launch);
+  const auto& host = core.host_of(job, 0);
+  start.waiting = {host};
+  core.ask(Owner::start, host, job.job, job.incarnation, {}, [&](wire::ToHost& m) {
+    auto& body = *m.mutable_launch_job()->mutable_start();
+    for (const auto& word : job.spec.command) body.add_command(word);
+    for (const auto& [key, value] : job.spec.env) (*body.mutable_env())[key] = value;
+    for (auto ranks : job.spec.ranks_per_guest) body.add_ranks_per_guest(ranks);
+  });
+}
+
+void next_piece(Core& core, JobRecord& job, StartRun& start) {
+  if (start.file == job.spec.files.size()) return launch(core, job, start);
+  core.effects.push_back(ReadSpool{job.job, job.spool, job.spec.files[start.file], start.offset, kPieceBytes});
+}
+
+void running(Core& core, JobRecord& job) {
+  auto& run = core.run(job.job);
+  run.start.reset();
+  run.failed_starts = 0;
+  run.next_checkpoint = core.now + std::chrono::seconds(job.spec.interval_seconds.value_or(0));
+  core.set_state(job, JobState::running, "");
+  core.note(Log::Level::info, job.job, {}, {}, "running", fmt::format("incarnation {}", job.incarnation.value));
+}
+
+void all_answered(Core& core, JobRecord& job, StartRun& start) {
+  switch (start.phase) {
+    case StartRun::Phase::fence: return boot(core, job);
+    case StartRun::Phase::boot:
+      enter(core, start, StartRun::Phase::files);
+      return next_piece(core, job, start);
+    case StartRun::Phase::files:
+      if (start.last) {
+        start.file += 1;
+        start.offset = 0;
+      } else {
+        start.offset += start.piece;
+      }
+      return next_piece(core, job, start);
+    case StartRun::Phase::launch: return running(core, job);
+  }
+}
+
+bool expected(StartRun::Phase phase, const wire::FromHost& answer) {
+  if (phase == StartRun::Phase::boot) return answer.has_guests_started();
+  return answer.has_done();
+}
+
+}  // namespace
+
+void on_submit(Core& core, SubmitJob event) {
+  if (auto error = refusal(core, event.spec)) return core.refuse(event.request, *error);
+  JobRecord job;
+  job.job = JobId{fmt::format("j{}", core.catalog.next_job)};
+  core.catalog.next_job += 1;
+  job.spec = std::move(event.spec);
+  job.manifest = std::move(event.manifest);
+  job.spool = std::move(event.spool);
+  const JobId id = job.job;
+  auto& stored = core.catalog.jobs.emplace(id, std::move(job)).first->second;
+  core.save_counters();
+  core.set_state(stored, JobState::pending, "submitted");
+  core.note(Log::Level::info, id, {}, {}, "submitted", stored.spec.name);
+  core.run(id).output.known = true;  // there is none yet
+  core.reply(event.request, Submitted{id, Incarnation{1}});
+  try_pending(core);
+}
+
+void try_pending(Core& core) {
+  for (auto& [id, job] : core.catalog.jobs) {
+    if (job.state != JobState::pending || core.run(id).start || core.run(id).finish) continue;
+    if (job.placement.empty()) {
+      boot(core, job);
+      continue;
+    }
+    auto& start = core.run(id).start.emplace();
+    enter(core, start, StartRun::Phase::fence);
+    start.deadline = core.now + core.settings.start_deadline;
+    fence::begin(core, job, Owner::start, start.waiting);
+    if (start.waiting.empty()) boot(core, job);
+  }
+}
+
+void on_answer(Core& core, const Request& request, const wire::FromHost& answer) {
+  auto& job = core.job(request.job);
+  auto& start = *core.run(request.job).start;  // cancel() took the requests when it ended
+  if (start.phase == StartRun::Phase::fence) {
+    if (!fence::answered(core, request, answer)) return;
+  } else if (answer.has_failure() || !expected(start.phase, answer)) {
+    return fail(core, job, host_error(request, answer));
+  }
+  start.waiting.erase(request.host);
+  if (start.waiting.empty()) all_answered(core, job, start);
+}
+
+void on_spool(Core& core, SpoolRead event) {
+  JobRecord* job = core.find(event.job);
+  StartRun* start = job == nullptr || !core.run(event.job).start ? nullptr : &*core.run(event.job).start;
+  if (start == nullptr || start->phase != StartRun::Phase::files || !start->waiting.empty() ||
+      start->file >= job->spec.files.size() || job->spec.files[start->file] != event.file || start->offset != event.offset)
+    return core.stale({}, event.job, {}, "a piece of " + event.file + " that nobody waits for");
+  if (event.failed) return fail(core, *job, event.error);
+  start->piece = event.data.size();
+  start->last = event.last;
+  core.ask_gang(Owner::start, *job, {}, start->waiting, [&](wire::ToHost& m, const HostName&) {
+    auto& piece = *m.mutable_put_file()->mutable_piece();
+    piece.set_path(event.file);
+    piece.set_mode(event.mode);
+    piece.set_offset(event.offset);
+    piece.set_data(event.data);
+    piece.set_last(event.last);
+  });
+}
+
+void fail(Core& core, JobRecord& job, const Error& error) {
+  auto& run = core.run(job.job);
+  core.cancel(job.job, Owner::start);
+  run.start.reset();
+  core.destroy_gang(job.job, job.incarnation, core.gang_hosts(job));
+  const bool again = error.kind == ErrorKind::transient && ++run.failed_starts < kStartTries;
+  core.note(Log::Level::error, job.job, {}, {}, again ? "start failed; trying again" : "start failed", error.message());
+  core.set_state(job, again ? JobState::pending : JobState::failed, "could not be started: " + error.message());
+}
+
+void tick(Core& core, JobRecord& job) {
+  auto& run = core.run(job.job);
+  if (!run.start) return;
+  if (run.start->phase == StartRun::Phase::fence) {
+    fence::expire(core, job, Owner::start, run.start->waiting);
+    if (run.start->waiting.empty()) return boot(core, job);
+  }
+  if (core.now < run.start->deadline) return;
+  const bool fencing = run.start->phase == StartRun::Phase::fence;
+  fail(core, job, Error{fencing ? ErrorKind::transient : ErrorKind::deadline, std::string(name(run.start->phase)), job.job.value,
+                        fmt::format("not done within {} ms; waiting for {}", core.settings.start_deadline.count(),
+                                    run.start->waiting.empty() ? "the spool" : joined(run.start->waiting))});
+}
+
+std::string_view name(StartRun::Phase phase) {
+  switch (phase) {
+    case StartRun::Phase::fence: return "fence";
+    case StartRun::Phase::boot: return "boot";
+    case StartRun::Phase::files: return "files";
+    case StartRun::Phase::launch: return "launch";
+  }
+  return "";
+}
+
+}  // namespace stillpoint::coordinator::start

@@ -1,0 +1,23 @@
+// From a submitted spec to a running program: validate, queue, fence what an earlier try left, boot the gang, stream
+// the files, launch. Core's strand.
+//
+//   pending --room--> [fence] --> boot (StartGuests) --> files (ReadSpool, PutJobFile, piece by piece) --> launch --> running
+//
+// A start that fails for a reason of the hosts is tried again with a new incarnation, kStartTries times.
+#pragma once
+
+#include "coordinator/core/core.h"
+
+namespace stillpoint::coordinator::start {
+
+void on_submit(Core& core, SubmitJob event);
+// Starts what waits and has room now.
+void try_pending(Core& core);
+void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
+void on_spool(Core& core, SpoolRead event);
+// Ends the try: the gang is destroyed, and the job queued again or failed.
+void fail(Core& core, JobRecord& job, const Error& error);
+void tick(Core& core, JobRecord& job);
+std::string_view name(StartRun::Phase phase);
+
+}  // namespace stillpoint::coordinator::start
