@@ -40,6 +40,7 @@ void parse_socket(std::string_view message, const AddressSet& gang, std::vector<
   figures.set_local_ip(ntohl(diag.id.idiag_src[0]));
   figures.set_remote_ip(ntohl(diag.id.idiag_dst[0]));
   if (!gang.contains(figures.local_ip()) || !gang.contains(figures.remote_ip())) return;
+  if (figures.local_ip() == figures.remote_ip()) return;  // both ends are in this guest's own memory
   figures.set_local_port(ntohs(diag.id.idiag_sport));
   figures.set_remote_port(ntohs(diag.id.idiag_dport));
   figures.set_state(diag.idiag_state);

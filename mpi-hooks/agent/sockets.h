@@ -17,7 +17,7 @@ using AddressSet = std::set<std::uint32_t>;  // IPv4, host byte order
 // that ends the dump. False where the datagram is malformed or carries an error.
 bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets, bool& end);
 
-// Every TCP connection between two addresses of gang, in any state but LISTEN, CLOSE and TIME_WAIT.
+// Every TCP connection between two different addresses of gang, in any state but LISTEN, CLOSE and TIME_WAIT.
 Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang);
 
 // What the sender's side still holds: bytes not acknowledged by the peer's kernel (sent or not), plus one for each
