@@ -3,14 +3,15 @@
  *
  *   traffic ROUNDS SEED [LEVEL [WHAT]]
  *
- * LEVEL: single, serialized, multiple (a second thread exchanges messages as well). WHAT: plain; flood (rank 0 sends
+ * ROUNDS 0: until there is a file "stop" in the working directory. LEVEL: single, serialized, multiple (a second thread exchanges messages as well). WHAT: plain; flood (rank 0 sends
  * into the last rank while that computes); error (rank 0 sends to a rank that does not exist); handled (the same,
  * having set MPI_ERRORS_RETURN).
  *
- * Rank 0 prints "level asked=.. told=.. queried=..", "round N" now and then, and "checksum X". Ends with 3 on a wrong
+ * Rank 0 prints "level asked=.. told=.. queried=..", "round N" now and then, and "rounds N checksum X". Ends with 3 on a wrong
  * byte. */
 #include <mpi.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,18 +140,21 @@ static void flood(int round) {
   }
 }
 
-/* Beside the other traffic, on a communicator of its own. */
+/* Beside the other traffic, on a communicator of its own, until rank 0's main thread is done. */
 static MPI_Comm aside;
-static void *second_thread(void *rounds) {
+static atomic_int main_done;
+static void *second_thread(void *unused) {
   static unsigned char out[2000], in[2000], expected[2000];
   const int right = (rank + 1) % size, left = (rank + size - 1) % size;
-  for (int round = 0; round < *(int *)rounds; round++) {
+  for (int round = 0, go = 1; go; round++) {
     fill(out, sizeof out, rank + 100, round);
     MPI_Sendrecv(out, sizeof out, MPI_BYTE, right, 9, in, sizeof in, MPI_BYTE, left, 9, aside, MPI_STATUS_IGNORE);
     fill(expected, sizeof expected, left + 100, round);
     if (memcmp(in, expected, sizeof in) != 0) _Exit(3);
+    go = !main_done;
+    MPI_Bcast(&go, 1, MPI_INT, 0, aside);
   }
-  return NULL;
+  return unused;
 }
 
 /* A child that has nothing to do with MPI. */
@@ -186,12 +190,12 @@ int main(int argc, char **argv) {
   }
 
   pthread_t second;
-  int second_rounds = rounds;
   if (asked == MPI_THREAD_MULTIPLE) {
     MPI_Comm_dup(MPI_COMM_WORLD, &aside);
-    pthread_create(&second, NULL, second_thread, &second_rounds);
+    pthread_create(&second, NULL, second_thread, NULL);
   }
-  for (int round = 0; round < rounds; round++) {
+  int round = 0;
+  for (int go = 1; go; round++) {
     /* The same choice on every rank: all draw from the same sequence. */
     const int exponent = 3 + (int)(next(&random) % 18);
     const int length = (1 << exponent) - (int)(next(&random) % 7);
@@ -200,15 +204,18 @@ int main(int argc, char **argv) {
     compute(next(&random) % 20000 * (uint64_t)(1 + rank));
     if (strcmp(what, "flood") == 0 && round % 50 == 10) flood(round);
     if (round % 100 == 20) fork_once();
+    go = rounds > 0 ? round + 1 < rounds : access("stop", F_OK) != 0;
+    MPI_Bcast(&go, 1, MPI_INT, 0, MPI_COMM_WORLD);
     if (rank == 0 && round % 50 == 0) {
       printf("round %d\n", round);
       fflush(stdout);
     }
   }
+  main_done = 1;
   if (asked == MPI_THREAD_MULTIPLE) pthread_join(second, NULL);
   uint64_t all = 0;
   MPI_Reduce(&checksum, &all, 1, MPI_UINT64_T, MPI_BXOR, 0, MPI_COMM_WORLD);
-  if (rank == 0) printf("checksum %016llx\n", (unsigned long long)all);
+  if (rank == 0) printf("rounds %d checksum %016llx\n", round, (unsigned long long)all);
   MPI_Finalize();
   return 0;
 }
