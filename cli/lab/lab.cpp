@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -176,6 +177,8 @@ Status Lab::build(unsigned hosts, const LabOptions& options) {
   for (const auto& part : {layout_.directory() / "hosts", layout_.directory() / "log", layout_.coordinator(),
                            layout_.coordinator() / "state", fs::path(options.images)})
     if (auto made = make_directory(part); !made) return made;
+  if (::symlink(layout_.directory().c_str(), layout_.link().c_str()) != 0)
+    return errno_error("make link", layout_.link().string(), errno);
   if (auto made = make_authority(layout_.site(), "Stillpoint laboratory " + layout_.id()); !made) return made;
   if (auto made = issue_certificate(layout_.site(), "coordinator", layout_.coordinator() / "tls"); !made) return made;
   if (auto made = make_switch(layout_); !made) return made;
@@ -218,10 +221,10 @@ Status Lab::make_host(HostRecord& host) {
 Status Lab::start_daemon(HostRecord& host) {
   std::vector<std::string> argv = {(fs::path(journal_.options.programs) / "stillpoint-node").string(),
                                    "--name", host.name,
-                                   "--state", (layout_.host(host.name) / "state").string(),
+                                   "--state", (layout_.short_host(host.name) / "state").string(),
                                    "--coordinator", endpoint(),
                                    "--address", host_address(host_number(host.name)),
-                                   "--tls", (layout_.host(host.name) / "tls").string(),
+                                   "--tls", (layout_.short_host(host.name) / "tls").string(),
                                    "--images", journal_.options.images,
                                    "--guest-image", journal_.options.guest_image,
                                    "--libvirt", "embed"};

@@ -82,6 +82,7 @@ Status Lab::remove_everything() {
     ::rmdir(made->c_str());  // where others have put something into it, it stays
   if (auto ours = read_file(kLabSocketFile); ours.has_value() && *ours == layout_.api_socket().string() + "\n")
     ::unlink(kLabSocketFile);
+  ::unlink(layout_.link().c_str());
   return {};
 }
 
@@ -91,7 +92,8 @@ std::vector<std::string> Lab::leftovers(const std::vector<std::string>& names) c
   for (const pid_t pid : processes_in(names)) left.push_back("process " + std::to_string(pid));
   for (const auto& mount : mounts_below(layout_.directory())) left.push_back("mount " + mount);
   std::error_code ignored;
-  if (fs::exists(fs::symlink_status(layout_.directory(), ignored))) left.push_back("directory " + layout_.directory().string());
+  for (const auto& path : {layout_.directory(), layout_.link()})
+    if (fs::exists(fs::symlink_status(path, ignored))) left.push_back("file " + path.string());
   return left;
 }
 

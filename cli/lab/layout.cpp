@@ -7,6 +7,8 @@ namespace stillpoint::lab {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr std::size_t kLongestDirectory = 80;  // a socket's path has 107 bytes
+
 // FNV-1a. Names need to differ, not to be secret.
 std::uint32_t hash(const std::string& text) {
   std::uint64_t value = 14695981039346656037ull;
@@ -23,10 +25,10 @@ Result<Layout> Layout::at(const fs::path& directory) {
   if (!whole.has_filename()) whole = whole.parent_path();
   if (whole == whole.root_path())
     return Error{ErrorKind::refused, "use directory", whole.string(), "a laboratory needs a directory of its own"};
-  // A Unix socket's path has room for 107 bytes; libvirt's monitor sockets are the longest, some 70 below DIR.
-  if (whole.string().size() > 40)
+  if (whole.string().size() > kLongestDirectory)
     return Error{ErrorKind::refused, "use directory", whole.string(),
-                 "longer than 40 characters, so that the sockets in it would have no valid name; use a shorter one"};
+                 "the API's socket in it would have too long a name; " + std::to_string(kLongestDirectory) +
+                     " characters are possible"};
   Layout layout;
   layout.directory_ = whole;
   constexpr char digits[] = "0123456789abcdef";
@@ -34,6 +36,8 @@ Result<Layout> Layout::at(const fs::path& directory) {
   for (int i = 0; i < 6; ++i, value >>= 4) layout.id_ += digits[value & 15];
   return layout;
 }
+
+fs::path Layout::link() const { return fs::path(kRuntimeDirectory) / id_; }
 
 fs::path Layout::lock() const { return fs::path(kRuntimeDirectory) / ("lab-" + id_ + ".lock"); }
 

@@ -8,6 +8,7 @@
 //   DIR/hosts/H/{state,tls}   all that host H has; kill-host takes it away
 //   DIR/images/               the site's shared file system; kill-host does not touch it
 //   DIR/log/{coordinator,H}.log
+//   /run/stillpoint/ID        link to DIR
 //
 // Values; any thread.
 #pragma once
@@ -47,6 +48,9 @@ class Layout {
   std::filesystem::path images() const { return directory_ / "images"; }
   // name is a host's, or "coordinator".
   std::filesystem::path log(const std::string& name) const { return directory_ / "log" / (name + ".log"); }
+  // A link to the directory with a short name, for the paths that libvirt makes sockets in: those have 107 bytes.
+  std::filesystem::path link() const;
+  std::filesystem::path short_host(const std::string& name) const { return link() / "hosts" / name; }
   std::filesystem::path lock() const;
 
   std::string namespace_prefix() const { return "spl-" + id_ + "-"; }

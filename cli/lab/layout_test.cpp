@@ -20,7 +20,7 @@ TEST_CASE("names follow from the directory, however it is written") {
 
 TEST_CASE("a directory that cannot hold a laboratory is refused") {
   CHECK_FALSE(Layout::at("/").has_value());
-  CHECK_FALSE(Layout::at("/" + std::string(60, 'x')).has_value());
+  CHECK_FALSE(Layout::at("/" + std::string(90, 'x')).has_value());
 }
 
 TEST_CASE("a host's name and number name the same host") {
@@ -29,6 +29,7 @@ TEST_CASE("a host's name and number name the same host") {
 }
 
 TEST_CASE("an interface's name fits, and addresses differ from the coordinator's") {
+  CHECK(Layout::at("/" + std::string(70, 'x'))->short_host(host_name(kMaxHosts)).string().size() < 40);
   CHECK(switch_port(host_name(kMaxHosts)).size() <= 15);
   CHECK(host_address(1) == "10.98.0.11");
   CHECK(host_address(kMaxHosts) == "10.98.0.74");

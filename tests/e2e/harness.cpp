@@ -104,7 +104,8 @@ void TestLab::check_nothing_left() const {
   std::error_code failed;
   for (fs::directory_iterator entry("/proc", failed), end; !failed && entry != end; entry.increment(failed)) {
     const std::string command = read_all(entry->path() / "cmdline");
-    CHECK_MESSAGE(command.find(directory_.string() + "/") == std::string::npos, "still running: " << command);
+    for (const fs::path& path : {directory_, layout->link()})
+      CHECK_MESSAGE(command.find(path.string() + "/") == std::string::npos, "still running: " << command);
   }
 }
 
