@@ -104,7 +104,7 @@ void Host::Impl::take_up(HostFindings found) {
     log(Log::Level::info, "gang taken up", id);
   }
   for (const DomainId& id : running) {
-    log(Log::Level::warn, "domain without a record destroyed", gang_of(id), {}, to_string(id));
+    log(Log::Level::warn, "domain without a record destroyed", gang_of(id), {}, name_of(id));
     effects.push_back(DestroyGuest{id});
   }
 }

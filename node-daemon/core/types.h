@@ -31,4 +31,7 @@ inline std::string to_string(const GangId& gang) {
   return gang.job.value + "/" + std::to_string(gang.incarnation.value);
 }
 
+// "j7/2/guest-0", for people. (domain_driver.h's to_string, which comes with libvirt, says the same.)
+inline std::string name_of(const DomainId& id) { return to_string(gang_of(id)) + "/guest-" + std::to_string(id.guest.value); }
+
 }  // namespace stillpoint::node

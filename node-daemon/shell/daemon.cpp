@@ -44,7 +44,7 @@ void stamp(wire::GuestRequest& request) {
   if (request.has_release_ranks()) request.mutable_release_ranks()->set_wall_clock_ns(wall_clock_ns());
 }
 
-std::string key_of(const DomainId& id) { return "guest " + to_string(id); }
+std::string key_of(const DomainId& id) { return "guest " + name_of(id); }
 std::string key_of(const GangId& id) { return "gang " + to_string(id); }
 
 }  // namespace
@@ -238,9 +238,9 @@ void Daemon::Impl::perform(OpenLink& e) {
     if (message.ParseFromString(payload))
       step(GuestSaid{id, std::move(message)});
     else
-      log_warn("a guest sent what is no message of this protocol", {{"guest", to_string(id)}});
+      log_warn("a guest sent what is no message of this protocol", {{"guest", name_of(id)}});
   };
-  auto link = GuestLink::make(io.get_executor(), to_string(id),
+  auto link = GuestLink::make(io.get_executor(), name_of(id),
                               {.connect = connect, .opened = [this, id] { step(LinkOpened{id}); }, .frame = frame});
   links[id] = link;
   link->start();

@@ -128,7 +128,7 @@ Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, cons
   const DomainId& id = work.id;
   auto memory = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::memory});
   if (!memory) return memory.error();
-  CancellableSink sink(**memory, *cancelled, to_string(id));
+  CancellableSink sink(**memory, *cancelled, name_of(id));
   const fs::path layer = state_.guest_directory(id) / ("layer-e" + std::to_string(work.epoch.value) + ".qcow2");
   if (auto done = driver_.capture(id, layer, sink, [&](CaptureTimes times) { captured({id, work.epoch, times}); }); !done)
     return done.error();
@@ -144,7 +144,7 @@ Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, cons
   auto chain = driver_.disk_chain(id);
   if (!chain) return chain.error();
   if (chain->size() < 2)
-    return Error{ErrorKind::permanent, "store disk", to_string(id), "the capture left no layer below the active one"};
+    return Error{ErrorKind::permanent, "store disk", name_of(id), "the capture left no layer below the active one"};
   auto disk = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::disk});
   if (!disk) return disk.error();
   auto disk_file = store_disk((*chain)[1], **disk, *cancelled);
