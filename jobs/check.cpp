@@ -23,6 +23,7 @@ std::string reason(int errno_value) { return std::generic_category().message(err
 struct FileFigures {
   std::uint64_t bytes = 0;
   std::string fault;
+  bool executable = false;
 };
 FileFigures look_at(const std::filesystem::path& path) {
   // Non-blocking: opening a FIFO must not wait for its writer.
@@ -32,7 +33,7 @@ FileFigures look_at(const std::filesystem::path& path) {
   if (::fstat(file.get(), &figures) != 0) return {0, "cannot be read (" + reason(errno) + ")"};
   if (S_ISDIR(figures.st_mode)) return {0, "is a directory"};
   if (!S_ISREG(figures.st_mode)) return {0, "is not a regular file"};
-  return {static_cast<std::uint64_t>(figures.st_size), ""};
+  return {static_cast<std::uint64_t>(figures.st_size), "", (figures.st_mode & 0111u) != 0};
 }
 
 void check_inputs(const Manifest& manifest, const std::filesystem::path& directory, Problems& problems) {
@@ -40,19 +41,25 @@ void check_inputs(const Manifest& manifest, const std::filesystem::path& directo
   for (std::size_t i = 0; i < manifest.mpi.files.size(); ++i) {
     const auto path = directory / manifest.mpi.files[i];
     const auto mark = manifest.marks.files[i];
-    const auto [bytes, fault] = look_at(path);
-    if (!fault.empty()) {
-      problems.add(mark, fmt::format("input file {} {}, expected a readable file at {}",
-                                     in_quotes(manifest.mpi.files[i]), fault, path.string()));
+    const auto file = look_at(path);
+    const auto& name = manifest.mpi.files[i];
+    if (!file.fault.empty()) {
+      problems.add(mark, fmt::format("input file {} {}, expected a readable file at {}", in_quotes(name), file.fault,
+                                     path.string()));
       continue;
     }
-    if (bytes > kMaxInputFile) {
-      problems.add(mark, fmt::format("input file {} has {} bytes, expected at most {}",
-                                     in_quotes(manifest.mpi.files[i]), bytes, format_size(kMaxInputFile)));
+    if (file.bytes > kMaxInputFile) {
+      problems.add(mark, fmt::format("input file {} has {} bytes, expected at most {}", in_quotes(name), file.bytes,
+                                     format_size(kMaxInputFile)));
       continue;
+    }
+    if (!manifest.mpi.command.empty() && manifest.mpi.command.front() == "./" + name && !file.executable) {
+      problems.add(mark, fmt::format("input file {} is the program but not executable, expected its x bit to be set "
+                                     "(chmod +x)",
+                                     in_quotes(name)));
     }
     const bool fitted = sum <= manifest.guests.disk_bytes;
-    sum += bytes;
+    sum += file.bytes;
     if (fitted && sum > manifest.guests.disk_bytes) {
       problems.add(mark,
                    fmt::format("the input files up to {} have {} bytes, expected no more than spec.guests.disk ({})",
@@ -67,10 +74,11 @@ std::vector<Problem> check_files(const Manifest& manifest, const std::filesystem
   Problems problems;
   if (manifest.image != "openmpi") {
     const auto path = directory / manifest.image;
-    if (const auto [bytes, fault] = look_at(path); !fault.empty() || bytes == 0) {
-      problems.add(manifest.marks.image,
-                   fmt::format("spec.image {} {}, expected a qcow2 or raw disk image at {}, or openmpi",
-                               in_quotes(manifest.image), fault.empty() ? "is an empty file" : fault, path.string()));
+    if (const auto file = look_at(path); !file.fault.empty() || file.bytes == 0) {
+      problems.add(
+          manifest.marks.image,
+          fmt::format("spec.image {} {}, expected a qcow2 or raw disk image at {}, or openmpi",
+                      in_quotes(manifest.image), file.fault.empty() ? "is an empty file" : file.fault, path.string()));
     }
   }
   check_inputs(manifest, directory, problems);
@@ -106,12 +114,12 @@ std::vector<Problem> check_hosts(const Manifest& manifest, const std::vector<Hos
 
 Checked check_manifest(const std::filesystem::path& path, const std::vector<HostFigures>& hosts) {
   Checked checked;
-  if (const auto [bytes, fault] = look_at(path); !fault.empty()) {
-    checked.parsed.problems.push_back({{}, fmt::format("the manifest {}, expected a readable file", fault)});
+  if (const auto file = look_at(path); !file.fault.empty()) {
+    checked.parsed.problems.push_back({{}, fmt::format("the manifest {}, expected a readable file", file.fault)});
     return checked;
-  } else if (bytes > kMaxManifestBytes) {
+  } else if (file.bytes > kMaxManifestBytes) {
     checked.parsed.problems.push_back(
-        {{}, fmt::format("{} bytes long, expected a manifest of at most {} KiB", bytes, kMaxManifestBytes >> 10)});
+        {{}, fmt::format("{} bytes long, expected a manifest of at most {} KiB", file.bytes, kMaxManifestBytes >> 10)});
     return checked;
   }
   auto text = read_file(path, kMaxManifestBytes);

@@ -217,6 +217,7 @@ void read_workdir(const Section& section, Mpi& mpi) {
                            fmt::format("spec.mpi.workdir {} {}, expected {}", in_quotes(*text), why, kExpected));
   };
   if (text->empty() || text->front() != '/') return complain("is not absolute");
+  if (*text == "/") return complain("is the guest's whole file system");
   if (const auto fault = relative_path_fault(std::string_view(*text).substr(1)); !fault.empty()) return complain(fault);
   for (const std::string_view taken : {"/proc", "/sys", "/dev", "/run"}) {
     if (*text == taken || text->starts_with(std::string(taken) + "/")) return complain("is the guest system's own");
@@ -282,9 +283,9 @@ void read_interval(const Section& section, CheckpointPolicy& policy) {
                            "expected a duration such as 10min, or never");
     return;
   }
-  const auto seconds = parse_duration(node->text);
+  const auto seconds = parse_duration(node->text, ", or never");
   if (!seconds) {
-    section.problems().add(node->mark, fmt::format("spec.checkpoint.interval: {}, or never", seconds.error().what));
+    section.problems().add(node->mark, fmt::format("spec.checkpoint.interval: {}", seconds.error().what));
   } else if (*seconds < 1 || *seconds > kMostInterval) {
     section.problems().add(node->mark, fmt::format("spec.checkpoint.interval is {}, expected 1s to {}d, or never",
                                                    node->text, kMostInterval / 86400));

@@ -192,7 +192,9 @@ std::optional<bool> Section::boolean(std::string_view key) const {
   if (value == nullptr) return std::nullopt;
   const auto word = lower(value->text);
   if (value->kind == YamlNode::Kind::boolean && (word == "true" || word == "false")) return word == "true";
-  problems_->add(value->mark, fmt::format("{} {}, expected true or false", name_of(key), is_kind(*value)));
+  problems_->add(value->mark, fmt::format("{} {}, expected true or false", name_of(key),
+                                          value->kind == YamlNode::Kind::boolean ? "is " + in_quotes(value->text)
+                                                                                 : is_kind(*value)));
   return std::nullopt;
 }
 

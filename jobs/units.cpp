@@ -34,9 +34,10 @@ constexpr std::array kHabits{
 };
 
 std::string suggestion(std::string_view written, std::span<const Unit> units) {
-  for (const auto& habit : kHabits) {
-    for (const auto& unit : units) {
-      if (habit.written == written && habit.meant == unit.name) return fmt::format("; did you mean {}?", unit.name);
+  for (const auto& unit : units) {
+    if (unit.name == written) return fmt::format("; did you mean {} without a space?", unit.name);
+    for (const auto& habit : kHabits) {
+      if (habit.meant == unit.name && habit.written == written) return fmt::format("; did you mean {}?", unit.name);
     }
   }
   return "";
@@ -46,18 +47,17 @@ Measured<std::uint64_t> parse(std::string_view text, std::span<const Unit> units
   std::uint64_t number = 0;
   const auto* end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, number);
-  const std::string_view unit(rest, static_cast<std::size_t>(end - rest));
-  if (rest == text.data()) return UnitError{fmt::format("\"{}\" is not {}", text, expected)};
-  if (error == std::errc::result_out_of_range)
-    return UnitError{fmt::format("\"{}\" is too large, expected {}", text, expected)};
+  std::string_view unit(rest, static_cast<std::size_t>(end - rest));
+  if (rest == text.data() || unit.starts_with('.')) return UnitError{fmt::format("\"{}\" is not {}", text, expected)};
+  const UnitError too_large{fmt::format("\"{}\" is too large, expected {}", text, expected)};
+  if (error == std::errc::result_out_of_range) return too_large;
   if (unit.empty()) return UnitError{fmt::format("\"{}\" has no unit, expected {}", text, expected)};
   for (const auto& known : units) {
     if (known.name != unit) continue;
-    if (number > std::numeric_limits<std::uint64_t>::max() / known.factor) {
-      return UnitError{fmt::format("\"{}\" is too large, expected {}", text, expected)};
-    }
+    if (number > std::numeric_limits<std::uint64_t>::max() / known.factor) return too_large;
     return number * known.factor;
   }
+  while (unit.starts_with(' ')) unit.remove_prefix(1);
   return UnitError{
       fmt::format("\"{}\" has the unknown unit \"{}\", expected {}{}", text, unit, expected, suggestion(unit, units))};
 }
@@ -72,8 +72,8 @@ Measured<std::uint64_t> parse_size(std::string_view text) {
   return parse(text, kSizes, "a whole number with KiB, MiB, GiB or TiB, such as 512MiB");
 }
 
-Measured<std::uint64_t> parse_duration(std::string_view text) {
-  return parse(text, kDurations, "a whole number with s, min, h or d, such as 10min");
+Measured<std::uint64_t> parse_duration(std::string_view text, std::string_view or_else) {
+  return parse(text, kDurations, fmt::format("a whole number with s, min, h or d, such as 10min{}", or_else));
 }
 
 std::string format_size(std::uint64_t bytes) {

@@ -16,8 +16,9 @@ struct UnitError {
 template <class T>
 using Measured = boost::system::result<T, UnitError>;
 
-Measured<std::uint64_t> parse_size(std::string_view text);      // 512MiB: KiB, MiB, GiB, TiB; in bytes
-Measured<std::uint64_t> parse_duration(std::string_view text);  // 10min: s, min, h, d; in seconds
+Measured<std::uint64_t> parse_size(std::string_view text);  // 512MiB: KiB, MiB, GiB, TiB; in bytes
+// 10min: s, min, h, d; in seconds. `or_else` is what else may stand there, for the error.
+Measured<std::uint64_t> parse_duration(std::string_view text, std::string_view or_else = "");
 
 // "512MiB", in the largest unit that divides it.
 std::string format_size(std::uint64_t bytes);
