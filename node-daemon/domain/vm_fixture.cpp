@@ -29,7 +29,18 @@ TempDir::~TempDir() {
   fs::remove_all(path_, code);
 }
 
+namespace {
+const char* const child_directory = std::getenv("STILLPOINT_TEST_DIRECTORY");
+const char* const child_root = std::getenv("STILLPOINT_TEST_ROOT");
+
+fs::path process_root() {
+  static const TempDir directory;
+  return child_root ? fs::path(child_root) : directory.path() / "v";
+}
+}  // namespace
+
 std::string enter_own_network() {
+  if (child_root) return "";
   if (::unshare(CLONE_NEWNET) < 0) return std::string("no network namespace: ") + std::strerror(errno);
   for (const char* bridge : {"br0", "br1"}) {
     for (const std::vector<std::string>& argv :
@@ -51,13 +62,19 @@ Result<std::string> StringSource::read() {
   return block;
 }
 
-Machines::Machines(std::optional<CaptureMode> mode) {
-  settings_.root = directory_.path() / "v";
+Machines::Machines(std::optional<CaptureMode> mode, Open open) {
+  settings_.root = process_root();
   settings_.capture_mode = mode;
   const char* image = std::getenv("STILLPOINT_GUEST_IMAGE");
   guest_image_ = image ? image : STILLPOINT_SOURCE_DIR "/build/release/guest";
-  prepare();
-  if (problem_.empty()) reopen();
+  if (child_directory) {
+    directory_ = child_directory;
+  } else {
+    own_ = std::make_unique<TempDir>();
+    directory_ = own_->path();
+    prepare();
+  }
+  if (problem_.empty() && open == Open::now) reopen();
 }
 
 Machines::~Machines() {
@@ -66,20 +83,29 @@ Machines::~Machines() {
     for (const auto& id : *ids) (void)driver_->destroy(id);
 }
 
+std::pair<int, std::string> Machines::run_as_child(const Machines& parent, const std::string& test_case) {
+  const auto child = run_process({"env", "STILLPOINT_TEST_DIRECTORY=" + parent.directory().string(),
+                                  "STILLPOINT_TEST_ROOT=" + parent.root().string(), fs::read_symlink("/proc/self/exe"),
+                                  "--no-skip", "--test-case=" + test_case},
+                                 {.deadline = std::chrono::minutes(5)});
+  if (!child) return {-1, child.error().message()};
+  return {child->exit_code, child->out + child->err};
+}
+
 // The guest image's initramfs with another /init laid over it: the kernel unpacks one archive after the other.
 void Machines::prepare() {
   if (!fs::exists(guest_image_ / "initrd.img") || !fs::exists(guest_image_ / "vmlinuz")) {
     problem_ = guest_image_.string() + " holds no vmlinuz and initrd.img: run scripts/guest-image";
     return;
   }
-  fs::create_directory(directory_.path() / "i");
-  fs::copy_file(STILLPOINT_SOURCE_DIR "/node-daemon/domain/test-guest/init", directory_.path() / "i" / "init");
-  fs::permissions(directory_.path() / "i" / "init", fs::perms(0755));
-  const std::string script = "cd '" + (directory_.path() / "i").string() +
+  fs::create_directory(directory_ / "i");
+  fs::copy_file(STILLPOINT_SOURCE_DIR "/node-daemon/domain/test-guest/init", directory_ / "i" / "init");
+  fs::permissions(directory_ / "i" / "init", fs::perms(0755));
+  const std::string script = "cd '" + (directory_ / "i").string() +
                              "' && { cat '" + (guest_image_ / "initrd.img").string() +
                              "'; echo init | cpio --quiet -o -H newc -R 0:0; } > ../initrd.img";
   if (auto made = run_checked({"sh", "-c", script}); !made) problem_ = made.error().message();
-  if (auto base = publish_file(directory_.path() / "base.raw", std::string(1 << 20, '\0')); !base)
+  if (auto base = publish_file(directory_ / "base.raw", std::string(1 << 20, '\0')); !base)
     problem_ = base.error().message();
 }
 
@@ -95,16 +121,16 @@ DomainSpec Machines::spec(unsigned incarnation, const std::string& disk, const s
   spec.id = {JobId{"j1"}, Incarnation{incarnation}, GuestIndex{0}};
   spec.memory_bytes = 256u << 20;
   spec.kernel = fs::canonical(guest_image_ / "vmlinuz").string();
-  spec.initramfs = (directory_.path() / "initrd.img").string();
-  spec.base_image = (directory_.path() / "base.raw").string();
-  spec.disk = directory_.path() / disk;
+  spec.initramfs = (directory_ / "initrd.img").string();
+  spec.base_image = (directory_ / "base.raw").string();
+  spec.disk = directory_ / disk;
   spec.mac = "52:54:00:12:34:56";
   spec.bridge = bridge;
   return spec;
 }
 
 fs::path Machines::make_disk(const std::string& name) const {
-  const fs::path raw = directory_.path() / "raw", disk = directory_.path() / name;
+  const fs::path raw = directory_ / "raw", disk = directory_ / name;
   for (const std::vector<std::string>& argv :
        {std::vector<std::string>{"truncate", "-s", "256M", raw.string()},
         {"mkfs.ext4", "-q", "-F", raw.string()},
@@ -115,7 +141,7 @@ fs::path Machines::make_disk(const std::string& name) const {
 }
 
 fs::path Machines::copy_disk(const fs::path& layer, const std::string& name) const {
-  const fs::path disk = directory_.path() / name;
+  const fs::path disk = directory_ / name;
   if (auto done = run_checked({"qemu-img", "convert", "-U", "-f", "qcow2", "-O", "qcow2", layer.string(), disk.string()});
       !done)
     throw std::runtime_error(done.error().message());
@@ -140,6 +166,13 @@ std::string Guest::ask(const std::string& question, std::chrono::seconds deadlin
     if (!answer.empty()) return answer;
   }
   return "";
+}
+
+bool Guest::counts_beyond(long before) {
+  const auto end = Clock::now() + std::chrono::minutes(1);
+  while (Clock::now() < end)
+    if (count() > before) return true;
+  return false;
 }
 
 std::string Guest::read_answer(const std::string& tag, Clock::time_point until) {

@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <filesystem>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "node-daemon/domain/libvirt_driver.h"
@@ -24,7 +26,8 @@ class TempDir {
   std::filesystem::path path_;
 };
 
-// This process's own network namespace with the bridges br0 and br1; it ends with the process. Empty, or why not.
+// This process's own network namespace with the bridges br0 and br1, which a child made by run_as_child() shares; it
+// ends with the last of them. Before the first thread. Empty, or why not.
 std::string enter_own_network();
 
 // Collects a stream; fails once it holds more than limit bytes, as a full disk would.
@@ -46,16 +49,22 @@ class StringSource : public MemorySource {
   std::string_view left_;
 };
 
-// A driver with a root of its own, and what machines are made of.
+// A driver, and what machines are made of. The driver's root is one for the whole process: libvirt keeps an embedded
+// driver open until the process ends. So the end of a daemon is tried with child processes.
 class Machines {
  public:
-  explicit Machines(std::optional<CaptureMode> mode = {});
+  enum class Open { now, later };
+  explicit Machines(std::optional<CaptureMode> mode = {}, Open open = Open::now);
   ~Machines();  // destroys what still runs
 
   DomainDriver& driver() { return *driver_; }
-  // The daemon ends and comes back.
+  // A new driver on the same root.
   void reopen();
-  const std::filesystem::path& directory() const { return directory_.path(); }
+  // Runs one (skipped) test case of this program in a child process, whose Machines have this one's files and root.
+  // Its exit code, and what it printed.
+  static std::pair<int, std::string> run_as_child(const Machines& parent, const std::string& test_case);
+  const std::filesystem::path& directory() const { return directory_; }
+  const std::filesystem::path& root() const { return settings_.root; }
   DomainSpec spec(unsigned incarnation, const std::string& disk, const std::string& bridge = "br0") const;
   // A qcow2 with an empty ext4.
   std::filesystem::path make_disk(const std::string& name) const;
@@ -66,7 +75,8 @@ class Machines {
 
  private:
   void prepare();
-  TempDir directory_;
+  std::unique_ptr<TempDir> own_;  // not in a child
+  std::filesystem::path directory_;
   LibvirtSettings settings_;
   std::string problem_;
   std::filesystem::path guest_image_;
@@ -81,6 +91,8 @@ class Guest {
   // The answer, or "" after the deadline.
   std::string ask(const std::string& question, std::chrono::seconds deadline = std::chrono::seconds(120));
   long count() { return std::atol(ask("count").c_str()); }
+  // Whether it counts on, within a minute: a machine that shares two cores with compilers may get none for a while.
+  bool counts_beyond(long count);
 
  private:
   std::string read_answer(const std::string& tag, std::chrono::steady_clock::time_point until);

@@ -1,0 +1,85 @@
+// What the tests with real machines check again and again. Test code, included once per program.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <condition_variable>
+#include <mutex>
+
+#include "node-daemon/domain/vm_fixture.h"
+
+namespace stillpoint::node::test {
+
+inline void require_machines(const Machines& machines, const std::string& network_problem) {
+  REQUIRE_MESSAGE(network_problem.empty(), network_problem);
+  REQUIRE_MESSAGE(machines.problem().empty(), machines.problem());
+}
+
+#define REQUIRE_OK(expression)                                             \
+  do {                                                                     \
+    const auto& result_ = (expression);                                    \
+    REQUIRE_MESSAGE(result_.has_value(), result_.error().message());       \
+  } while (false)
+
+// Collects what the driver reports. The driver outlives it.
+class Events {
+ public:
+  explicit Events(DomainDriver& driver) : driver_(driver) {
+    driver_.on_event([this](DomainEvent event) {
+      const std::lock_guard lock(mutex_);
+      events_.push_back(std::move(event));
+      changed_.notify_all();
+    });
+  }
+  ~Events() { driver_.on_event({}); }
+  // Whether exactly this is reported within 20 s.
+  bool wait(const DomainId& id, DomainEvent::Kind kind) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::seconds(20), [&] { return !events_.empty(); });
+    return events_.size() == 1 && events_[0].id == id && events_[0].kind == kind;
+  }
+  std::size_t count() {
+    const std::lock_guard lock(mutex_);
+    return events_.size();
+  }
+
+ private:
+  DomainDriver& driver_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<DomainEvent> events_;
+};
+
+inline bool only_runs(DomainDriver& driver, const DomainId& id) {
+  const auto ids = driver.running();
+  return ids.has_value() && *ids == std::vector<DomainId>{id};
+}
+
+struct Taken {
+  std::string memory, xml;
+  std::filesystem::path layer;  // immutable from the capture on
+  CaptureTimes times;
+};
+
+inline Taken capture(Machines& machines, const DomainId& id, const std::string& new_layer) {
+  Taken taken;
+  auto chain = machines.driver().disk_chain(id);
+  REQUIRE_OK(chain);
+  taken.layer = chain->front();
+  StringSink sink;
+  int calls = 0;
+  REQUIRE_OK(machines.driver().capture(id, machines.directory() / new_layer, sink, [&](CaptureTimes times) {
+    taken.times = times;
+    ++calls;
+  }));
+  CHECK(calls == 1);
+  auto xml = machines.driver().describe(id);
+  REQUIRE_OK(xml);
+  taken.memory = std::move(sink.bytes);
+  taken.xml = *xml;
+  MESSAGE(to_string(id), ": pause ", taken.times.pause_ms, " ms, captured after ", taken.times.capture_ms, " ms, ",
+          taken.memory.size() >> 20, " MiB");
+  return taken;
+}
+
+}  // namespace stillpoint::node::test
