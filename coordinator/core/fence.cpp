@@ -2,8 +2,10 @@
 
 namespace stillpoint::coordinator::fence {
 
-void begin(Core& core, const JobRecord& job, Owner owner, std::set<HostName>& waiting) {
-  core.ask_gang(owner, job, {}, waiting, [](wire::ToHost& m, const HostName&) { m.mutable_destroy(); });
+void begin(Core& core, const JobRecord& job, Incarnation upto, Owner owner, std::set<HostName>& waiting) {
+  waiting = core.gang_hosts(job);
+  for (const auto& host : waiting)
+    core.ask(owner, host, job.job, upto, {}, [](wire::ToHost& m) { m.mutable_destroy(); });
   expire(core, job, owner, waiting);
 }
 

@@ -47,7 +47,7 @@ void over(Core& core, JobRecord& job) {
 void destroy(Core& core, JobRecord& job, FinishRun& run) {
   core.cancel(job.job, Owner::finish);
   enter(core, run, Phase::destroy, kDestroyDeadline);
-  fence::begin(core, job, Owner::finish, run.waiting);
+  fence::begin(core, job, job.incarnation, Owner::finish, run.waiting);
   if (run.waiting.empty()) over(core, job);
 }
 

@@ -66,7 +66,8 @@ void after_fence(Core& core, JobRecord& job, RestartRun& run) {
 
 // A new incarnation whose first act is to fence what is placed now.
 void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
-  job.incarnation = job.incarnation.next();
+  const Incarnation old = job.incarnation;
+  job.incarnation = old.next();
   job.vni = core.catalog.next_vni;
   core.catalog.next_vni = core.catalog.next_vni % 0xffffff + 1;
   job.restored_from = run.epoch;
@@ -78,7 +79,7 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
   runs.rank_lost.reset();
   output::measure(core, job.job);
   enter(core, run, Phase::fence, core.settings.lease + core.settings.restore_deadline);
-  fence::begin(core, job, Owner::restart, run.waiting);
+  fence::begin(core, job, old, Owner::restart, run.waiting);
   if (run.waiting.empty()) after_fence(core, job, run);
 }
 

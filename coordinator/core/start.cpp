@@ -170,7 +170,7 @@ void try_pending(Core& core) {
     auto& start = core.run(id).start.emplace();
     enter(core, start, StartRun::Phase::fence);
     start.deadline = core.now + core.settings.start_deadline;
-    fence::begin(core, job, Owner::start, start.waiting);
+    fence::begin(core, job, job.incarnation, Owner::start, start.waiting);
     if (start.waiting.empty()) boot(core, job);
   }
 }
