@@ -1,0 +1,214 @@
+#include "coordinator/api/views.h"
+
+#include <algorithm>
+#include <charconv>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+namespace stillpoint::coordinator {
+namespace {
+
+using nlohmann::json;
+
+// "j7" → 7: ids compare as numbers, not as text.
+std::uint64_t id_number(const JobId& job) {
+  std::uint64_t number = 0;
+  const char* begin = job.value.data();
+  std::from_chars(begin + std::min<std::size_t>(1, job.value.size()), begin + job.value.size(), number);
+  return number;
+}
+
+std::string iso_time(WallSeconds seconds) {
+  const auto when = static_cast<std::time_t>(seconds);
+  std::tm parts{};
+  char text[32] = "";
+  if (::gmtime_r(&when, &parts) != nullptr) std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+const char* rank_state(wire::RankReport::State state) {
+  switch (state) {
+    case wire::RankReport::STARTING: return "starting";
+    case wire::RankReport::COMPUTING: return "computing";
+    case wire::RankReport::IN_CALL: return "in-call";
+    case wire::RankReport::GATED: return "gated";
+    case wire::RankReport::FINALIZED: return "finalized";
+    case wire::RankReport::FAILED: return "failed";
+    case wire::RankReport::DEFERRING: return "deferring";
+    default: return "unknown";
+  }
+}
+
+const char* host_state(HostView::State state) {
+  switch (state) {
+    case HostView::State::up: return "up";
+    case HostView::State::lost: return "lost";
+    case HostView::State::cordoned: return "cordoned";
+  }
+  return "unknown";
+}
+
+// Every rank of the spec, whether or not anything was heard of it.
+json ranks_json(const JobRecord& job, const std::vector<wire::RankReport>& reports) {
+  std::map<std::uint64_t, std::string> host_of;
+  for (const auto& place : job.placement) host_of[place.guest.value] = place.host.value;
+  json ranks = json::array();
+  std::uint32_t rank = 0;
+  for (std::uint32_t guest = 0; guest < job.spec.ranks_per_guest.size(); ++guest)
+    for (std::uint32_t i = 0; i < job.spec.ranks_per_guest[guest]; ++i, ++rank) {
+      const auto host = host_of.find(guest);
+      ranks.push_back({{"rank", rank},
+                       {"guest", guest},
+                       {"host", host == host_of.end() ? json(nullptr) : json(host->second)},
+                       {"state", "unknown"}});
+    }
+  for (const auto& report : reports) {
+    if (report.rank() >= ranks.size()) continue;
+    json& one = ranks[report.rank()];
+    one["state"] = rank_state(report.state());
+    one["guest"] = report.guest();  // mpirun may have been told to place ranks otherwise
+    const auto host = host_of.find(report.guest());
+    if (host != host_of.end()) one["host"] = host->second;
+    one["call"] = report.call();
+    one["sinceMs"] = report.since_ms();
+    one["calls"] = report.calls();
+  }
+  return ranks;
+}
+
+json hosts_of(const JobRecord& job) {
+  std::vector<Placement> placement = job.placement;
+  std::stable_sort(placement.begin(), placement.end(), [](const auto& a, const auto& b) { return a.guest < b.guest; });
+  json hosts = json::array();
+  for (const auto& place : placement)
+    if (std::find(hosts.begin(), hosts.end(), place.host.value) == hosts.end()) hosts.push_back(place.host.value);
+  return hosts;
+}
+
+json phases_json(const PhaseTimes& times) {
+  json phases = json::object();
+  // A phase that ran several times (drain after a failed verify) counts as the sum.
+  for (const auto& [name, ms] : times.phases) phases[name] = phases.value(name, 0.0) + ms;
+  return phases;
+}
+
+}  // namespace
+
+const JobRecord* find_job(const CatalogState& state, const std::string& id_or_name) {
+  if (const auto found = state.jobs.find(JobId{id_or_name}); found != state.jobs.end()) return &found->second;
+  const JobRecord* newest = nullptr;
+  for (const auto& [id, job] : state.jobs)
+    if (job.spec.name == id_or_name && (newest == nullptr || id_number(id) > id_number(newest->job))) newest = &job;
+  return newest;
+}
+
+bool has_ended(JobState state) {
+  return state == JobState::completed || state == JobState::failed || state == JobState::stopped;
+}
+
+json status_json(const Coordinator& core, const JobRecord& job, const std::vector<wire::RankReport>& ranks) {
+  json newest = nullptr, committed = nullptr;
+  for (const auto& [number, epoch] : core.state().epochs) {
+    if (epoch.job != job.job) continue;
+    newest = number.value;
+    if (epoch.state == EpochState::committed) committed = number.value;
+  }
+  return {{"job", job.job.value},
+          {"name", job.spec.name},
+          {"state", std::string(name(job.state))},
+          {"reason", job.reason},
+          {"incarnation", job.incarnation.value},
+          {"epoch", std::move(newest)},
+          {"hosts", hosts_of(job)},
+          {"ranks", ranks_json(job, ranks.empty() ? core.last_ranks(job.job) : ranks)},
+          {"lastCheckpoint", std::move(committed)},
+          {"restoredFrom", job.restored_from.value == 0 ? json(nullptr) : json(job.restored_from.value)},
+          {"restarts", job.restarts},
+          {"exitCode", job.exit_code ? json(*job.exit_code) : json(nullptr)},
+          {"phase", core.phase(job.job)},
+          {"submitDirectory", job.spec.submit_directory}};
+}
+
+json jobs_json(const Coordinator& core) {
+  std::vector<const JobRecord*> jobs;
+  for (const auto& [id, job] : core.state().jobs) jobs.push_back(&job);
+  std::sort(jobs.begin(), jobs.end(), [](const auto* a, const auto* b) { return id_number(a->job) < id_number(b->job); });
+  json list = json::array();
+  for (const auto* job : jobs) list.push_back(status_json(core, *job));
+  return list;
+}
+
+json checkpoint_json(const EpochRecord& e) {
+  return {{"job", e.job.value},
+          {"epoch", e.epoch.value},
+          {"stallMs", e.stall_ms},
+          {"captureMs", e.capture_ms},
+          {"commitMs", e.commit_ms},
+          {"bytesRaw", e.bytes_raw},
+          {"bytesStored", e.bytes_stored},
+          {"phases", phases_json(e.phases)}};
+}
+
+json checkpoints_json(const Coordinator& core, const JobRecord& job) {
+  json list = json::array();
+  for (const auto& [number, epoch] : core.state().epochs) {
+    if (epoch.job != job.job) continue;
+    json one = checkpoint_json(epoch);
+    one["state"] = std::string(name(epoch.state));
+    one["time"] = iso_time(epoch.time);
+    one["level"] = job.spec.durability;
+    one["incarnation"] = epoch.incarnation.value;
+    one["reason"] = epoch.reason;
+    one["outputOffset"] = epoch.output_offset;
+    if (epoch.control) one["control"] = true;
+    list.push_back(std::move(one));
+  }
+  return list;
+}
+
+json restart_json(const Restarted& restarted) {
+  return {{"job", restarted.job.value},
+          {"incarnation", restarted.incarnation.value},
+          {"epoch", restarted.epoch.value},
+          {"restartMs", restarted.restart_ms},
+          {"phases", phases_json(restarted.phases)}};
+}
+
+json hosts_json(const Coordinator& core) {
+  json list = json::array();
+  for (const auto& view : core.hosts()) {
+    json jobs = json::array();
+    for (const auto& job : view.jobs) jobs.push_back(job.value);
+    const auto record = core.state().hosts.find(view.host);
+    list.push_back({{"name", view.host.value},
+                    {"state", host_state(view.state)},
+                    {"accel", view.accelerator},
+                    {"acceleratorReason", view.accelerator_reason},
+                    {"captureMode", view.capture_mode},
+                    {"captureReason", view.capture_reason},
+                    {"address", record == core.state().hosts.end() ? std::string() : record->second.address},
+                    {"cpus", view.cpus},
+                    {"memory", view.memory_bytes},
+                    {"memoryFree", view.memory_free_bytes},
+                    {"jobs", std::move(jobs)}});
+  }
+  return list;
+}
+
+json events_json(const std::vector<EventRecord>& events) {
+  json list = json::array();
+  for (const auto& e : events)
+    list.push_back({{"time", iso_time(e.time)},
+                    {"job", e.job.value},
+                    {"host", e.host.value},
+                    {"epoch", e.epoch.value == 0 ? json(nullptr) : json(e.epoch.value)},
+                    {"what", e.what},
+                    {"detail", e.detail}});
+  return list;
+}
+
+json error_json(const Error& error) {
+  return {{"error", {{"kind", std::string(name(error.kind))}, {"message", error.message()}}}};
+}
+
+}  // namespace stillpoint::coordinator

@@ -1,0 +1,298 @@
+#include "coordinator/files/job_files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "common/file.h"
+#include "common/log.h"
+#include "coordinator/catalog/spec_json.h"
+#include "coordinator/files/below.h"
+
+namespace stillpoint::coordinator {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kBatch = 256;  // appends that share one fdatasync
+
+std::size_t weight(const JobFiles::Work& work) {
+  constexpr std::size_t kItself = 256;
+  if (const auto* append = std::get_if<AppendOutput>(&work)) return kItself + append->data.size();
+  if (const auto* piece = std::get_if<StoreOutputPiece>(&work)) return kItself + piece->data.size();
+  return kItself;
+}
+
+bool safe_job(const JobId& job) {
+  return safe_relative_name(job.value) && job.value.find('/') == std::string::npos;
+}
+
+}  // namespace
+
+Status JobFiles::open(const std::set<JobId>& jobs) {
+  if (auto made = make_private_directory(root_); !made) return made;
+  std::error_code failed;
+  for (const auto& entry : fs::directory_iterator(root_, failed)) {
+    if (jobs.contains(JobId{entry.path().filename().string()})) continue;
+    log_info("left-over files of a removed job removed", {{"job", entry.path().filename().string()}});
+    fs::remove_all(entry.path(), failed);
+    if (failed) return errno_error("remove", entry.path().string(), failed.value());
+  }
+  if (failed) return errno_error("list", root_.string(), failed.value());
+  return {};
+}
+
+void JobFiles::start(Tell tell) {
+  tell_ = std::move(tell);
+  worker_ = std::thread([this] { run(); });
+}
+
+void JobFiles::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  if (worker_.joinable()) worker_.join();
+}
+
+void JobFiles::push(Work work) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_ || queued_ < queue_bytes_; });
+  if (stopping_) return;
+  queued_ += weight(work);
+  queue_.push_back(std::move(work));
+  changed_.notify_all();
+}
+
+void JobFiles::run() {
+  for (;;) {
+    std::deque<Work> batch;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+      if (queue_.empty()) return;
+      while (!queue_.empty() && batch.size() < kBatch) {
+        batch.push_back(std::move(queue_.front()));
+        queue_.pop_front();
+      }
+    }
+    std::size_t done = 0;
+    for (auto& work : batch) {
+      done += weight(work);
+      if (!std::holds_alternative<AppendOutput>(work)) sync_appended();  // in the order that was asked
+      carry_out(work);
+    }
+    sync_appended();
+    std::lock_guard lock(mutex_);
+    queued_ -= done;
+    changed_.notify_all();
+  }
+}
+
+void JobFiles::carry_out(Work& work) {
+  if (auto* append_work = std::get_if<AppendOutput>(&work)) {
+    if (auto appended = append(*append_work); !appended) tell_(OutputFailed{append_work->job, appended.error()});
+  } else if (auto* cut = std::get_if<TruncateOutput>(&work)) {
+    auto length = truncate(*cut);
+    if (length) tell_(OutputDurable{cut->job, *length});
+    else tell_(OutputFailed{cut->job, length.error()});
+  } else if (auto* measure = std::get_if<MeasureOutput>(&work)) {
+    auto output = output_of(measure->job);
+    if (!output) tell_(OutputFailed{measure->job, output.error()});
+    // sync_appended() makes sure of what was found and answers.
+  } else if (auto* read = std::get_if<ReadSpool>(&work)) {
+    tell_(read_spool(*read));
+  } else if (auto* piece = std::get_if<StoreOutputPiece>(&work)) {
+    if (auto stored = store(*piece); !stored)
+      log_error("output file not stored", {{"job", piece->job.value}, {"file", piece->file}, {"cause", stored.error().message()}});
+  } else if (auto* dropped = std::get_if<DropJobFiles>(&work)) {
+    drop(*dropped);
+  } else {
+    std::get<std::function<void()>>(work)();
+  }
+}
+
+// ---- the program's output
+
+Result<JobFiles::Appended*> JobFiles::output_of(const JobId& job) {
+  if (const auto found = appended_.find(job); found != appended_.end()) return &found->second;
+  if (!safe_job(job)) return Error{ErrorKind::refused, "open output of", job.value, "not a job's name"};
+  struct stat info {};
+  const bool is_new = ::lstat(directory(job).c_str(), &info) != 0;
+  if (auto made = make_private_directory(directory(job)); !made) return made.error();
+  auto file = open_below(directory(job), "output", O_RDWR | O_CREAT);
+  if (!file) return file.error();
+  if (is_new)
+    for (const auto& made : {root_, directory(job)})
+      if (auto synced = sync_directory(made); !synced) return synced.error();
+  auto length = size_of(file->get(), "output of " + job.value);
+  if (!length) return length.error();
+  std::lock_guard lock(readable_);
+  if (!durable_.contains(job)) {
+    // What an earlier run of the coordinator wrote last may be in the page cache only.
+    if (::fdatasync(file->get()) != 0) return errno_error("fdatasync", "output of " + job.value, errno);
+    durable_[job] = *length;
+  }
+  return &(appended_[job] = Appended{std::move(*file), *length});
+}
+
+Status JobFiles::append(const AppendOutput& work) {
+  const std::string object = "output of " + work.job.value;
+  auto output = output_of(work.job);
+  if (!output) return output.error();
+  const std::uint64_t length = (*output)->length, end = work.offset + work.data.size();
+  if (work.offset > length)
+    return Error{ErrorKind::permanent, "append to", object,
+                 "bytes " + std::to_string(length) + " to " + std::to_string(work.offset) + " are missing"};
+  if (end <= length) return {};  // here already: a host sent it again
+  if (auto room = room_for(root_, end - length); !room) return room;
+  const std::string_view fresh = std::string_view(work.data).substr(length - work.offset);
+  if (auto written = write_at((*output)->file.get(), fresh, length, object); !written) {
+    // A part of it must not be taken for output later.
+    if (::ftruncate((*output)->file.get(), static_cast<off_t>(length)) != 0)
+      log_error("torn output not cut back", {{"job", work.job.value}, {"errno", errno}});
+    return written;
+  }
+  (*output)->length = end;
+  return {};
+}
+
+void JobFiles::sync_appended() {
+  for (auto& [job, output] : appended_) {
+    if (::fdatasync(output.file.get()) != 0) {
+      const Error error = errno_error("fdatasync", "output of " + job.value, errno);
+      std::lock_guard lock(readable_);
+      // The kernel may have thrown the written pages away: they must be written again, not taken as there.
+      if (::ftruncate(output.file.get(), static_cast<off_t>(durable_[job])) != 0)
+        log_error("output not cut back", {{"job", job.value}, {"errno", errno}});
+      tell_(OutputFailed{job, error});
+      continue;
+    }
+    {
+      std::lock_guard lock(readable_);
+      durable_[job] = output.length;
+    }
+    tell_(OutputDurable{job, output.length});
+  }
+  appended_.clear();
+}
+
+Result<std::uint64_t> JobFiles::truncate(const TruncateOutput& work) {
+  auto output = output_of(work.job);
+  if (!output) return output.error();
+  const std::uint64_t length = std::min((*output)->length, work.offset);
+  const Fd file = std::move((*output)->file);
+  appended_.erase(work.job);
+  std::lock_guard lock(readable_);
+  if (::ftruncate(file.get(), static_cast<off_t>(length)) != 0)
+    return errno_error("cut back", "output of " + work.job.value, errno);
+  if (::fdatasync(file.get()) != 0) return errno_error("fdatasync", "output of " + work.job.value, errno);
+  durable_[work.job] = length;
+  return length;
+}
+
+Result<std::uint64_t> JobFiles::output_length(const JobId& job) {
+  auto part = read_output(job, 0, 0);
+  if (!part) return part.error();
+  return part->length;
+}
+
+Result<JobFiles::Part> JobFiles::read_output(const JobId& job, std::uint64_t offset, std::size_t most) {
+  if (!safe_job(job)) return Error{ErrorKind::not_found, "read output of", job.value, "no such job"};
+  std::lock_guard lock(readable_);
+  Part part;
+  auto file = open_below(directory(job), "output", O_RDONLY);
+  if (!file && file.error().kind == ErrorKind::not_found) return part;  // nothing was printed yet
+  if (!file) return file.error();
+  // Not known: nothing was done to it since the coordinator started.
+  if (const auto known = durable_.find(job); known != durable_.end()) part.length = known->second;
+  else if (auto size = size_of(file->get(), "output of " + job.value)) part.length = *size;
+  else return size.error();
+  if (offset >= part.length) return part;
+  const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(most, part.length - offset));
+  auto data = read_at(file->get(), offset, length, "output of " + job.value);
+  if (!data) return data.error();
+  part.data = std::move(*data);
+  return part;
+}
+
+// ---- input and output files
+
+SpoolRead JobFiles::read_spool(const ReadSpool& work) const {
+  SpoolRead answer{work.job, work.file, work.offset, {}, false, 0, {}, false};
+  auto fail = [&answer](Error error) {
+    answer.failed = true;
+    answer.error = std::move(error);
+    return answer;
+  };
+  auto file = spools_.open_file(work.spool, work.file);
+  if (!file) return fail(file.error());
+  struct stat info {};
+  if (::fstat(file->get(), &info) != 0) return fail(errno_error("look at", work.file, errno));
+  auto data = read_at(file->get(), work.offset, work.length, work.file);
+  if (!data) return fail(data.error());
+  answer.mode = info.st_mode & 0777;
+  answer.last = work.offset + data->size() >= static_cast<std::uint64_t>(info.st_size);
+  answer.data = std::move(*data);
+  return answer;
+}
+
+Status JobFiles::store(const StoreOutputPiece& work) {
+  if (!safe_job(work.job)) return Error{ErrorKind::refused, "store file of", work.job.value, "not a job's name"};
+  const auto partial = directory(work.job) / "partial", whole = directory(work.job) / "outputs";
+  for (const auto& path : {directory(work.job), partial, whole})
+    if (auto made = make_private_directory(path); !made) return made;
+  if (auto room = room_for(root_, work.data.size()); !room) return room;
+  auto file = open_below(partial, work.file, O_WRONLY | O_CREAT | (work.offset == 0 ? O_TRUNC : 0), 0600, Missing::make);
+  if (!file) return file.error();
+  if (auto written = write_at(file->get(), work.data, work.offset, work.file); !written) return written;
+  if (!work.last) return {};
+  // A piece that was sent twice must not leave an older, longer tail.
+  if (::ftruncate(file->get(), static_cast<off_t>(work.offset + work.data.size())) != 0)
+    return errno_error("cut", work.file, errno);
+  if (::fsync(file->get()) != 0) return errno_error("fsync", work.file, errno);
+  auto from = place_below(partial, work.file, Missing::error);
+  if (!from) return from.error();
+  auto to = place_below(whole, work.file, Missing::make);
+  if (!to) return to.error();
+  if (::renameat(from->directory.get(), from->leaf.c_str(), to->directory.get(), to->leaf.c_str()) != 0)
+    return errno_error("rename", work.file, errno);
+  if (::fsync(to->directory.get()) != 0) return errno_error("fsync", work.file, errno);
+  return {};
+}
+
+Result<std::vector<JobFiles::OutputFile>> JobFiles::outputs(const JobId& job) const {
+  std::vector<OutputFile> files;
+  if (!safe_job(job)) return Error{ErrorKind::not_found, "list outputs of", job.value, "no such job"};
+  const auto whole = directory(job) / "outputs";
+  std::error_code failed;
+  if (!fs::exists(whole, failed)) return files;
+  for (const auto& entry : fs::recursive_directory_iterator(whole, failed))
+    if (entry.is_regular_file(failed) && !entry.is_symlink())
+      files.push_back({entry.path().lexically_relative(whole).string(), entry.file_size(failed)});
+  if (failed) return errno_error("list outputs of", job.value, failed.value());
+  std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return files;
+}
+
+Result<Fd> JobFiles::open_output(const JobId& job, const std::string& name) const {
+  if (!safe_job(job)) return Error{ErrorKind::not_found, "open output of", job.value, "no such job"};
+  return open_below(directory(job) / "outputs", name, O_RDONLY);
+}
+
+void JobFiles::drop(const DropJobFiles& work) {
+  if (auto removed = spools_.remove(work.spool); !removed)
+    log_warn("spool not removed", {{"job", work.job.value}, {"cause", removed.error().message()}});
+  if (!safe_job(work.job)) return;
+  std::lock_guard lock(readable_);
+  durable_.erase(work.job);
+  std::error_code failed;
+  fs::remove_all(directory(work.job), failed);
+  if (failed) log_warn("files of a job not removed", {{"job", work.job.value}, {"cause", failed.message()}});
+}
+
+}  // namespace stillpoint::coordinator
