@@ -17,7 +17,7 @@ constexpr char kPartSuffix[] = ".stillpoint-part";
 Fd open_beneath(int directory, const std::string& path, int flags, unsigned mode = 0) {
   open_how how{};
   how.flags = static_cast<unsigned>(flags | O_CLOEXEC);
-  how.mode = mode;
+  how.mode = (flags & O_CREAT) != 0 ? mode : 0;  // openat2 takes a mode only for a file that it may make
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
   return Fd(static_cast<int>(::syscall(SYS_openat2, directory, path.c_str(), &how, sizeof how)));
 }
