@@ -3,19 +3,28 @@
 #include <doctest/doctest.h>
 
 namespace stillpoint::e2e {
+namespace {
+
+std::string command(const std::string& program, const std::vector<std::string>& arguments) {
+  std::string text = "[" + program;
+  for (const auto& argument : arguments) text += ", \"" + argument + "\"";
+  return text + "]";
+}
+
+}  // namespace
 
 std::vector<std::string> Heat::arguments() const {
-  return {"--size", std::to_string(size), "--steps", std::to_string(steps), "--every", std::to_string(every)};
+  return {std::to_string(size), std::to_string(size), std::to_string(steps), std::to_string(every), kHeatPicture};
 }
 
 JobText Heat::job(const std::string& name) const {
-  std::string command = "[./heat";
-  for (const auto& argument : arguments()) command += ", \"" + argument + "\"";
-  return {.name = name, .command = command + "]", .files = {example("heat/heat")}, .outputs = {kHeatPicture}};
+  return {.name = name, .command = command("./heat", arguments()), .files = {example("heat/heat")}, .outputs = {kHeatPicture}};
 }
 
+std::vector<std::string> Ring::arguments() const { return {std::to_string(rounds), "1", "1048576"}; }
+
 JobText Ring::job(const std::string& name) const {
-  return {.name = name, .command = "[./ring, --rounds, \"" + std::to_string(rounds) + "\"]", .files = {example("ring/ring")}, .outputs = {}};
+  return {.name = name, .command = command("./ring", arguments()), .files = {example("ring/ring")}, .outputs = {}};
 }
 
 std::size_t check_numbered(const std::string& text, const std::string& prefix, long first, long stride) {
