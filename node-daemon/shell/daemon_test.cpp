@@ -1,0 +1,410 @@
+// The whole daemon but for libvirt: core, workers, disks, store, network, TLS session, guest links, against the fake
+// driver, with a coordinator and agents that the test plays. In a network namespace of its own.
+#include "node-daemon/shell/daemon.h"
+
+#include <doctest/doctest.h>
+#include <poll.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <fstream>
+#include <thread>
+
+#include "common/framing.h"
+#include "common/net/frame_session.h"
+#include "common/net/test_certificates.h"
+#include "common/process.h"
+#include "node-daemon/domain/fake_driver.h"
+#include "node-daemon/store/directory_store.h"
+
+namespace stillpoint::node {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::seconds;
+
+bool enter_namespace() {
+  static const bool entered = [] {
+    REQUIRE_MESSAGE(::unshare(CLONE_NEWNET) == 0, "a network namespace needs root: ", std::strerror(errno));
+    REQUIRE(run_checked({"ip", "link", "set", "lo", "up"}).has_value());
+    REQUIRE(run_checked({"ip", "link", "add", "under0", "type", "veth", "peer", "name", "under1"}).has_value());
+    REQUIRE(run_checked({"ip", "address", "add", "192.0.2.1/24", "dev", "under0"}).has_value());
+    return true;
+  }();
+  return entered;
+}
+
+// The coordinator's end: what hosts say lies in a queue until it is waited for.
+class TestCoordinator {
+ public:
+  explicit TestCoordinator(net::TestSite& site) {
+    auto tls = net::TlsContext::load(site.identity("coordinator"), net::TlsRole::coordinator);
+    REQUIRE_MESSAGE(tls.has_value(), tls.error());
+    auto listener = net::listen_for_sessions(io_.get_executor(), *tls, "127.0.0.1:0", {}, 4, [this](const auto& session) {
+      return net::FrameSession::Handlers{.opened = [this, session](const std::string&) { opened(session); },
+                                         .frame = [this](const std::string& payload) { took(payload); },
+                                         .closed = [this](const Error&) { closed(); }};
+    });
+    REQUIRE_MESSAGE(listener.has_value(), listener.error());
+    listener_ = *listener;
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  TestCoordinator(const TestCoordinator&) = delete;
+  TestCoordinator& operator=(const TestCoordinator&) = delete;
+  ~TestCoordinator() {
+    boost::asio::post(io_, [this] {
+      listener_->close();
+      if (session_) session_->close({});
+      session_.reset();
+    });
+    thread_.join();
+  }
+
+  std::string endpoint() const { return "127.0.0.1:" + std::to_string(listener_->port()); }
+
+  // The next message that is no pong and fits; the others are dropped.
+  template <class Fits>
+  wire::FromHost wait(Fits fits) {
+    std::unique_lock lock(mutex_);
+    wire::FromHost found;
+    const bool came = changed_.wait_for(lock, seconds(20), [&] {
+      while (!messages_.empty()) {
+        wire::FromHost message = std::move(messages_.front());
+        messages_.pop_front();
+        if (fits(message)) {
+          found = std::move(message);
+          return true;
+        }
+      }
+      return false;
+    });
+    REQUIRE_MESSAGE(came, "the host did not say what was waited for");
+    return found;
+  }
+  void send(const wire::ToHost& message) {
+    std::unique_lock lock(mutex_);
+    REQUIRE(changed_.wait_for(lock, seconds(10), [this] { return session_ != nullptr; }));
+    session_->send(message.SerializeAsString());
+  }
+  wire::HostHello welcome() {
+    const wire::FromHost hello = wait([](const auto& m) { return m.has_hello(); });
+    wire::ToHost welcome;
+    welcome.mutable_welcome()->set_coordinator("c1");
+    welcome.mutable_welcome()->set_lease_ms(60'000);
+    send(welcome);
+    return hello.hello();
+  }
+  wire::FromHost ask(wire::ToHost message) {
+    message.set_request(++request_);
+    send(message);
+    return wait([id = request_](const auto& m) { return m.request() == id; });
+  }
+
+ private:
+  void opened(const std::shared_ptr<net::FrameSession>& session) {
+    const std::lock_guard lock(mutex_);
+    session_ = session;
+    changed_.notify_all();
+  }
+  void took(const std::string& payload) {
+    wire::FromHost message;
+    if (!message.ParseFromString(payload)) return;
+    const std::lock_guard lock(mutex_);
+    messages_.push_back(std::move(message));
+    changed_.notify_all();
+  }
+  void closed() {
+    const std::lock_guard lock(mutex_);
+    session_.reset();
+  }
+
+  boost::asio::io_context io_;
+  std::shared_ptr<net::FrameListener> listener_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::shared_ptr<net::FrameSession> session_;
+  std::deque<wire::FromHost> messages_;
+  std::uint64_t request_ = 0;
+  std::thread thread_;
+};
+
+// One guest's agent: says hello until it is asked something, and answers everything.
+class TestAgent {
+ public:
+  TestAgent(FakeDriver& driver, DomainId id) {
+    thread_ = std::jthread([&driver, id](const std::stop_token& stop) {
+      const Fd link = driver.take_agent_end(id, seconds(20));
+      FrameReader reader;
+      bool asked = false;
+      while (link && !stop.stop_requested()) {
+        if (!asked) {
+          wire::FromGuest hello;
+          hello.mutable_hello()->set_boot_id("boot-" + std::to_string(id.guest.value));
+          say(link, hello);
+        }
+        pollfd poll{link.get(), POLLIN, 0};
+        if (::poll(&poll, 1, 100) <= 0) continue;
+        char block[65536];
+        const ssize_t n = ::read(link.get(), block, sizeof block);
+        if (n == 0) return;
+        if (n < 0) continue;
+        reader.feed(std::string_view(block, static_cast<std::size_t>(n)));
+        while (auto payload = reader.next()) {
+          wire::GuestRequest request;
+          if (!request.ParseFromString(*payload)) continue;
+          asked = true;
+          wire::FromGuest reply;
+          *reply.mutable_gang() = request.gang();
+          reply.mutable_reply()->set_id(request.id());
+          if (request.has_release_ranks()) reply.mutable_reply()->mutable_release()->set_held(true);
+          say(link, reply);
+        }
+      }
+    });
+  }
+
+ private:
+  static void say(const Fd& link, const wire::FromGuest& message) {
+    const std::string frame = encode_frame(message.SerializeAsString());
+    (void)!::write(link.get(), frame.data(), frame.size());
+  }
+  std::jthread thread_;
+};
+
+struct Site {
+  bool inside = enter_namespace();  // first: what listens must listen in there
+  fs::path path;
+  net::TestSite certificates;
+  fs::path identity = certificates.identity("h1");
+  TestCoordinator coordinator{certificates};
+
+  Site() {
+    char name[] = "/tmp/stillpoint-node-XXXXXX";
+    REQUIRE(::mkdtemp(name) != nullptr);
+    path = name;
+    fs::create_directory(path / "guest");
+    for (const char* file : {"vmlinuz", "initrd.img", "base.squashfs"}) std::ofstream(path / "guest" / file) << "x";
+  }
+  Site(const Site&) = delete;
+  Site& operator=(const Site&) = delete;
+  ~Site() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+};
+
+// A daemon in a thread of its own. Its driver is the daemon's property; the test looks at it while the daemon lives.
+struct Running {
+  FakeDriver* driver = nullptr;
+  std::unique_ptr<Daemon> daemon;
+  std::thread thread;
+
+  Running(Site& site, std::uint64_t first_request, const std::vector<DomainSpec>& left = {}) {
+    DaemonParts parts;
+    auto tls = net::TlsContext::load(site.identity, net::TlsRole::host);
+    REQUIRE_MESSAGE(tls.has_value(), tls.error());
+    parts.tls = *tls;
+    auto state = StateDirectory::open(site.path / "state");
+    REQUIRE_MESSAGE(state.has_value(), state.error());
+    parts.state = std::make_unique<StateDirectory>(std::move(*state));
+    auto store = open_directory_store(site.path / "images", {"h1"});
+    REQUIRE_MESSAGE(store.has_value(), store.error());
+    parts.store = std::move(*store);
+    parts.networks = std::make_unique<GangNetworks>("192.0.2.1");
+    auto fake = std::make_unique<FakeDriver>();
+    for (const auto& spec : left) fake->add_running(spec);
+    driver = fake.get();
+    parts.driver = std::move(fake);
+    parts.settings.name = {"h1"};
+    parts.settings.address = "192.0.2.1";
+    parts.settings.probe = driver->probe();
+    parts.settings.first_request = first_request;
+    parts.guest_image = site.path / "guest";
+    parts.coordinator = site.coordinator.endpoint();
+    daemon = std::make_unique<Daemon>(std::move(parts));
+    thread = std::thread([this] { CHECK(daemon->run().has_value()); });
+  }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+  ~Running() {
+    daemon->stop();
+    thread.join();
+  }
+};
+
+DomainId guest(std::uint64_t incarnation, std::uint64_t index) { return {{"j1"}, {incarnation}, {index}}; }
+
+wire::ToHost about(std::uint64_t incarnation, std::uint64_t epoch = 0) {
+  wire::ToHost m;
+  m.mutable_gang()->set_job("j1");
+  m.mutable_gang()->set_incarnation(incarnation);
+  m.set_epoch(epoch);
+  return m;
+}
+
+void fill(wire::GangNetwork& network, std::uint32_t vni) {
+  network.set_vni(vni);
+  network.set_prefix_length(16);
+  for (std::uint32_t g = 0; g < 2; ++g) {
+    auto& place = *network.add_places();
+    place.set_guest(g);
+    place.set_name("guest-" + std::to_string(g));
+    place.set_ip("10.99.0." + std::to_string(g + 1));
+    place.set_mac("52:54:00:00:00:0" + std::to_string(g));
+    place.set_host_address("192.0.2.1");
+  }
+}
+
+void fill(wire::GuestHardware& hardware) {
+  hardware.set_vcpus(1);
+  hardware.set_memory_bytes(64 << 20);
+  hardware.set_disk_bytes(64 << 20);
+  hardware.set_image("openmpi");
+}
+
+void start_gang(Site& site, FakeDriver& driver, std::vector<std::unique_ptr<TestAgent>>& agents) {
+  auto start = about(1);
+  fill(*start.mutable_start_guests()->mutable_network(), 7);
+  fill(*start.mutable_start_guests()->mutable_hardware());
+  start.mutable_start_guests()->set_workdir("/job");
+  for (std::uint32_t g = 0; g < 2; ++g) {
+    start.mutable_start_guests()->add_guests(g);
+    agents.push_back(std::make_unique<TestAgent>(driver, guest(1, g)));
+  }
+  const auto started = site.coordinator.ask(start);
+  REQUIRE_MESSAGE(started.has_guests_started(), started.failure().cause());
+  CHECK(started.guests_started().boot_ids(1) == "boot-1");
+}
+
+TEST_CASE("start, checkpoint, destroy, restore: through disks, store, network, TLS and guest links") {
+  Site site;
+  Running node(site, 1);
+  auto& coordinator = site.coordinator;
+  coordinator.welcome();
+  std::vector<std::unique_ptr<TestAgent>> agents;
+  start_gang(site, *node.driver, agents);
+  CHECK(run_checked({"ip", "link", "show", "spb7"}).has_value());
+  for (std::uint64_t g : {0, 1}) node.driver->set_memory(guest(1, g), "memory of guest " + std::to_string(g));
+
+  auto freeze = about(1, 5);
+  freeze.mutable_freeze();
+  CHECK(coordinator.ask(freeze).cut().guests_size() == 2);
+  auto capture = about(1, 5);
+  capture.mutable_capture();
+  const auto captured = coordinator.ask(capture);
+  REQUIRE_MESSAGE(captured.has_capture(), captured.failure().cause());
+  auto release = about(1, 5);
+  release.mutable_release();
+  CHECK(coordinator.ask(release).release().held());
+  const auto stored = coordinator.wait([](const auto& m) { return m.has_images(); });
+  CHECK(stored.epoch() == 5);
+  REQUIRE_MESSAGE(stored.images().images_size() == 2, stored.images().failure().cause());
+  CHECK(fs::file_size(site.path / "images/j1/e5/guest-1.disk.zst") == stored.images().images(1).disk().stored_bytes());
+
+  auto destroy = about(1);
+  destroy.mutable_destroy();
+  CHECK(coordinator.ask(destroy).has_done());
+  CHECK(!fs::exists(site.path / "state/gangs/j1-1"));
+  CHECK(!run_checked({"ip", "link", "show", "spb7"}).has_value());
+  CHECK(!node.driver->domain(guest(1, 0)).has_value());
+
+  auto restore = about(2, 5);
+  fill(*restore.mutable_restore()->mutable_network(), 8);
+  fill(*restore.mutable_restore()->mutable_hardware());
+  for (const auto& image : stored.images().images()) *restore.mutable_restore()->add_images() = image;
+  for (std::uint64_t g : {0, 1}) agents.push_back(std::make_unique<TestAgent>(*node.driver, guest(2, g)));
+  const auto restored = coordinator.ask(restore);
+  REQUIRE_MESSAGE(restored.has_done(), restored.failure().cause());
+  CHECK(node.driver->domain(guest(2, 1))->memory == "memory of guest 1");
+  CHECK(node.driver->domain(guest(2, 1))->paused);
+  // The disk is the captured one: a file system of the same identity on a chain of two layers.
+  const fs::path base = site.path / "state/gangs/j1-2/guest-1/base.qcow2";
+  CHECK(run_checked({"qemu-img", "check", "-q", base.string()}).has_value());
+  auto resume = about(2, 5);
+  resume.mutable_resume();
+  CHECK(coordinator.ask(resume).has_done());
+  CHECK(!node.driver->domain(guest(2, 1))->paused);
+}
+
+TEST_CASE("an image with a flipped bit is refused as damaged and leaves nothing") {
+  Site site;
+  Running node(site, 1);
+  auto& coordinator = site.coordinator;
+  coordinator.welcome();
+  std::vector<std::unique_ptr<TestAgent>> agents;
+  start_gang(site, *node.driver, agents);
+  auto capture = about(1, 5);
+  capture.mutable_capture();
+  REQUIRE(coordinator.ask(capture).has_capture());
+  const auto stored = coordinator.wait([](const auto& m) { return m.has_images(); });
+  const fs::path image = site.path / "images/j1/e5/guest-0.disk.zst";
+  {
+    std::fstream file(image, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(100);
+    const char byte = static_cast<char>(file.get() ^ 1);
+    file.seekp(100);
+    file.put(byte);
+  }
+  auto restore = about(2, 5);
+  fill(*restore.mutable_restore()->mutable_network(), 8);
+  fill(*restore.mutable_restore()->mutable_hardware());
+  for (const auto& i : stored.images().images()) *restore.mutable_restore()->add_images() = i;
+  const auto refused = coordinator.ask(restore);
+  REQUIRE(refused.has_failure());
+  CHECK(refused.failure().kind() == wire::Failure::DAMAGED);
+  CHECK(refused.failure().object() == image.string());
+  auto destroy = about(2);
+  destroy.mutable_destroy();
+  CHECK(coordinator.ask(destroy).has_done());
+  CHECK(fs::is_empty(site.path / "state/gangs"));
+}
+
+TEST_CASE("a user's image that is not there is named") {
+  Site site;
+  Running node(site, 1);
+  site.coordinator.welcome();
+  auto start = about(1);
+  fill(*start.mutable_start_guests()->mutable_network(), 7);
+  fill(*start.mutable_start_guests()->mutable_hardware());
+  start.mutable_start_guests()->mutable_hardware()->set_image("/nowhere/image.qcow2");
+  start.mutable_start_guests()->add_guests(0);
+  const auto refused = site.coordinator.ask(start);
+  REQUIRE(refused.has_failure());
+  CHECK(refused.failure().kind() == wire::Failure::NOT_FOUND);
+  CHECK(refused.failure().object() == "/nowhere/image.qcow2");
+}
+
+TEST_CASE("a daemon that starts again takes its machines up and goes on with them") {
+  Site site;
+  std::vector<DomainSpec> left;
+  {
+    Running node(site, 1);
+    site.coordinator.welcome();
+    std::vector<std::unique_ptr<TestAgent>> agents;
+    start_gang(site, *node.driver, agents);
+    CHECK(!StateDirectory::open(site.path / "state").has_value());  // one daemon at a time
+    for (std::uint64_t g : {0, 1}) left.push_back(node.driver->domain(guest(1, g))->spec);
+  }
+  DomainSpec stranger = left[0];
+  stranger.id = {{"j8"}, {1}, {0}};
+  left.push_back(stranger);
+  Running again(site, 1000, left);
+  const auto hello = site.coordinator.welcome();
+  REQUIRE(hello.gangs_size() == 1);
+  CHECK(hello.gangs(0).guests_size() == 2);
+  std::vector<std::unique_ptr<TestAgent>> agents;
+  for (std::uint64_t g : {0, 1}) agents.push_back(std::make_unique<TestAgent>(*again.driver, guest(1, g)));
+  auto query = about(1);
+  query.mutable_query();
+  CHECK(site.coordinator.ask(query).has_ranks());
+  CHECK(!again.driver->domain(stranger.id).has_value());
+}
+
+}  // namespace
+}  // namespace stillpoint::node
