@@ -33,11 +33,8 @@ bool is_plain_name(std::string_view name) {
 }
 
 Status make_directory(const fs::path& path) {
-  if (::mkdir(path.c_str(), 0700) != 0) {
-    if (errno == EEXIST) return {};
-    return errno_error("make directory", path.string(), errno);
-  }
-  return sync_directory(path.parent_path());
+  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return errno_error("make directory", path.string(), errno);
+  return {};
 }
 
 struct FreeStream {
@@ -120,7 +117,7 @@ class DirectoryStore final : public ImageStore {
       for (const fs::path& path : {epoch->parent_path(), *epoch})
         if (auto made = make_directory(path); !made && !vanished(made.error(), attempt)) return made.error();
       auto writer = make_image_writer(*epoch / ("." + file + temporary_suffix()), *epoch / file,
-                                      name.job.value + "/" + epoch->filename().string() + "/" + file);
+                                      name.job.value + "/" + epoch->filename().string() + "/" + file, {.new_directories = 2});
       if (writer || !vanished(writer.error(), attempt)) return writer;
     }
   }

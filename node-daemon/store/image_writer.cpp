@@ -17,20 +17,22 @@
 namespace stillpoint::node {
 namespace {
 
+namespace fs = std::filesystem;
+
 // Deletes the temporary unless it was published.
 class Temporary {
  public:
-  explicit Temporary(std::filesystem::path path) : path_(std::move(path)) {}
+  explicit Temporary(fs::path path) : path_(std::move(path)) {}
   Temporary(const Temporary&) = delete;
   Temporary& operator=(const Temporary&) = delete;
   ~Temporary() {
     if (!published_) ::unlink(path_.c_str());
   }
-  const std::filesystem::path& path() const { return path_; }
+  const fs::path& path() const { return path_; }
   void published() { published_ = true; }
 
  private:
-  std::filesystem::path path_;
+  fs::path path_;
   bool published_ = false;
 };
 
@@ -40,7 +42,7 @@ struct FreeStream {
 
 class Writer final : public ImageWriter {
  public:
-  Writer(Fd fd, std::filesystem::path temporary, std::filesystem::path target, std::string relative,
+  Writer(Fd fd, fs::path temporary, fs::path target, std::string relative,
          const ImageWriterOptions& options)
       : options_(options), fd_(std::move(fd)), temporary_(std::move(temporary)), target_(std::move(target)),
         relative_(std::move(relative)), stream_(ZSTD_createCCtx()), out_(ZSTD_CStreamOutSize(), '\0') {
@@ -76,7 +78,12 @@ class Writer final : public ImageWriter {
     if (::fsync(fd_.get()) != 0) return errno_error("fsync", temporary_.path().string(), errno);
     if (::rename(temporary_.path().c_str(), target_.c_str()) != 0) return errno_error("rename", target_.string(), errno);
     temporary_.published();
-    if (auto synced = sync_directory(target_.parent_path()); !synced) return synced.error();
+    // The names above it are as new as the file may be: they are made durable here, not when the first byte was awaited.
+    fs::path directory = target_;
+    for (unsigned level = 0; level < options_.new_directories + 1; ++level) {
+      directory = directory.parent_path();
+      if (auto synced = sync_directory(directory); !synced) return synced.error();
+    }
     wire::ImageFile file;
     file.set_path(relative_);
     file.set_raw_bytes(raw_bytes_);
@@ -132,7 +139,7 @@ class Writer final : public ImageWriter {
   const ImageWriterOptions options_;
   Fd fd_;
   Temporary temporary_;
-  const std::filesystem::path target_;
+  const fs::path target_;
   const std::string relative_;
 
   // The worker's alone while blocks_ is not empty or busy_ is set; commit()'s afterwards.

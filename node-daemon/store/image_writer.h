@@ -11,6 +11,7 @@ namespace stillpoint::node {
 struct ImageWriterOptions {
   int level = 1;                         // zstd
   std::size_t buffer_bytes = 32u << 20;  // raw bytes taken and not yet compressed
+  unsigned new_directories = 0;          // so many above the file may have been made for it: commit() makes them durable
 };
 
 // temporary: written and renamed to target by commit(), in the same directory. relative: target's name in the answer.
