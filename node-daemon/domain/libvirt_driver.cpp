@@ -68,7 +68,8 @@ class LibvirtDriver final : public DomainDriver {
 
  private:
   void ended(const std::string& name, int event, int detail);
-  Status recover(virDomainPtr domain, const DomainId& id);
+  // False: it was half a restore, and is gone.
+  Result<bool> recover(virDomainPtr domain, const DomainId& id);
   // From now on the domain's end is reported; an error if it has ended already.
   Status report_end_of(virDomainPtr domain, const DomainId& id);
   std::shared_ptr<std::mutex> mutex_of(const std::string& name);
@@ -181,10 +182,11 @@ Result<std::vector<DomainId>> LibvirtDriver::running() {
       const auto mutex = mutex_of(name);
       const std::unique_lock lock(*mutex, std::try_to_lock);
       if (!lock) continue;
-      if (auto recovered = recover(domain.get(), *id); !recovered) {
-        log_warn("a domain was found that is of no use", {{"domain", name}, {"cause", recovered.error().message()}});
-        continue;
-      }
+      auto usable = recover(domain.get(), *id);
+      if (usable && !*usable) continue;
+      // Listed all the same: a machine that answers nothing must be known to be fenced. Tried again the next time.
+      if (!usable)
+        log_warn("a domain could not be taken up", {{"domain", name}, {"cause", usable.error().message()}});
     }
     ids.push_back(*id);
   }
@@ -194,22 +196,24 @@ Result<std::vector<DomainId>> LibvirtDriver::running() {
 // A daemon that died during a capture closed the stream: QEMU then fails the migration, and a machine that was
 // suspended for it, or stopped by it in that very moment, stays paused. Paused and in phase "running" is only that
 // (or somebody's virsh suspend, which a daemon's start ends); a restored machine that waits has the phase "restored".
-Status LibvirtDriver::recover(virDomainPtr domain, const DomainId& id) {
+Result<bool> LibvirtDriver::recover(virDomainPtr domain, const DomainId& id) {
   const VirString xml(virDomainGetXMLDesc(domain, 0));
   if (!xml) return libvirt_error("describe", to_string(id));
   auto facts = parse_domain_xml(xml.get());
   if (!facts) return facts.error();
   if (facts->phase == DomainPhase::loading) {
-    virDomainDestroy(domain);
-    return Error{ErrorKind::permanent, "take up", to_string(id), "its restore was never finished; destroyed"};
+    if (virDomainDestroy(domain) < 0) return libvirt_error("destroy", to_string(id));
+    log_info("a restore that was never finished is destroyed", {{"domain", to_string(id)}});
+    return false;
   }
-  if (auto cleaned = cancel_migration(domain, hypervisor_->events()); !cleaned) return cleaned;
+  if (auto cleaned = cancel_migration(domain, hypervisor_->events()); !cleaned) return cleaned.error();
   int state = 0;
   if (virDomainGetState(domain, &state, nullptr, 0) < 0) return libvirt_error("take up", to_string(id));
   if (state == VIR_DOMAIN_PAUSED && facts->phase == DomainPhase::running && virDomainResume(domain) < 0)
     return libvirt_error("resume", to_string(id));
+  if (auto live = report_end_of(domain, id); !live) return live.error();
   log_info("domain taken up", {{"domain", to_string(id)}, {"phase", name(facts->phase)}});
-  return report_end_of(domain, id);
+  return true;
 }
 
 Status LibvirtDriver::start(const DomainSpec& spec) {

@@ -34,8 +34,9 @@ const char* const child_directory = std::getenv("STILLPOINT_TEST_DIRECTORY");
 const char* const child_root = std::getenv("STILLPOINT_TEST_ROOT");
 
 fs::path process_root() {
+  if (child_root) return child_root;
   static const TempDir directory;
-  return child_root ? fs::path(child_root) : directory.path() / "v";
+  return directory.path() / "v";
 }
 }  // namespace
 
