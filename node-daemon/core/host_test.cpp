@@ -432,6 +432,18 @@ TEST_CASE("stale incarnations are rejected first, also those that were destroyed
   CHECK(w.say(destroy) == Lines{"answer 104: done"});
 }
 
+TEST_CASE("the output's acknowledgement goes to guest 0, and nobody is answered") {
+  World w;
+  w.start(2);
+  ToHost ack = w.ask();
+  ack.set_request(0);
+  ack.mutable_ack_output()->set_offset(77);
+  CHECK(w.say(ack) == Lines{"ask guest 0: output_ack 77"});
+  CHECK(w.after(milliseconds(2'000)).empty());
+  ack.mutable_gang()->set_incarnation(0);
+  CHECK(w.say(ack).empty());
+}
+
 TEST_CASE("a newer incarnation waits until the older one is gone") {
   World w;
   w.start(1);

@@ -198,6 +198,7 @@ wire::FromHost Host::Impl::answer_of(Gang& gang, const Operation& operation) {
 // ---- words to the coordinator
 
 void Host::Impl::answer(const ToHost& ask, std::uint64_t request, wire::FromHost message) {
+  if (request == 0) return;  // nobody waits for it
   message.set_request(request);
   *message.mutable_gang() = ask.gang();
   message.set_epoch(ask.epoch());
