@@ -77,18 +77,18 @@ class Gate {
   void part(Thread& thread) noexcept;
 
   // Before an outermost call; parks while the gate is shut.
-  void enter(Thread& thread, const Call& call) noexcept {
+  [[gnu::always_inline]] void enter(Thread& thread, const Call& call) noexcept {
     announce(thread, call);
     if (word_.load(std::memory_order_acquire) != 0) [[unlikely]] enter_slow(thread, call);
   }
   // After it. A closer that waits for this thread to come out is told.
-  void leave(Thread& thread) noexcept {
+  [[gnu::always_inline]] void leave(Thread& thread) noexcept {
     thread.call.store(nullptr, std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);
     if (word_.load(std::memory_order_relaxed) != 0) [[unlikely]] leave_slow();
   }
   // As enter, but never parks: for MPI_Init, which ranks must not enter half and half.
-  void announce(Thread& thread, const Call& call) noexcept {
+  [[gnu::always_inline]] void announce(Thread& thread, const Call& call) noexcept {
     thread.call.store(&call, std::memory_order_relaxed);
     thread.calls.store(thread.calls.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     std::atomic_signal_fence(std::memory_order_seq_cst);

@@ -46,7 +46,7 @@ Function* resolve(const char* symbol, Next<Function>& next) noexcept {
 // The thread's first call: true when it is one of the program's threads and takes part from now on.
 bool join_program(Thread& thread) noexcept;
 // Whether this call is the thread's outermost one, and so the gate's business.
-inline bool outermost(Thread& thread) noexcept {
+[[gnu::always_inline]] inline bool outermost(Thread& thread) noexcept {
   const Call* inside = thread.call.load(std::memory_order_relaxed);
   return inside == nullptr || (inside == &kStranger && join_program(thread));
 }
