@@ -9,7 +9,8 @@ namespace {
 
 bool may_follow(EpochState before, EpochState after) {
   switch (before) {
-    case EpochState::attempted: return after == EpochState::captured || after == EpochState::aborted || after == before;
+    // Committed at once when the last release is answered after the last image is durable.
+    case EpochState::attempted: return after != EpochState::pruned;
     case EpochState::captured: return after == EpochState::committed || after == EpochState::aborted || after == before;
     case EpochState::committed: return after == EpochState::pruned || after == before;
     case EpochState::aborted:

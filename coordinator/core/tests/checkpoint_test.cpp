@@ -1,0 +1,315 @@
+// Checkpoints: the way they go, each way they fail, and that a failure never harms the job.
+#include <doctest/doctest.h>
+
+#include "common/failure.h"
+#include "coordinator/core/tests/world.h"
+
+using namespace stillpoint;
+using namespace stillpoint::coordinator;
+using namespace stillpoint::coordinator::testing;
+
+namespace {
+
+bool says(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+// The job runs on by itself after what happened: same incarnation, new steps, nobody held, nothing of the epoch left.
+void unharmed(World& w, const JobId& id) {
+  w.run_for(milliseconds(1'000));
+  CHECK(w.job(id).state == JobState::running);
+  CHECK_FALSE(w.job(id).attempt.has_value());
+  CHECK(w.job(id).incarnation == Incarnation{1});
+  const auto before = w.output[id].size();
+  w.run_for(milliseconds(2'000));
+  CHECK(w.output[id].size() > before);
+  for (const auto& [number, epoch] : w.durable.epochs)
+    if (epoch.state == EpochState::aborted)
+      for (const auto& [path, image] : w.store.images) CHECK_FALSE(says(path, "/e" + std::to_string(number.value) + "/"));
+  CHECK(w.broken() == "");
+}
+
+std::optional<Error> full(const wire::ToHost&) { return Error{ErrorKind::storage_full, "capture", "guest 1", "no space left on device"}; }
+
+}  // namespace
+
+TEST_CASE("a checkpoint is committed and says what it cost; the job runs on") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const auto result = w.answer(w.checkpoint(id));
+  REQUIRE(result.has_value());
+  const auto& epoch = std::get<CheckpointTaken>(result.value()).epoch;
+  CHECK(epoch.epoch == Epoch{1});
+  CHECK(epoch.state == EpochState::committed);
+  CHECK(epoch.images.size() == 2);
+  CHECK(epoch.cut.size() == 2);
+  CHECK(epoch.bytes_raw == 2000);
+  CHECK(epoch.bytes_stored == 200);
+  std::string phases;
+  for (const auto& [phase, ms] : epoch.phases.phases) phases += phase + " ";
+  CHECK(phases == "close drain freeze capture release upload ");
+  unharmed(w, id);
+  CHECK(w.committed(id) == Epoch{2});
+}
+
+TEST_CASE("the stall ends before the upload does, and no other checkpoint begins meanwhile") {
+  World w(2);
+  w.script.upload = milliseconds(5'000);
+  const JobId id = w.running(spec());
+  const auto request = w.checkpoint(id);
+  w.run_for(milliseconds(300));
+  CHECK(w.job(id).state == JobState::running);
+  CHECK(w.core().phase(id) == "upload");
+  CHECK_FALSE(w.replies.contains(request));
+  const auto second = w.answer(w.checkpoint(id));
+  REQUIRE(second.has_error());
+  CHECK(second.error().kind == ErrorKind::refused);
+  CHECK(says(second.error().message(), "checkpoint 1 is still under way (upload)"));
+  const auto result = w.answer(request);
+  REQUIRE(result.has_value());
+  CHECK(std::get<CheckpointTaken>(result.value()).epoch.stall_ms < 1'000);
+  CHECK(std::get<CheckpointTaken>(result.value()).epoch.commit_ms >= 4'900);
+}
+
+TEST_CASE("older checkpoints beyond keep are pruned with their images") {
+  World w(2);
+  auto job = spec();
+  job.keep = 2;
+  const JobId id = w.running(job);
+  for (int i = 0; i < 4; ++i) w.committed(id);
+  CHECK(w.epoch(Epoch{1}).state == EpochState::pruned);
+  CHECK(w.epoch(Epoch{2}).state == EpochState::pruned);
+  CHECK(w.epoch(Epoch{3}).state == EpochState::committed);
+  CHECK(w.store.images.size() == 4);
+}
+
+TEST_CASE("periodic checkpoints come by themselves, one at a time") {
+  World w(2);
+  auto job = spec();
+  job.interval_seconds = 10;
+  const JobId id = w.running(job);
+  w.run_for(milliseconds(35'000));
+  CHECK(w.durable.epochs.size() == 3);
+  w.script.upload = milliseconds(25'000);
+  w.run_for(milliseconds(20'000));
+  CHECK(w.durable.epochs.size() == 4);
+}
+
+TEST_CASE("a checkpoint of a job that does not run is refused, with its state") {
+  World w(2);
+  w.script.last_step = 5;
+  const JobId id = w.submit(spec());
+  REQUIRE(w.until_state(id, JobState::completed));
+  const auto result = w.answer(w.checkpoint(id));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::refused);
+  CHECK(says(result.error().message(), "job j1 is completed"));
+  CHECK(w.answer(w.checkpoint(JobId{"j9"})).error().kind == ErrorKind::not_found);
+}
+
+TEST_CASE("busy ranks and unequal rounds are waited for") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.script.busy_rounds = 7;
+  w.committed(id);
+  unharmed(w, id);
+}
+
+TEST_CASE("a cut that is not quiet is thawed and tried again") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.script.unquiet_freezes = 3;
+  const Epoch epoch = w.committed(id);
+  std::string phases;
+  for (const auto& [phase, ms] : w.epoch(epoch).phases.phases) phases += phase + " ";
+  CHECK(phases == "close drain freeze thaw capture release upload ");
+  unharmed(w, id);
+}
+
+TEST_CASE("a cut that is never quiet aborts and names the socket") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.script.unquiet_freezes = 1'000;
+  const auto result = w.answer(w.checkpoint(id));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::not_quiet);
+  CHECK(says(result.error().message(), "cut 5 of 5"));
+  CHECK(says(result.error().message(), "guest 0 socket 10.99.0.1:1001 -> 10.99.0.2:2000 has 1 segments unacknowledged"));
+  w.script.unquiet_freezes = 0;
+  unharmed(w, id);
+}
+
+TEST_CASE("a failure of any step on any host aborts, names host and cause, and harms nothing") {
+  using Body = bool (wire::ToHost::*)() const;
+  for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze, &wire::ToHost::has_capture}) {
+    for (const std::string at : {"h1", "h2"}) {
+      World w(2);
+      const JobId id = w.running(spec());
+      w.script.failure = [&](const HostName& host, const wire::ToHost& m) {
+        return host.value == at && (m.*step)() ? full(m) : std::nullopt;
+      };
+      const auto result = w.answer(w.checkpoint(id));
+      REQUIRE(result.has_error());
+      CHECK(result.error().kind == ErrorKind::storage_full);
+      CHECK(says(result.error().message(), "capture of guest 1 on " + at + ": no space left on device"));
+      CHECK(says(w.epoch(Epoch{1}).reason, "no space left"));
+      unharmed(w, id);
+      w.script.failure = nullptr;
+      w.committed(id);
+    }
+  }
+}
+
+TEST_CASE("a host that never answers a step aborts at the deadline, which is named") {
+  using Body = bool (wire::ToHost::*)() const;
+  for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze, &wire::ToHost::has_capture}) {
+    World w(2);
+    const JobId id = w.running(spec());
+    w.script.swallow = [&](const HostName& host, const wire::ToHost& m) { return host.value == "h2" && (m.*step)(); };
+    const auto result = w.answer(w.checkpoint(id));
+    REQUIRE(result.has_error());
+    CHECK(result.error().kind == ErrorKind::deadline);
+    CHECK(says(result.error().message(), "no answer from h2"));
+    w.script.swallow = nullptr;
+    unharmed(w, id);
+    w.committed(id);
+  }
+}
+
+TEST_CASE("rounds that are never equal end at the drain deadline") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.works = false;
+  // Each round takes a while, as it does in a guest; else the rounds would fill the test's patience.
+  int count = 0;
+  w.script.never_equal = true;
+  w.script.swallow = [&](const HostName&, const wire::ToHost& m) { return m.has_count() && ++count > 100; };
+  const auto result = w.answer(w.checkpoint(id));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::deadline);
+  w.works = true;
+  w.script = {};
+  unharmed(w, id);
+}
+
+TEST_CASE("an image that cannot be stored aborts after the job went on") {
+  World w(2);
+  w.script.upload = milliseconds(2'000);
+  const JobId id = w.running(spec());
+  const auto request = w.checkpoint(id);
+  w.run_for(milliseconds(300));
+  wire::FromHost report;
+  report.mutable_gang()->set_job(id.value);
+  report.mutable_gang()->set_incarnation(1);
+  report.set_epoch(1);
+  *report.mutable_images()->mutable_failure() = to_wire(Error{ErrorKind::storage_full, "store", "guest 0", "disk full"});
+  w.say(HostName{"h1"}, report);
+  const auto result = w.answer(request);
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::storage_full);
+  CHECK(says(result.error().message(), "guest 0 on h1"));
+  unharmed(w, id);
+}
+
+TEST_CASE("images that never come abort at the upload deadline and name the guests") {
+  World w(2, 0, [] {
+    Settings s;
+    s.upload_deadline = milliseconds(5'000);
+    return s;
+  }());
+  w.script.upload = milliseconds(1'000'000);
+  const JobId id = w.running(spec());
+  const auto result = w.answer(w.checkpoint(id));
+  REQUIRE(result.has_error());
+  CHECK(says(result.error().message(), "images missing of guest 0 on h1, guest 1 on h2"));
+  unharmed(w, id);
+}
+
+TEST_CASE("a guest that let go by itself before all were captured: the epoch never commits") {
+  World w(2);
+  const JobId id = w.running(spec());
+  // h2 captures only after h1's hold has run out.
+  w.settings.hold = milliseconds(1'000);
+  w.script.swallow = [&](const HostName& host, const wire::ToHost& m) {
+    if (!m.has_capture() || host.value != "h2") return false;
+    for (auto& [index, guest] : w.host("h1").gang(id)->guests) guest.hold_until = w.now;
+    return w.host("h1").gang(id)->images.size() > 0 && w.host("h1").gang(id)->guests.at(0).held;
+  };
+  const auto request = w.checkpoint(id);
+  w.run_for(milliseconds(1'000));
+  CHECK_FALSE(w.host("h1").gang(id)->guests.begin()->second.held);
+  w.script.swallow = nullptr;
+  w.drop_session(HostName{"h2"});
+  w.connect(HostName{"h2"});
+  const auto result = w.answer(request);
+  REQUIRE(result.has_error());
+  CHECK(says(result.error().message(), "let go by itself"));
+  CHECK(w.epoch(Epoch{1}).state == EpochState::aborted);
+  unharmed(w, id);
+}
+
+TEST_CASE("a session that breaks and comes back in any phase does not cost the checkpoint") {
+  using Body = bool (wire::ToHost::*)() const;
+  for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze, &wire::ToHost::has_capture,
+                    &wire::ToHost::has_release}) {
+    World w(2);
+    const JobId id = w.running(spec());
+    bool once = false;
+    w.script.swallow = [&](const HostName& host, const wire::ToHost& m) {
+      return host.value == "h2" && (m.*step)() && !std::exchange(once, true);
+    };
+    const auto request = w.checkpoint(id);
+    w.run_for(milliseconds(500));
+    CHECK_FALSE(w.replies.contains(request));
+    w.drop_session(HostName{"h2"});
+    w.run_for(milliseconds(500));
+    w.connect(HostName{"h2"});
+    const auto result = w.answer(request);
+    REQUIRE(result.has_value());
+    unharmed(w, id);
+  }
+}
+
+TEST_CASE("a lost host aborts the checkpoint and fails the job") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.script.upload = milliseconds(60'000);
+  const auto request = w.checkpoint(id);
+  w.kill(HostName{"h2"});
+  const auto result = w.answer(request);
+  REQUIRE(result.has_error());
+  CHECK(says(result.error().message(), "host h2 was lost"));
+  CHECK(w.job(id).state == JobState::failed);
+  CHECK(w.epoch(Epoch{1}).state == EpochState::aborted);
+}
+
+TEST_CASE("the program's end aborts a checkpoint and the job completes") {
+  World w(2);
+  w.script.upload = milliseconds(60'000);
+  const JobId id = w.running(spec());
+  const auto request = w.checkpoint(id);
+  w.run_for(milliseconds(300));
+  w.script.last_step = 1;
+  const auto result = w.answer(request);
+  REQUIRE(result.has_error());
+  CHECK(says(result.error().message(), "the program ended"));
+  CHECK(w.until_state(id, JobState::completed));
+  w.run_for(milliseconds(1'000));
+  CHECK(w.store.images.empty());
+}
+
+TEST_CASE("the control captures host by host with a gap, commits, and is never chosen by itself") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const auto result = w.answer(w.checkpoint(id, 300));
+  REQUIRE(result.has_value());
+  CHECK(std::get<CheckpointTaken>(result.value()).epoch.control);
+  // A restore of it shows links that do not fit: bytes went between the two captures.
+  const auto by_itself = w.answer(w.restart(id));
+  REQUIRE(by_itself.has_error());
+  CHECK(says(by_itself.error().message(), "no committed checkpoint"));
+  const auto named = w.answer(w.restart(id, Epoch{1}));
+  REQUIRE(named.has_error());
+  CHECK(named.error().kind == ErrorKind::not_quiet);
+  CHECK(w.job(id).state == JobState::failed);
+  CHECK(w.answer(w.restart(id, Epoch{1}, {}, true)).has_value());
+  CHECK(w.broken() == "");
+}

@@ -1,0 +1,308 @@
+// Submission, start, the program's end, stop, removal, output; one behaviour each.
+#include <doctest/doctest.h>
+
+#include "coordinator/core/tests/world.h"
+
+using namespace stillpoint;
+using namespace stillpoint::coordinator;
+using namespace stillpoint::coordinator::testing;
+
+namespace {
+
+std::string why(const Result<Answer>& result) { return result.has_error() ? result.error().message() : "no error"; }
+bool says(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("a job is submitted, started on two hosts, runs to its end and leaves nothing") {
+  World w(3);
+  w.script.last_step = 20;
+  const JobId id = w.submit(spec());
+  CHECK(w.job(id).incarnation == Incarnation{1});
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(w.job(id).exit_code == 0);
+  CHECK(w.output[id] == w.expected_output(20));
+  CHECK(w.outputs["field.ppm"] == "field.ppm at 0field.ppm at 14");
+  for (auto& [name, host] : w.hosts) CHECK(host.gangs.empty());
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("files go in pieces to every guest, large ones too") {
+  World w(2);
+  std::string large(700'000, 'x');
+  large[400'000] = 'y';
+  w.spool["heat"] = large;
+  const JobId id = w.running(spec());
+  for (auto& [name, host] : w.hosts) CHECK(host.gang(id)->file == large);
+}
+
+TEST_CASE("mpirun's daemons are launched once and the outcome comes back") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const auto place0 = w.job(id).placement[0].host, place1 = w.job(id).placement[1].host;
+  CHECK(w.hosts.at(place1).gang(id)->daemons == std::set<std::uint64_t>{1});
+  CHECK(w.hosts.at(place0).gang(id)->daemons == std::set<std::uint64_t>{1});
+}
+
+TEST_CASE("a launch for a guest that is not there is answered with a failure") {
+  World w(2);
+  const JobId id = w.running(spec());
+  wire::FromHost launch;
+  launch.mutable_gang()->set_job(id.value);
+  launch.mutable_gang()->set_incarnation(1);
+  launch.mutable_launch()->mutable_launch()->set_launch(9);
+  launch.mutable_launch()->mutable_launch()->set_target("guest-7");
+  w.say(w.job(id).placement[0].host, launch);
+  CHECK(w.hosts.at(w.job(id).placement[0].host).gang(id)->daemons.contains(9));
+  CHECK_FALSE(w.hosts.at(w.job(id).placement[1].host).gang(id)->daemons.contains(9));
+}
+
+TEST_CASE("bad specs are refused, with everything that is wrong") {
+  World w(2);
+  const auto submit = [&](JobSpec job) { return w.answer(w.ask([&](RequestId r) { return SubmitJob{r, job, "", ""}; })); };
+  auto job = spec();
+  job.command.clear();
+  job.ranks_per_guest = {1};
+  auto result = submit(job);
+  REQUIRE(result.has_error());
+  CHECK(says(why(result), "no command"));
+  CHECK(says(why(result), "1 entries for 2 guests"));
+  job = spec();
+  job.memory_bytes = 1ull << 50;
+  result = submit(job);
+  REQUIRE(result.has_error());
+  CHECK(says(why(result), "no host has more than 4096 MiB"));
+  job = spec();
+  job.hosts = {HostName{"h1"}, HostName{"nowhere"}};
+  result = submit(job);
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::not_found);
+  CHECK(says(why(result), "nowhere"));
+  CHECK(w.durable.jobs.empty());
+}
+
+TEST_CASE("without room a job waits and says why, and starts when there is room") {
+  World w(1);
+  w.script.last_step = 10;
+  auto job = spec(1);
+  job.memory_bytes = 3ull << 30;
+  const JobId first = w.running(job);
+  const JobId second = w.submit(job);
+  CHECK(w.job(second).state == JobState::pending);
+  CHECK(says(w.job(second).reason, "no room for 3072 MiB on h1"));
+  REQUIRE(w.until_state(first, JobState::completed));
+  REQUIRE(w.until_state(second, JobState::completed));
+}
+
+TEST_CASE("a job without a host waits for one, and cordoned hosts take nothing new") {
+  World w(2);
+  CHECK(w.answer(w.ask([](RequestId r) { return CordonHost{r, HostName{"h1"}, true}; })).has_value());
+  const JobId id = w.running(spec());
+  for (const auto& place : w.job(id).placement) CHECK(place.host.value == "h2");
+  CHECK(w.core().hosts()[0].state == HostView::State::cordoned);
+  CHECK(w.answer(w.ask([](RequestId r) { return CordonHost{r, HostName{"h2"}, true}; })).has_value());
+  const JobId waits = w.submit(spec());
+  CHECK(w.job(waits).state == JobState::pending);
+  CHECK(says(w.job(waits).reason, "h1 is cordoned"));
+  CHECK(w.answer(w.ask([](RequestId r) { return CordonHost{r, HostName{"h1"}, false}; })).has_value());
+  CHECK(w.until_state(waits, JobState::running));
+  CHECK(w.answer(w.ask([](RequestId r) { return CordonHost{r, HostName{"h9"}, true}; })).error().kind == ErrorKind::not_found);
+}
+
+TEST_CASE("a start that a host cannot do fails clearly, and leaves nothing") {
+  World w(2);
+  w.script.failure = [](const HostName& host, const wire::ToHost& m) -> std::optional<Error> {
+    if (host.value == "h2" && m.has_start_guests()) return Error{ErrorKind::not_found, "start", "image foo", "no such file"};
+    return std::nullopt;
+  };
+  const JobId id = w.submit(spec());
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(says(w.job(id).reason, "start of image foo on h2: no such file"));
+  for (auto& [name, host] : w.hosts) CHECK(host.gangs.empty());
+}
+
+TEST_CASE("a host that is lost while a job starts costs a try, not the job") {
+  World w(3);
+  w.script.swallow = [](const HostName& host, const wire::ToHost& m) { return host.value == "h2" && m.has_start_guests(); };
+  const JobId id = w.submit(spec());
+  w.run_for(milliseconds(500));
+  CHECK(w.job(id).state == JobState::starting);
+  w.kill(HostName{"h2"});
+  REQUIRE(w.until_state(id, JobState::running));
+  CHECK(w.job(id).incarnation == Incarnation{2});
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("a missing input file fails the start") {
+  World w(2);
+  auto job = spec();
+  job.files = {"nothing"};
+  const JobId id = w.submit(job);
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(says(w.job(id).reason, "read of nothing: no such file"));
+}
+
+TEST_CASE("the program's own failure fails the job with its exit code, and a missing output is only a warning") {
+  World w(2);
+  w.script.last_step = 5;
+  w.script.exit_code = 3;
+  w.script.missing_outputs = {"field.ppm"};
+  const JobId id = w.submit(spec());
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(w.job(id).exit_code == 3);
+  CHECK(says(w.job(id).reason, "exit code 3"));
+  CHECK(w.output[id] == w.expected_output(5));
+}
+
+TEST_CASE("exit code 0 of a gang that lost a host is no success") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const auto zero = w.job(id).placement[0].host, other = w.job(id).placement[1].host;
+  w.kill(other);
+  wire::FromHost ended;
+  ended.mutable_gang()->set_job(id.value);
+  ended.mutable_gang()->set_incarnation(1);
+  ended.mutable_job_ended()->mutable_exited()->set_exit_code(0);
+  w.say(zero, ended);
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(says(w.job(id).reason, "host " + other.value));
+}
+
+TEST_CASE("stop ends a running, a starting and a waiting job; a second stop is no error") {
+  World w(2);
+  const auto stop = [&](const JobId& id) { return w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })); };
+  const JobId runs = w.running(spec());
+  CHECK(stop(runs).has_value());
+  CHECK(w.job(runs).state == JobState::stopped);
+  CHECK(stop(runs).has_value());
+  w.script.swallow = [](const HostName&, const wire::ToHost& m) { return m.has_start_guests(); };
+  const JobId starts = w.submit(spec());
+  CHECK(w.job(starts).state == JobState::starting);
+  CHECK(stop(starts).has_value());
+  CHECK(w.job(starts).state == JobState::stopped);
+  auto large = spec();
+  large.memory_bytes = 4ull << 30;
+  large.guests = 3;
+  large.ranks_per_guest = {1, 1, 1};
+  const JobId waits = w.submit(large);
+  CHECK(stop(waits).has_value());
+  CHECK(w.job(waits).state == JobState::stopped);
+  CHECK(stop(JobId{"j9"}).error().kind == ErrorKind::not_found);
+  for (auto& [name, host] : w.hosts) CHECK(host.gangs.empty());
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("rm takes a job that is over, with its images and files") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  const auto remove = [&](const JobId& job) { return w.answer(w.ask([&](RequestId r) { return RemoveJob{r, job}; })); };
+  const auto refused = remove(id);
+  REQUIRE(refused.has_error());
+  CHECK(says(why(refused), "stop it first"));
+  CHECK(w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })).has_value());
+  CHECK(remove(id).has_value());
+  CHECK(w.durable.jobs.empty());
+  CHECK(w.durable.epochs.empty());
+  CHECK(w.store.images.empty());
+  CHECK(w.dropped.contains(id));
+  CHECK(remove(id).error().kind == ErrorKind::not_found);
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("rank states are asked fresh, and answered from memory when a host is silent") {
+  World w(2);
+  const JobId id = w.running(spec());
+  auto result = w.answer(w.ask([&](RequestId r) { return QueryRanks{r, id}; }));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Ranks>(result.value()).ranks.size() == 2);
+  w.script.swallow = [](const HostName&, const wire::ToHost& m) { return m.has_query(); };
+  result = w.answer(w.ask([&](RequestId r) { return QueryRanks{r, id}; }));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Ranks>(result.value()).ranks.size() == 2);
+}
+
+TEST_CASE("a lost host fails the job, says how to go on, and destroys the rest of the gang") {
+  World w(3);
+  const JobId id = w.running(spec());
+  const Epoch epoch = w.committed(id);
+  w.kill(w.job(id).placement[1].host);
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(says(w.job(id).reason, "was lost"));
+  CHECK(says(w.job(id).reason, "stillpoint restart " + id.value));
+  CHECK(says(w.job(id).reason, "checkpoint " + std::to_string(epoch.value)));
+  w.run_for(milliseconds(1'000));
+  for (auto& [name, host] : w.hosts) CHECK(host.gangs.empty());
+}
+
+TEST_CASE("a guest that is gone, and a rank that failed, fail the job") {
+  for (const bool rank : {false, true}) {
+    World w(2);
+    const JobId id = w.running(spec());
+    wire::FromHost bad;
+    bad.mutable_gang()->set_job(id.value);
+    bad.mutable_gang()->set_incarnation(1);
+    if (rank) bad.mutable_rank_lost()->mutable_rank()->set_detail("MPIX_ERR_PROC_FAILED");
+    else bad.mutable_guest_lost()->set_reason("crashed");
+    w.say(HostName{"h1"}, bad);
+    REQUIRE(w.until_state(id, JobState::failed));
+    CHECK(says(w.job(id).reason, rank ? "rank 0 failed: MPIX_ERR_PROC_FAILED" : "crashed"));
+  }
+}
+
+TEST_CASE("a short cut of the network harms nothing; a host that comes back empty fails the job") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const HostName host = w.job(id).placement[1].host;
+  w.drop_session(host);
+  w.run_for(milliseconds(3'000));
+  w.connect(host);
+  w.run_for(milliseconds(3'000));
+  CHECK(w.job(id).state == JobState::running);
+  w.drop_session(host);
+  w.hosts.at(host).gangs.clear();
+  w.connect(host);
+  CHECK(w.job(id).state == JobState::failed);
+  CHECK(says(w.job(id).reason, "no longer on host " + host.value));
+}
+
+TEST_CASE("what an old session or incarnation says is rejected and counted") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const auto before = w.core().rejected();
+  wire::FromHost old;
+  old.mutable_gang()->set_job(id.value);
+  old.mutable_gang()->set_incarnation(7);
+  old.mutable_guest_lost()->set_reason("long ago");
+  w.say(HostName{"h1"}, old);
+  old.mutable_gang()->set_incarnation(1);
+  w.give(HostSpoke{HostName{"h1"}, SessionId{999}, old});
+  wire::FromHost answer;
+  answer.set_request(12345);
+  w.say(HostName{"h1"}, answer);
+  CHECK(w.core().rejected() == before + 3);
+  CHECK(w.job(id).state == JobState::running);
+}
+
+TEST_CASE("an unknown gang is destroyed") {
+  World w(1);
+  auto& host = w.host("h1");
+  auto& gang = host.gangs[{JobId{"j77"}, 3}];
+  gang.job = JobId{"j77"};
+  gang.incarnation = 3;
+  gang.guests[0];
+  w.drop_session(host.name);
+  w.connect(host.name);
+  w.run_for(milliseconds(200));
+  CHECK(host.gangs.empty());
+}
+
+TEST_CASE("a hello of another protocol or name is sent away") {
+  World w(1);
+  auto hello = w.host("h1").hello();
+  hello.set_host("h2");
+  w.give(HostConnected{HostName{"h1"}, SessionId{50}, hello});
+  CHECK(w.core().hosts().size() == 1);
+  w.run_for(milliseconds(2'000));
+  CHECK(w.core().hosts()[0].state == HostView::State::up);  // the session it had goes on
+}
