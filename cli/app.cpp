@@ -23,9 +23,22 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_logs_command(app, context);
   add_wait_command(app, context);
   add_host_commands(app, context);
+  add_doctor_command(app, context);
 #ifdef STILLPOINT_WITH_LAB
   add_lab_command(app, context);
 #endif
+}
+
+// The first word where a command should stand and none does; else empty.
+std::string unknown_command(const CLI::App& app, const std::vector<std::string>& words) {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == "--server") ++i;  // its value
+    else if (!words[i].starts_with("-")) {
+      const auto known = app.get_subcommands([&](const CLI::App* command) { return command->check_name(words[i]); });
+      return known.empty() ? words[i] : "";
+    }
+  }
+  return "";
 }
 
 }  // namespace
@@ -41,11 +54,16 @@ int run(std::vector<std::string> arguments, std::ostream& out, std::ostream& err
   app.add_option("--server", context.server, "The coordinator's socket: PATH or unix:PATH")
       ->envname("STILLPOINT_SERVER");
   add_commands(app, context);
+  const auto words = arguments;
   try {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
     app.parse(std::move(arguments));
   } catch (const CLI::ParseError& problem) {
     // --help and --version end here too, with code 0.
+    if (const auto unknown = unknown_command(app, words); !unknown.empty()) {
+      err << "stillpoint: there is no command " << unknown << "; see stillpoint --help" << std::endl;
+      return kWrongUsage;
+    }
     return app.exit(problem, out, err) == 0 ? kDone : kWrongUsage;
   }
   return context.action ? context.action() : static_cast<int>(kWrongUsage);

@@ -95,6 +95,7 @@ std::vector<Problem> check_hosts(const Manifest& manifest, const std::vector<Hos
   const HostFigures* largest = nullptr;
   for (const auto& host : hosts) {
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), host.name) == wanted.end()) continue;
+    if (host.memory_bytes == 0) continue;  // never heard of
     if (largest == nullptr || host.memory_bytes > largest->memory_bytes) largest = &host;
   }
   for (std::size_t i = 0; i < wanted.size(); ++i) {

@@ -12,9 +12,9 @@
 namespace stillpoint::jobs {
 namespace {
 
-constexpr std::uint64_t kMostGuests = 4096;
+constexpr std::uint64_t kMostGuests = 1024;
 constexpr std::uint64_t kMostVcpus = 255;
-constexpr std::uint64_t kMostRanks = 1'000'000;
+constexpr std::uint64_t kMostRanks = 65'536;
 constexpr std::uint64_t kMostMemory = 16ull << 40;
 constexpr std::uint64_t kMostDisk = 64ull << 40;
 constexpr std::uint64_t kMostInterval = 30 * 86400;
@@ -22,6 +22,7 @@ constexpr std::uint64_t kMostKept = 1000;
 constexpr std::uint64_t kMostRestarts = 1'000'000;
 constexpr std::size_t kMostListed = 1024;
 constexpr std::size_t kLongestPath = 1024;
+constexpr std::size_t kDeepestPath = 16;
 
 bool is_lower_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -56,6 +57,7 @@ std::string relative_path_fault(std::string_view text) {
   if (std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; })) {
     return "holds a control character";
   }
+  if (static_cast<std::size_t>(std::count(text.begin(), text.end(), '/')) >= kDeepestPath) return "is too deep";
   while (true) {
     const auto slash = text.find('/');
     const auto part = text.substr(0, slash);
