@@ -44,8 +44,13 @@ void over(Core& core, JobRecord& job) {
   start::try_pending(core);
 }
 
+// From here on guests are missing on purpose. A coordinator that starts anew knows it by `stopping` with an exit code.
 void destroy(Core& core, JobRecord& job, FinishRun& run) {
   core.cancel(job.job, Owner::finish);
+  if (run.outcome != JobState::stopped && !job.stopping) {
+    job.stopping = true;
+    core.set_state(job, job.state, run.reason);
+  }
   enter(core, run, Phase::destroy, kDestroyDeadline);
   fence::begin(core, job, job.incarnation, Owner::finish, run.waiting);
   if (run.waiting.empty()) over(core, job);
@@ -107,12 +112,12 @@ FinishRun& begin_end(Core& core, JobRecord& job, const std::string& detail) {
 // Something of the gang was lost while it ended: the exit code is no proof of a result.
 void doubt(FinishRun& run, const std::string& why) {
   run.outcome = JobState::failed;
-  run.reason = why + " as the program ended";
+  run.reason = why;
 }
 
 void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why, bool host_gone) {
   const bool awaited = run.waiting.contains(host);
-  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed) doubt(run, why);
+  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed) doubt(run, why + " as the program ended");
   if (run.phase == Phase::destroy) return;  // fence::expire, or the host's answer, sees to it
   if (!awaited) return;
   std::erase_if(core.requests, [&](const auto& entry) {
@@ -155,8 +160,10 @@ void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited) {
 }
 
 void take_up_end(Core& core, JobRecord& job) {
-  begin_end(core, job, "");
-  confirm(core, job);
+  auto& run = begin_end(core, job, "");
+  if (!job.stopping) return confirm(core, job);
+  if (!job.reason.empty()) doubt(run, job.reason);
+  destroy(core, job, run);
 }
 
 void take_up_stop(Core& core, JobRecord& job) {
@@ -293,7 +300,7 @@ void tick(Core& core, JobRecord& job) {
       const auto silent = run.waiting;
       core.cancel(job.job, Owner::finish);
       run.waiting.clear();
-      if (run.outcome == JobState::completed) doubt(run, fmt::format("host {} did not answer", joined(silent)));
+      if (run.outcome == JobState::completed) doubt(run, fmt::format("host {} did not answer as the program ended", joined(silent)));
       return next_output(core, job, run);
     }
     case Phase::fetch: {

@@ -62,8 +62,8 @@ void take_up(Core& core, JobRecord& job) {
     case JobState::checkpointing:
     case JobState::migrating:
       output::measure(core, job.job);
-      if (job.stopping) return finish::take_up_stop(core, job);
       if (job.exit_code) return finish::take_up_end(core, job);
+      if (job.stopping) return finish::take_up_stop(core, job);
       return;
     case JobState::pending:
       if (job.stopping) finish::take_up_stop(core, job);
