@@ -149,7 +149,7 @@ TEST_CASE("twenty captures in a row, with the chain of layers kept short") {
     const auto chain = driver.disk_chain(spec.id);
     REQUIRE_OK(chain);
     CHECK(chain->size() == 2);
-    CHECK(chain->back().filename() == "d.qcow2");
+    CHECK(chain->back().filename() == "d.qcow2.raw");
     CHECK_FALSE(fs::exists(machines.directory() / ("n" + std::to_string(i - 1) + ".qcow2")));
   }
   std::sort(pauses.begin(), pauses.end());

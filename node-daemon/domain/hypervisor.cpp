@@ -11,8 +11,9 @@
 namespace stillpoint::node {
 namespace {
 
-// "DIR/lib/qemu/domain-1234-sp-JOB-iN-gN" is what libvirt puts below its root, and the socket's name after it.
-constexpr std::size_t kLongestRoot = 60;
+// "/lib/qemu/domain-99999-", 20 bytes of the domain's name and "/monitor.sock" are what libvirt puts below its root, and
+// a socket's path holds 107 bytes.
+constexpr std::size_t kLongestRoot = 51;
 
 // The guests' QEMU runs as root in an embedded laboratory: whoever starts it is root and owns every file. libvirt
 // still drops all capabilities and keeps the system call filter.

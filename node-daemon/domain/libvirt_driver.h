@@ -12,7 +12,7 @@ namespace stillpoint::node {
 struct LibvirtSettings {
   enum class Instance { embed, system };
   Instance instance = Instance::embed;
-  // embed: libvirt's own tree, the sockets and console logs; system: the sockets and logs alone. At most 60 bytes.
+  // embed: libvirt's own tree, the sockets and console logs; system: the sockets and logs alone. At most 51 bytes.
   std::filesystem::path root;
   std::optional<Accelerator> accelerator;    // instead of what the host's facts say
   std::optional<CaptureMode> capture_mode;   // instead of what the probe says

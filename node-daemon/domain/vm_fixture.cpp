@@ -131,13 +131,12 @@ DomainSpec Machines::spec(unsigned incarnation, const std::string& disk, const s
 }
 
 fs::path Machines::make_disk(const std::string& name) const {
-  const fs::path raw = directory_ / "raw", disk = directory_ / name;
+  const fs::path disk = directory_ / name, raw = disk.string() + ".raw";
   for (const std::vector<std::string>& argv :
        {std::vector<std::string>{"truncate", "-s", "256M", raw.string()},
         {"mkfs.ext4", "-q", "-F", raw.string()},
-        {"qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw.string(), disk.string()}})
+        {"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", raw.string(), disk.string()}})
     if (auto done = run_checked(argv); !done) throw std::runtime_error(done.error().message());
-  fs::remove(raw);
   return disk;
 }
 

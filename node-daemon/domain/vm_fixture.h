@@ -66,7 +66,7 @@ class Machines {
   const std::filesystem::path& directory() const { return directory_; }
   const std::filesystem::path& root() const { return settings_.root; }
   DomainSpec spec(unsigned incarnation, const std::string& disk, const std::string& bridge = "br0") const;
-  // A qcow2 with an empty ext4.
+  // An empty layer over NAME.raw, an ext4 without files: as the node daemon makes the disk of a new guest.
   std::filesystem::path make_disk(const std::string& name) const;
   // A flat copy of an immutable layer and all below it.
   std::filesystem::path copy_disk(const std::filesystem::path& layer, const std::string& name) const;
