@@ -28,7 +28,7 @@ constexpr std::chrono::milliseconds kLastWords{300};  // for what is still on it
 Result<Fd> lock_state(const std::filesystem::path& state) {
   const auto path = state / "lock";
   Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!lock) return errno_error("open", path.string(), errno);
+  if (!lock) return errno_error("opening", path.string(), errno);
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
   if (errno != EWOULDBLOCK) return errno_error("lock", path.string(), errno);
   return Error{ErrorKind::refused, "lock", state.string(), "another coordinator is running on this state directory"};

@@ -37,7 +37,7 @@ struct HostPort {
 
 Result<HostPort> split_endpoint(const std::string& endpoint) {
   const auto colon = endpoint.rfind(':');
-  auto bad = [&] { return Error{ErrorKind::permanent, "read endpoint", endpoint, "expected ADDRESS:PORT"}; };
+  auto bad = [&] { return Error{ErrorKind::permanent, "reading", endpoint, "expected ADDRESS:PORT"}; };
   if (colon == std::string::npos || colon == 0) return bad();
   HostPort split{endpoint.substr(0, colon), endpoint.substr(colon + 1)};
   if (split.host.front() == '[' && split.host.back() == ']') split.host = split.host.substr(1, split.host.size() - 2);
@@ -136,10 +136,10 @@ void TlsSession::connect(const std::string& endpoint, Handlers handlers) {
   resolver_.async_resolve(split->host, split->port,
                           [self = shared_from_this()](error_code failed, tcp::resolver::results_type found) {
     if (self->closed_) return;
-    if (failed) return self->finish(self->failure("resolve", failed));
+    if (failed) return self->finish(self->failure("look-up", failed));
     asio::async_connect(self->stream_.next_layer(), found, [self](error_code refused, const tcp::endpoint&) {
       if (self->closed_) return;
-      if (refused) return self->finish(self->failure("connect to", refused));
+      if (refused) return self->finish(self->failure("connection", refused));
       self->handshake();
     });
   });
@@ -159,7 +159,7 @@ void TlsSession::watch_opening() {
   open_timer_.expires_after(limits_.open_deadline);
   open_timer_.async_wait([self = shared_from_this()](error_code cancelled) {
     if (cancelled || self->open_ || self->closed_) return;
-    self->finish(Error{ErrorKind::deadline, "TLS handshake with", self->remote_, "not done in time"});
+    self->finish(Error{ErrorKind::deadline, "TLS handshake", self->remote_, "not done in time"});
   });
 }
 
@@ -168,7 +168,7 @@ void TlsSession::handshake() {
   const auto side = tls_.role() == TlsRole::coordinator ? asio::ssl::stream_base::server : asio::ssl::stream_base::client;
   stream_.async_handshake(side, [self = shared_from_this()](error_code failed) {
     if (self->closed_) return;
-    if (failed) return self->finish(self->failure("TLS handshake with", failed));
+    if (failed) return self->finish(self->failure("TLS handshake", failed));
     self->opened();
   });
 }
@@ -176,14 +176,14 @@ void TlsSession::handshake() {
 Result<std::string> TlsSession::peer_name() {
   // The verify mode already asks for a certificate; its absence here would be a bug worth catching.
   X509* certificate = SSL_get0_peer_certificate(stream_.native_handle());
-  if (certificate == nullptr) return Error{ErrorKind::refused, "TLS handshake with", remote_, "no certificate"};
+  if (certificate == nullptr) return Error{ErrorKind::refused, "TLS handshake", remote_, "no certificate"};
   if (SSL_get_verify_result(stream_.native_handle()) != X509_V_OK)
-    return Error{ErrorKind::refused, "TLS handshake with", remote_, "its certificate was not verified"};
+    return Error{ErrorKind::refused, "TLS handshake", remote_, "its certificate was not verified"};
   auto name = certificate_name(certificate);
-  if (!name) return Error{ErrorKind::refused, "TLS handshake with", remote_, name.error().message()};
+  if (!name) return Error{ErrorKind::refused, "TLS handshake", remote_, name.error().message()};
   const bool is_coordinator = *name == kCoordinatorName;
   if (is_coordinator == (tls_.role() == TlsRole::coordinator))
-    return Error{ErrorKind::refused, "TLS handshake with", remote_,
+    return Error{ErrorKind::refused, "TLS handshake", remote_,
                  is_coordinator ? "a host calls itself \"coordinator\""
                                 : "its certificate names \"" + *name + "\", not the coordinator"};
   return name;
@@ -209,7 +209,7 @@ void TlsSession::watch_idle() {
     const auto now = std::chrono::steady_clock::now();
     if (self->paused_) self->last_frame_ = now;  // it is we who do not listen
     if (now - self->last_frame_ >= self->limits_.idle_deadline)
-      return self->finish(Error{ErrorKind::deadline, "session with", self->remote_, "nothing was heard for too long"});
+      return self->finish(Error{ErrorKind::deadline, "session", self->remote_, "nothing was heard for too long"});
     self->watch_idle();
   });
 }
@@ -222,8 +222,8 @@ void TlsSession::read() {
     if (self->closed_) return;
     if (failed) {
       const bool ended = failed == asio::error::eof || failed == asio::ssl::error::stream_truncated;
-      return self->finish(ended ? Error{ErrorKind::transient, "session with", self->remote_, "the peer closed it"}
-                                : self->failure("read from", failed));
+      return self->finish(ended ? Error{ErrorKind::transient, "session", self->remote_, "the peer closed it"}
+                                : self->failure("read", failed));
     }
     self->took(bytes);
   });
@@ -239,7 +239,7 @@ void TlsSession::deliver() {
   while (!closed_) {
     auto payload = reader_.next();
     if (reader_.skipped() > 0)
-      return finish(Error{ErrorKind::permanent, "session with", remote_, "what it sent is not a frame of this protocol"});
+      return finish(Error{ErrorKind::permanent, "session", remote_, "what it sent is not a frame of this protocol"});
     if (!payload) return;
     last_frame_ = std::chrono::steady_clock::now();
     if (handlers_.frame) handlers_.frame(std::move(*payload));
@@ -269,7 +269,7 @@ void TlsSession::send(std::string_view payload) {
   }
   if (overflow) {
     const bool too_large = payload.size() > limits_.max_payload;
-    return close(Error{ErrorKind::permanent, "send to", remote_,
+    return close(Error{ErrorKind::permanent, "send", remote_,
                        too_large ? "the message is larger than a frame may be" : "the peer does not read: the queue is full"});
   }
   if (post_write) asio::post(stream_.get_executor(), [self = shared_from_this()] { self->write(); });
@@ -296,7 +296,7 @@ void TlsSession::write() {
   asio::async_write(stream_, frame, [self = shared_from_this()](error_code failed, std::size_t) {
     self->writing_ = false;
     if (self->closed_) return;
-    if (failed) return self->finish(self->failure("write to", failed));
+    if (failed) return self->finish(self->failure("write", failed));
     {
       std::lock_guard lock(self->mutex_);
       self->queued_bytes_ -= self->queue_.front().size();
@@ -389,7 +389,7 @@ Status TlsListener::listen(const std::string& endpoint) {
   auto split = split_endpoint(endpoint);
   if (!split) return split.error();
   auto fail = [&](const error_code& code) {
-    return Error{ErrorKind::permanent, "listen on", endpoint, code.message()};
+    return Error{ErrorKind::permanent, "bind", endpoint, code.message()};
   };
   error_code failed;
   const auto address = asio::ip::make_address(split->host, failed);

@@ -125,8 +125,8 @@ TEST_CASE("send from other threads") {
 TEST_CASE("close reaches both ends with a reason, once") {
   Pair pair;
   pair.open();
-  pair.client.session->close(Error{ErrorKind::refused, "session with", "h1", "had enough"});
-  pair.client.session->close(Error{ErrorKind::refused, "session with", "h1", "again"});
+  pair.client.session->close(Error{ErrorKind::refused, "session", "h1", "had enough"});
+  pair.client.session->close(Error{ErrorKind::refused, "session", "h1", "again"});
   REQUIRE(pair.until([&] { return pair.client.closed && pair.server.closed; }));
   CHECK(pair.client.closed->cause == "had enough");
   CHECK(pair.server.closed->kind == ErrorKind::transient);
@@ -137,7 +137,7 @@ TEST_CASE("close_after_sending delivers what was sent") {
   Pair pair;
   pair.open();
   for (int i = 0; i < 5; ++i) pair.client.session->send(std::string(500'000, 'a'));
-  pair.client.session->close_after_sending(Error{ErrorKind::refused, "session with", "h1", "goodbye"});
+  pair.client.session->close_after_sending(Error{ErrorKind::refused, "session", "h1", "goodbye"});
   pair.client.session->send("too late");
   REQUIRE(pair.until([&] { return pair.client.closed && pair.server.closed; }));
   CHECK(pair.server.frames.size() == 5);

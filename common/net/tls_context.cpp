@@ -15,12 +15,12 @@ namespace {
 namespace ssl = boost::asio::ssl;
 
 Error bad(const std::filesystem::path& path, std::string cause) {
-  return Error{ErrorKind::permanent, "load TLS identity", path.string(), std::move(cause)};
+  return Error{ErrorKind::permanent, "loading", path.string(), std::move(cause)};
 }
 
 Status check_key_mode(const std::filesystem::path& key) {
   struct stat info {};
-  if (::stat(key.c_str(), &info) != 0) return errno_error("load TLS identity", key.string(), errno);
+  if (::stat(key.c_str(), &info) != 0) return errno_error("loading", key.string(), errno);
   if ((info.st_mode & 077) != 0) return bad(key, "group or others may read this private key; chmod 600 it");
   return {};
 }
@@ -28,7 +28,7 @@ Status check_key_mode(const std::filesystem::path& key) {
 }  // namespace
 
 Result<std::string> certificate_name(const X509* certificate) {
-  auto bad_name = [](std::string cause) { return Error{ErrorKind::refused, "read", "certificate", std::move(cause)}; };
+  auto bad_name = [](std::string cause) { return Error{ErrorKind::refused, "reading", "certificate", std::move(cause)}; };
   const X509_NAME* subject = X509_get_subject_name(certificate);
   const int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
   if (at < 0) return bad_name("it has no common name");

@@ -41,7 +41,7 @@ Result<std::uint64_t> number_in(const std::string& text, const std::string& what
   std::uint64_t value = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value, base);
   if (text.empty() || parsed.ec != std::errc{} || parsed.ptr != text.data() + text.size())
-    return Error{ErrorKind::refused, "read", what, "expected a whole number, not \"" + text.substr(0, 40) + "\""};
+    return Error{ErrorKind::refused, "reading", what, "expected a whole number, not \"" + text.substr(0, 40) + "\""};
   return value;
 }
 
@@ -55,7 +55,7 @@ Result<std::uint64_t> query_number(const HttpRequest& request, const char* key, 
 Result<json> document_of(const HttpRequest& request) {
   if (request.body.empty()) return json::object();
   json document = json::parse(request.body, nullptr, false);
-  if (document.is_discarded()) return Error{ErrorKind::refused, "read", "request body", "not well-formed JSON in UTF-8"};
+  if (document.is_discarded()) return Error{ErrorKind::refused, "reading", "request body", "not well-formed JSON in UTF-8"};
   return document;
 }
 
@@ -65,7 +65,7 @@ std::string rest_of(const std::vector<std::string>& path, std::size_t from) {
   return joined;
 }
 
-Error no_job(const std::string& name) { return Error{ErrorKind::not_found, "find", "job " + name, "there is none of that id or name"}; }
+Error no_job(const std::string& name) { return Error{ErrorKind::not_found, "look-up", "job " + name, "there is none of that id or name"}; }
 
 json show_nothing(const Answer&) { return json::object(); }
 
@@ -90,7 +90,7 @@ Result<Submission> read_submission(const json& document) {
     else problems.push_back(read.error().cause);
   }
   if (problems.empty()) problems = spec_problems(submission.spec);
-  if (!problems.empty()) return Error{ErrorKind::refused, "read", "job", join_problems(problems)};
+  if (!problems.empty()) return Error{ErrorKind::refused, "reading", "job", join_problems(problems)};
   submission.spec.submit_directory = directory;
   return submission;
 }
@@ -230,7 +230,7 @@ Result<Api::Incoming> Api::begin_upload(const HttpRequest& request) {
   if (!request.mode_header.empty()) {
     auto mode = number_in(request.mode_header, "header X-Mode (octal)", 8);
     if (!mode) return mode.error();
-    if (*mode > 0777) return Error{ErrorKind::refused, "read", "header X-Mode", "expected an octal number up to 777"};
+    if (*mode > 0777) return Error{ErrorKind::refused, "reading", "header X-Mode", "expected an octal number up to 777"};
     incoming.mode = static_cast<mode_t>(*mode);
   }
   auto upload = spools_.begin(request.path[2], rest_of(request.path, 3));
@@ -256,7 +256,7 @@ void Api::submit(const Call& call) {
           const auto* submitted = answer ? std::get_if<Submitted>(&*answer) : nullptr;
           if (submitted == nullptr) {
             spools_.unclaim(spool);
-            return call->respond(error_response(answer ? Error{ErrorKind::permanent, "submit", "job", "no answer"} : answer.error()));
+            return call->respond(error_response(answer ? Error{ErrorKind::permanent, "submission", "job", "no answer"} : answer.error()));
           }
           call->respond(json_response({{"job", submitted->job.value}, {"incarnation", submitted->incarnation.value}}));
         });
@@ -450,7 +450,7 @@ void Api::output_file(const Call& call) {
       auto file = files_.open_output(id, name);
       struct stat info {};
       if (!file) return call->respond(error_response(file.error()));
-      if (::fstat(file->get(), &info) != 0) return call->respond(error_response(errno_error("look at", name, errno)));
+      if (::fstat(file->get(), &info) != 0) return call->respond(error_response(errno_error("stat", name, errno)));
       HttpResponse response;
       response.content_type = "application/octet-stream";
       response.file = std::move(*file);

@@ -351,22 +351,22 @@ Status HttpServer::Impl::listen() {
     return Error{ErrorKind::permanent, step, socket.string(), code.message()};
   };
   if (socket.string().size() >= sizeof(sockaddr_un::sun_path))
-    return Error{ErrorKind::permanent, "listen on", socket.string(),
+    return Error{ErrorKind::permanent, "bind", socket.string(),
                  "a socket's path may have at most " + std::to_string(sizeof(sockaddr_un::sun_path) - 1) + " bytes"};
   struct stat info {};
   if (::lstat(socket.c_str(), &info) == 0) {
     if (!S_ISSOCK(info.st_mode))
-      return Error{ErrorKind::permanent, "listen on", socket.string(), "something that is no socket has that name"};
-    if (::unlink(socket.c_str()) != 0) return errno_error("remove old socket", socket.string(), errno);
+      return Error{ErrorKind::permanent, "bind", socket.string(), "something that is no socket has that name"};
+    if (::unlink(socket.c_str()) != 0) return errno_error("removal", socket.string(), errno);
   }
   error_code failed;
-  if (acceptor.open(stream_protocol(), failed); failed) return fail("listen on", failed);
+  if (acceptor.open(stream_protocol(), failed); failed) return fail("bind", failed);
   // The mode holds from the beginning: no moment at which others could connect.
   const mode_t before = ::umask(0177);
   acceptor.bind(stream_protocol::endpoint(socket.string()), failed);
   ::umask(before);
-  if (failed) return fail("listen on", failed);
-  if (acceptor.listen(asio::socket_base::max_listen_connections, failed); failed) return fail("listen on", failed);
+  if (failed) return fail("bind", failed);
+  if (acceptor.listen(asio::socket_base::max_listen_connections, failed); failed) return fail("bind", failed);
   return {};
 }
 

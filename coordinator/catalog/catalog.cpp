@@ -311,8 +311,8 @@ Result<Catalog> Catalog::open(const std::filesystem::path& path) {
   // Made here and not by SQLite: nobody else may read job environments out of it, whatever the umask. SQLite gives its
   // log the same mode.
   Fd made(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!made) return errno_error("open catalog", path.string(), errno);
-  if (::fchmod(made.get(), 0600) != 0) return errno_error("open catalog", path.string(), errno);
+  if (!made) return errno_error("opening", path.string(), errno);
+  if (::fchmod(made.get(), 0600) != 0) return errno_error("opening", path.string(), errno);
   made.reset();  // before SQLite opens it: closing any descriptor of a file drops the process's locks on it
   std::unique_ptr<Impl> impl;
   try {
@@ -325,8 +325,8 @@ Result<Catalog> Catalog::open(const std::filesystem::path& path) {
     impl->run("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", kKeptEvents);
     transaction.commit();
   } catch (const std::exception& cause) {
-    if (impl) return impl->error("open catalog", cause);
-    return Error{ErrorKind::damaged, "open catalog", path.string(), cause.what()};
+    if (impl) return impl->error("opening", cause);
+    return Error{ErrorKind::damaged, "opening", path.string(), cause.what()};
   }
   return Catalog(std::move(impl));
 }
@@ -340,7 +340,7 @@ Result<CatalogState> Catalog::load() {
     impl_->load_epochs(state);
     return state;
   } catch (const std::exception& cause) {
-    return impl_->error("load catalog", cause);
+    return impl_->error("loading", cause);
   }
 }
 
@@ -352,7 +352,7 @@ Status Catalog::apply(const std::vector<CatalogChange>& changes) {
     transaction.commit();
     return {};
   } catch (const std::exception& cause) {
-    return impl_->error("write to catalog", cause);
+    return impl_->error("write", cause);
   }
 }
 
@@ -376,7 +376,7 @@ Result<std::vector<EventRecord>> Catalog::events(const JobId& job, std::size_t l
     }
     return events;
   } catch (const std::exception& cause) {
-    return impl_->error("read events from catalog", cause);
+    return impl_->error("reading of events", cause);
   }
 }
 

@@ -111,7 +111,7 @@ Result<JobSpec> spec_from_json(const json& document) {
   reader.read("submitDirectory", spec.submit_directory);
   read_policies(reader, spec, problems);
   reader.refuse_unknown();
-  if (!problems.empty()) return Error{ErrorKind::refused, "read", "job spec", join_problems(problems)};
+  if (!problems.empty()) return Error{ErrorKind::refused, "reading", "job spec", join_problems(problems)};
   return spec;
 }
 

@@ -39,9 +39,9 @@ Status JobFiles::open(const std::set<JobId>& jobs) {
     if (jobs.contains(JobId{entry.path().filename().string()})) continue;
     log_info("left-over files of a removed job removed", {{"job", entry.path().filename().string()}});
     fs::remove_all(entry.path(), failed);
-    if (failed) return errno_error("remove", entry.path().string(), failed.value());
+    if (failed) return errno_error("removal", entry.path().string(), failed.value());
   }
-  if (failed) return errno_error("list", root_.string(), failed.value());
+  if (failed) return errno_error("listing", root_.string(), failed.value());
   return {};
 }
 
@@ -120,7 +120,7 @@ void JobFiles::carry_out(Work& work) {
 
 Result<JobFiles::Appended*> JobFiles::output_of(const JobId& job) {
   if (const auto found = appended_.find(job); found != appended_.end()) return &found->second;
-  if (!safe_job(job)) return Error{ErrorKind::refused, "open output of", job.value, "not a job's name"};
+  if (!safe_job(job)) return Error{ErrorKind::refused, "opening", job.value, "not a job's name"};
   struct stat info {};
   const bool is_new = ::lstat(directory(job).c_str(), &info) != 0;
   if (auto made = make_private_directory(directory(job)); !made) return made.error();
@@ -146,7 +146,7 @@ Status JobFiles::append(const AppendOutput& work) {
   if (!output) return output.error();
   const std::uint64_t length = (*output)->length, end = work.offset + work.data.size();
   if (work.offset > length)
-    return Error{ErrorKind::permanent, "append to", object,
+    return Error{ErrorKind::permanent, "append", object,
                  "bytes " + std::to_string(length) + " to " + std::to_string(work.offset) + " are missing"};
   if (end <= length) return {};  // here already: a host sent it again
   if (auto room = room_for(root_, end - length); !room) return room;
@@ -189,7 +189,7 @@ Result<std::uint64_t> JobFiles::truncate(const TruncateOutput& work) {
   appended_.erase(work.job);
   std::lock_guard lock(readable_);
   if (::ftruncate(file.get(), static_cast<off_t>(length)) != 0)
-    return errno_error("cut back", "output of " + work.job.value, errno);
+    return errno_error("truncation", "output of " + work.job.value, errno);
   if (::fdatasync(file.get()) != 0) return errno_error("fdatasync", "output of " + work.job.value, errno);
   durable_[work.job] = length;
   return length;
@@ -202,7 +202,7 @@ Result<std::uint64_t> JobFiles::output_length(const JobId& job) {
 }
 
 Result<JobFiles::Part> JobFiles::read_output(const JobId& job, std::uint64_t offset, std::size_t most) {
-  if (!safe_job(job)) return Error{ErrorKind::not_found, "read output of", job.value, "no such job"};
+  if (!safe_job(job)) return Error{ErrorKind::not_found, "reading", job.value, "no such job"};
   std::lock_guard lock(readable_);
   Part part;
   auto file = open_below(directory(job), "output", O_RDONLY);
@@ -232,7 +232,7 @@ SpoolRead JobFiles::read_spool(const ReadSpool& work) const {
   auto file = spools_.open_file(work.spool, work.file);
   if (!file) return fail(file.error());
   struct stat info {};
-  if (::fstat(file->get(), &info) != 0) return fail(errno_error("look at", work.file, errno));
+  if (::fstat(file->get(), &info) != 0) return fail(errno_error("stat", work.file, errno));
   auto data = read_at(file->get(), work.offset, work.length, work.file);
   if (!data) return fail(data.error());
   answer.mode = info.st_mode & 0777;
@@ -242,7 +242,7 @@ SpoolRead JobFiles::read_spool(const ReadSpool& work) const {
 }
 
 Status JobFiles::store(const StoreOutputPiece& work) {
-  if (!safe_job(work.job)) return Error{ErrorKind::refused, "store file of", work.job.value, "not a job's name"};
+  if (!safe_job(work.job)) return Error{ErrorKind::refused, "storing of a file", work.job.value, "not a job's name"};
   const auto partial = directory(work.job) / "partial", whole = directory(work.job) / "outputs";
   for (const auto& path : {directory(work.job), partial, whole})
     if (auto made = make_private_directory(path); !made) return made;
@@ -253,7 +253,7 @@ Status JobFiles::store(const StoreOutputPiece& work) {
   if (!work.last) return {};
   // A piece that was sent twice must not leave an older, longer tail.
   if (::ftruncate(file->get(), static_cast<off_t>(work.offset + work.data.size())) != 0)
-    return errno_error("cut", work.file, errno);
+    return errno_error("truncation", work.file, errno);
   if (::fsync(file->get()) != 0) return errno_error("fsync", work.file, errno);
   auto from = place_below(partial, work.file, Missing::error);
   if (!from) return from.error();
@@ -267,20 +267,20 @@ Status JobFiles::store(const StoreOutputPiece& work) {
 
 Result<std::vector<JobFiles::OutputFile>> JobFiles::outputs(const JobId& job) const {
   std::vector<OutputFile> files;
-  if (!safe_job(job)) return Error{ErrorKind::not_found, "list outputs of", job.value, "no such job"};
+  if (!safe_job(job)) return Error{ErrorKind::not_found, "listing of outputs", job.value, "no such job"};
   const auto whole = directory(job) / "outputs";
   std::error_code failed;
   if (!fs::exists(whole, failed)) return files;
   for (const auto& entry : fs::recursive_directory_iterator(whole, failed))
     if (entry.is_regular_file(failed) && !entry.is_symlink())
       files.push_back({entry.path().lexically_relative(whole).string(), entry.file_size(failed)});
-  if (failed) return errno_error("list outputs of", job.value, failed.value());
+  if (failed) return errno_error("listing of outputs", job.value, failed.value());
   std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return files;
 }
 
 Result<Fd> JobFiles::open_output(const JobId& job, const std::string& name) const {
-  if (!safe_job(job)) return Error{ErrorKind::not_found, "open output of", job.value, "no such job"};
+  if (!safe_job(job)) return Error{ErrorKind::not_found, "opening", job.value, "no such job"};
   return open_below(directory(job) / "outputs", name, O_RDONLY);
 }
 

@@ -18,12 +18,12 @@ namespace {
 namespace fs = std::filesystem;
 
 Error no_spool(const std::string& id) {
-  return Error{ErrorKind::not_found, "find", "spool " + id.substr(0, 40), "there is none; it may have been left unused too long"};
+  return Error{ErrorKind::not_found, "look-up", "spool " + id.substr(0, 40), "there is none; it may have been left unused too long"};
 }
 
 Result<std::string> random_id() {
   unsigned char bytes[16];
-  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return errno_error("make", "spool", errno);
+  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return errno_error("creation", "spool", errno);
   std::string id;
   for (unsigned char b : bytes) {
     id += "0123456789abcdef"[b >> 4];
@@ -35,7 +35,7 @@ Result<std::string> random_id() {
 Status remove_tree(const fs::path& path) {
   std::error_code failed;
   fs::remove_all(path, failed);  // does not follow symlinks
-  if (failed) return errno_error("remove", path.string(), failed.value());
+  if (failed) return errno_error("removal", path.string(), failed.value());
   return {};
 }
 
@@ -96,7 +96,7 @@ Status Spools::open(const std::set<std::string>& owned) {
     log_info("left-over spool removed", {{"spool", id}});
     if (auto removed = remove_tree(entry.path()); !removed) return removed;
   }
-  if (failed) return errno_error("list", root_.string(), failed.value());
+  if (failed) return errno_error("listing", root_.string(), failed.value());
   return {};
 }
 
@@ -120,7 +120,7 @@ Result<std::string> Spools::create() {
     make_room(now);
     const auto unclaimed = std::count_if(spools_.begin(), spools_.end(), [](const auto& s) { return !s.second.claimed; });
     if (static_cast<std::size_t>(unclaimed) >= limits_.unclaimed)
-      return Error{ErrorKind::transient, "make", "spool", "too many uploads without a submit are waiting; try again later"};
+      return Error{ErrorKind::transient, "creation", "spool", "too many uploads without a submit are waiting; try again later"};
     spools_[*id].touched = now;
   }
   for (const auto& path : {directory(*id), directory(*id) / "files", directory(*id) / "partial"})
@@ -141,9 +141,9 @@ Result<std::unique_ptr<Spools::Upload>> Spools::begin(const std::string& id, con
     const auto found = spools_.find(id);
     if (found == spools_.end()) return no_spool(id);
     Spool& spool = found->second;
-    if (spool.claimed) return Error{ErrorKind::refused, "upload to", "spool " + id, "a job has taken it already"};
+    if (spool.claimed) return Error{ErrorKind::refused, "upload", "spool " + id, "a job has taken it already"};
     if (spool.files >= limits_.files)
-      return Error{ErrorKind::refused, "upload to", "spool " + id, "it may have at most " + std::to_string(limits_.files) + " files"};
+      return Error{ErrorKind::refused, "upload", "spool " + id, "it may have at most " + std::to_string(limits_.files) + " files"};
     ++spool.files;
     ++spool.uploads;
     spool.touched = std::chrono::steady_clock::now();
@@ -167,7 +167,7 @@ Status Spools::charge(const std::string& id, std::uint64_t bytes) {
   const auto found = spools_.find(id);
   if (found == spools_.end()) return no_spool(id);
   if (found->second.bytes + bytes > limits_.bytes)
-    return Error{ErrorKind::refused, "upload to", "spool " + id,
+    return Error{ErrorKind::refused, "upload", "spool " + id,
                  "it may have at most " + std::to_string(limits_.bytes) + " bytes"};
   found->second.bytes += bytes;
   found->second.touched = std::chrono::steady_clock::now();
@@ -182,15 +182,15 @@ void Spools::ended(const std::string& id) {
 Status Spools::claim(const std::string& id, const std::vector<std::string>& files) {
   if (id.empty()) {
     if (files.empty()) return {};
-    return Error{ErrorKind::refused, "submit", "job", "it has input files but no spool"};
+    return Error{ErrorKind::refused, "submission", "job", "it has input files but no spool"};
   }
   if (!is_spool_id(id)) return no_spool(id);
   {
     std::lock_guard lock(mutex_);
     const auto found = spools_.find(id);
     if (found == spools_.end()) return no_spool(id);
-    if (found->second.claimed) return Error{ErrorKind::refused, "submit with", "spool " + id, "another job has it"};
-    if (found->second.uploads > 0) return Error{ErrorKind::refused, "submit with", "spool " + id, "uploads to it are under way"};
+    if (found->second.claimed) return Error{ErrorKind::refused, "submission", "spool " + id, "another job has it"};
+    if (found->second.uploads > 0) return Error{ErrorKind::refused, "submission", "spool " + id, "uploads to it are under way"};
     found->second.claimed = true;
   }
   std::string missing;
@@ -198,7 +198,7 @@ Status Spools::claim(const std::string& id, const std::vector<std::string>& file
     if (auto opened = open_file(id, file); !opened) missing += (missing.empty() ? "" : ", ") + file;
   if (missing.empty()) return {};
   unclaim(id);
-  return Error{ErrorKind::refused, "submit with", "spool " + id, "these files of the job were not uploaded: " + missing};
+  return Error{ErrorKind::refused, "submission", "spool " + id, "these files of the job were not uploaded: " + missing};
 }
 
 void Spools::unclaim(const std::string& id) {

@@ -77,7 +77,7 @@ void HostSessions::Impl::opened(const std::shared_ptr<Connection>& connection, c
 
 void HostSessions::Impl::give_up(const std::shared_ptr<Connection>& connection, const std::string& why) {
   if (connection->session)
-    connection->session->close(Error{ErrorKind::refused, "session with", connection->certified, why});
+    connection->session->close(Error{ErrorKind::refused, "session", connection->certified, why});
 }
 
 void HostSessions::Impl::took(const std::shared_ptr<Connection>& connection, const std::string& payload) {
@@ -188,7 +188,7 @@ void HostSessions::send(const HostName& host, SessionId session, const wire::ToH
 }
 
 void HostSessions::close_session(const HostName& host, SessionId session, const std::string& why) {
-  if (auto to = impl_->current(host, session)) to->close(Error{ErrorKind::refused, "session with", host.value, why});
+  if (auto to = impl_->current(host, session)) to->close(Error{ErrorKind::refused, "session", host.value, why});
 }
 
 void HostSessions::stop() {
@@ -198,7 +198,7 @@ void HostSessions::stop() {
   for (auto& [host, connection] : impl_->hosts)
     if (connection->session)
       connection->session->close_after_sending(
-          Error{ErrorKind::transient, "session with", host.value, "the coordinator is stopping"});
+          Error{ErrorKind::transient, "session", host.value, "the coordinator is stopping"});
 }
 
 }  // namespace stillpoint::coordinator
