@@ -31,8 +31,14 @@ class History {
   void live() {
     auto job = spec(3);
     if (roll(2) == 0) job.interval_seconds = 4;
-    w.crash_after_effects(1'000'000);
+    calm = roll(5) != 0;  // most get as far as a first checkpoint
     id = w.submit(job);
+    if (calm) {
+      w.until_state(id, JobState::running);
+      w.checkpoint(id);
+      w.run_for(milliseconds(1'000));
+    }
+    calm = false;
     for (int i = 0; i < 25; ++i) {
       befall();
       w.run_for(milliseconds(100 * (1 + roll(30))));
@@ -114,7 +120,7 @@ class History {
     }
   }
 
-  bool calm = false;
+  bool calm = true;
 };
 
 }  // namespace
