@@ -27,6 +27,14 @@ std::uint64_t wall_clock_ns() {
       std::chrono::system_clock::now().time_since_epoch()).count());
 }
 
+Fd connect_to(const std::filesystem::path& path) {
+  sockaddr_un to{};
+  to.sun_family = AF_UNIX;
+  path.string().copy(to.sun_path, sizeof to.sun_path - 1);
+  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0 ? std::move(fd) : Fd();
+}
+
 std::vector<std::string> qemu_command(const std::filesystem::path& dir, const std::filesystem::path& image, unsigned guest) {
   const std::string own = dir.string() + "/" + guest_name(guest);
   const std::string wire = ",addr.type=unix,addr.path=" + dir.string() + "/net.sock";
@@ -40,27 +48,32 @@ std::vector<std::string> qemu_command(const std::filesystem::path& dir, const st
           "-device", "virtserialport,chardev=agent,name=stillpoint.0",
           "-netdev", std::string("stream,id=net") + (guest == 0 ? ",server=on" : ",server=off,reconnect-ms=500") + wire,
           "-device", "virtio-net-pci,netdev=net,mac=" + mac(guest), "-device", "virtio-rng-pci",
-          "-chardev", "file,id=console,path=" + own + ".console", "-serial", "chardev:console"};
+          "-chardev", "file,id=console,append=on,path=" + own + ".console", "-serial", "chardev:console",
+          "-qmp", "unix:" + own + ".monitor,server=on,wait=off"};
 }
 
 }  // namespace
 
-Vm::Vm(const std::filesystem::path& directory, const std::filesystem::path& image, unsigned guest)
-    : socket_(directory / (guest_name(guest) + ".agent")), console_(directory / (guest_name(guest) + ".console")) {
-  std::ofstream(directory / (guest_name(guest) + ".disk"));
-  std::filesystem::resize_file(directory / (guest_name(guest) + ".disk"), 1u << 30);
-  const std::vector<std::string> command = qemu_command(directory, image, guest);
-  pid_ = ::fork();
-  if (pid_ != 0) return;
-  // In the child: it ends with the test, whatever ends that.
+Vm::Vm(const std::filesystem::path& directory, const std::filesystem::path& image, unsigned guest,
+       const std::filesystem::path& incoming)
+    : socket_(directory / (guest_name(guest) + ".agent")),
+      console_(directory / (guest_name(guest) + ".console")),
+      monitor_(directory / (guest_name(guest) + ".monitor")),
+      disk_(directory / (guest_name(guest) + ".disk")) {
+  if (incoming.empty()) {
+    std::ofstream{disk_};
+    std::filesystem::resize_file(disk_, 1u << 30);
+  }
+  // It ends with the test, whatever ends that.
+  std::vector<std::string> command = qemu_command(directory, image, guest);
+  command.insert(command.begin(), {"timeout", "600"});
+  if (!incoming.empty()) command.insert(command.end(), {"-incoming", "file:" + incoming.string()});
   std::vector<char*> argv;
   for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
-  ::execvp("timeout", std::vector<char*>([&] {
-             std::vector<char*> all{const_cast<char*>("timeout"), const_cast<char*>("600")};
-             all.insert(all.end(), argv.begin(), argv.end());
-             return all;
-           }()).data());
+  pid_ = ::fork();
+  if (pid_ != 0) return;
+  ::execvp(argv[0], argv.data());
   ::_exit(127);
 }
 
@@ -70,12 +83,34 @@ Vm::~Vm() {
   ::waitpid(pid_, nullptr, 0);
 }
 
-void Vm::connect() {
-  sockaddr_un to{};
-  to.sun_family = AF_UNIX;
-  socket_.string().copy(to.sun_path, sizeof to.sun_path - 1);
-  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0) link_ = std::move(fd);
+void Vm::connect() { link_ = connect_to(socket_); }
+
+std::string Vm::monitor(const std::string& command, const std::string& arguments) {
+  const Fd monitor = connect_to(monitor_);
+  const std::string lines = "{\"execute\":\"qmp_capabilities\",\"id\":1}\n{\"execute\":\"" + command +
+                            "\",\"arguments\":" + arguments + ",\"id\":2}\n";
+  if (!monitor || ::send(monitor.get(), lines.data(), lines.size(), MSG_NOSIGNAL) < 0) return {};
+  std::string text;
+  for (;;) {
+    pollfd poll{monitor.get(), POLLIN, 0};
+    char bytes[4096];
+    if (::poll(&poll, 1, 10'000) <= 0) return {};
+    const ssize_t n = ::read(monitor.get(), bytes, sizeof bytes);
+    if (n <= 0) return {};
+    text.append(bytes, static_cast<std::size_t>(n));
+    for (std::size_t end; (end = text.find('\n')) != text.npos; text.erase(0, end + 1))
+      if (text.substr(0, end).find("\"id\": 2") != text.npos) return text.substr(0, end);
+  }
+}
+
+bool Vm::save(const std::filesystem::path& path) {
+  monitor("migrate", "{\"uri\":\"file:" + path.string() + "\"}");
+  const auto end = Clock::now() + std::chrono::seconds(60);
+  while (monitor("query-migrate").find("\"status\": \"completed\"") == std::string::npos) {
+    if (Clock::now() >= end) return false;
+    ::poll(nullptr, 0, 50);
+  }
+  return std::filesystem::copy_file(disk_, path.string() + ".disk", std::filesystem::copy_options::overwrite_existing);
 }
 
 void Vm::reconnect() {
@@ -156,6 +191,37 @@ bool VmGang::configure(const std::string& workdir) {
       },
       milliseconds(10'000));
   return replies.has_value();
+}
+
+bool VmGang::save() {
+  bool saved = true;
+  // All stand before the first is saved: a guest's hold does not run while its machine stands.
+  for (auto& vm : vms_) vm->monitor("stop");
+  for (unsigned guest = 0; guest < vms_.size(); ++guest) saved = vms_[guest]->save(directory_ / (guest_name(guest) + ".image")) && saved;
+  for (auto& vm : vms_) vm->monitor("cont");
+  return saved;
+}
+
+bool VmGang::restore() {
+  const std::size_t count = vms_.size();
+  vms_.clear();
+  for (unsigned guest = 0; guest < count; ++guest) {
+    const std::filesystem::path image = directory_ / (guest_name(guest) + ".image");
+    std::filesystem::copy_file(image.string() + ".disk", directory_ / (guest_name(guest) + ".disk"),
+                               std::filesystem::copy_options::overwrite_existing);
+    vms_.push_back(std::make_unique<Vm>(directory_, image_, guest, image));
+    hellos_[guest].reset();
+  }
+  // Loaded machines stand as the saved ones did.
+  for (auto& vm : vms_) {
+    const auto end = Clock::now() + std::chrono::seconds(60);
+    while (vm->monitor("query-status").find("\"status\": \"paused\"") == std::string::npos) {
+      if (Clock::now() >= end) return false;
+      ::poll(nullptr, 0, 50);
+    }
+    vm->monitor("cont");
+  }
+  return serve_until([&] { return hellos_[0] && hellos_[1]; }, std::chrono::seconds(60));
 }
 
 std::uint64_t VmGang::send(unsigned guest, wire::GuestRequest request) {
@@ -262,7 +328,7 @@ bool VmGang::put_file(unsigned guest, const std::string& name, const std::string
 
 std::string VmGang::problem() const {
   std::ostringstream text;
-  for (const auto& vm : vms_) text << "console: " << vm->console() << "\n";
+  for (const auto& vm : vms_) text << "machine: " << vm->monitor("query-status") << "\nconsole: " << vm->console() << "\n";
   text << "output: " << output_ << "\n";
   return text.str();
 }

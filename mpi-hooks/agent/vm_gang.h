@@ -22,7 +22,9 @@ namespace stillpoint::agent {
 // One QEMU with what the image's README asks for. Ends with the object.
 class Vm {
  public:
-  Vm(const std::filesystem::path& directory, const std::filesystem::path& image, unsigned guest);
+  // incoming: a memory image that save() wrote, to go on from; empty to boot.
+  Vm(const std::filesystem::path& directory, const std::filesystem::path& image, unsigned guest,
+     const std::filesystem::path& incoming = {});
   ~Vm();
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
@@ -34,10 +36,15 @@ class Vm {
   bool alive() const;
   std::string console() const;
 
+  // Through QEMU's monitor: the answer's line, or empty after the deadline.
+  std::string monitor(const std::string& command, const std::string& arguments = "{}");
+  // Of a machine that stands: memory into path and the disk into path + ".disk".
+  bool save(const std::filesystem::path& path);
+
  private:
   void connect();
 
-  std::filesystem::path socket_, console_;
+  std::filesystem::path socket_, console_, monitor_, disk_;
   pid_t pid_ = 0;
   Fd link_;
   FrameReader reader_;
@@ -51,6 +58,10 @@ class VmGang {
   // Boots two guests and waits for their hellos. False with a reason in problem().
   bool boot(std::chrono::seconds deadline);
   bool configure(const std::string& workdir);
+  // Both machines into images; they go on when it returns.
+  bool save();
+  // New machines from the images in place of these, as a host that lost them would get them.
+  bool restore();
 
   // The reply, or nothing after the deadline. Everything else that guests say meanwhile is dealt with: output is kept
   // and acknowledged, launches are relayed, the exit is noted.

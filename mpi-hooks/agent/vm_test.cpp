@@ -59,6 +59,7 @@ void check_quiet(const wire::GuestCut& a, const wire::GuestCut& b) {
 struct Standstill {
   VmGang& gang;
   bool hooks;
+  unsigned hold_ms = 30'000;
 
   std::vector<wire::GuestReply> all(const std::function<void(wire::GuestRequest&)>& fill) {
     auto replies = gang.ask_all([&](unsigned) { wire::GuestRequest r; fill(r); return r; }, kShort);
@@ -68,9 +69,9 @@ struct Standstill {
   }
   void close() {
     if (!hooks) return;
-    all([](auto& r) {
+    all([this](auto& r) {
       r.mutable_close_gates()->set_deadline_ms(10'000);
-      r.mutable_close_gates()->set_hold_ms(30'000);
+      r.mutable_close_gates()->set_hold_ms(hold_ms);
       r.mutable_close_gates()->set_expected_ranks(1);
     });
     for (std::uint64_t before = ~0ull, now = 0; before != now;) {
@@ -92,48 +93,113 @@ struct Standstill {
   }
 };
 
+// A gang that runs pingpong, which has begun its exchanges.
+struct RunningGang {
+  VmGang gang{std::string(STILLPOINT_BINARY_DIR) + "/guest"};
+  const bool hooks = !file(std::string(STILLPOINT_BINARY_DIR) + "/guest-files/libstillpoint-mpi.so").empty();
+
+  explicit RunningGang(const std::string& exchanges) {
+    const std::string program = file(std::string(STILLPOINT_BINARY_DIR) + "/tests/agent/pingpong");
+    REQUIRE_MESSAGE(!program.empty(), "build the target stillpoint-agent-pingpong first");
+    REQUIRE_MESSAGE(gang.boot(std::chrono::seconds(120)), gang.problem());
+    CHECK(gang.hello(0)->phase() == wire::GuestHello::BLANK);
+    REQUIRE_MESSAGE(gang.configure("/job"), gang.problem());
+    for (unsigned guest : {0u, 1u}) REQUIRE(gang.put_file(guest, "bin/pingpong", program, 0755));
+    const auto started = gang.ask(0, start_job({"bin/pingpong", exchanges}), kShort);
+    REQUIRE(started);
+    REQUIRE_MESSAGE(!started->has_failure(), started->failure().cause());
+    const auto stepping = [&] { return gang.output().find("step 50\n") != std::string::npos || gang.exited(); };
+    REQUIRE_MESSAGE(gang.serve_until(stepping, kLong), gang.problem());
+    REQUIRE_MESSAGE(!gang.exited(), gang.problem());
+  }
+  bool goes_on() {
+    const std::size_t before = gang.output().size();
+    return gang.serve_until([&] { return gang.output().size() > before + 20 || gang.exited(); }, kLong);
+  }
+  void check_end(const std::string& last_line) {
+    CHECK_MESSAGE(gang.serve_until([&] { return gang.exited().has_value(); }, kLong), gang.problem());
+    REQUIRE(gang.exited());
+    CHECK(gang.exited()->exit_code() == 0);
+    CHECK(gang.output().size() == gang.exited()->output_offset());
+    CHECK_MESSAGE(gang.output().find(last_line) != std::string::npos, gang.problem());
+    // Every tenth step once, in order.
+    std::size_t at = 0;
+    for (int step = 10; (at = gang.output().find("step ", at)) != std::string::npos; step += 10, ++at)
+      CHECK(gang.output().substr(at, gang.output().find('\n', at) - at) == "step " + std::to_string(step));
+  }
+};
+
 }  // namespace
 
 TEST_CASE("a gang of two guests runs mpirun through the launch relay, stands still and goes on") {
-  const std::string image = std::string(STILLPOINT_BINARY_DIR) + "/guest";
-  const std::string program = file(std::string(STILLPOINT_BINARY_DIR) + "/tests/agent/pingpong");
-  REQUIRE_MESSAGE(!program.empty(), "build the target stillpoint-agent-pingpong first");
-  const bool hooks = !file(std::string(STILLPOINT_BINARY_DIR) + "/guest-files/libstillpoint-mpi.so").empty();
-  VmGang gang(image);
-  REQUIRE_MESSAGE(gang.boot(std::chrono::seconds(120)), gang.problem());
-  CHECK(gang.hello(0)->phase() == wire::GuestHello::BLANK);
-  REQUIRE_MESSAGE(gang.configure("/job"), gang.problem());
-  for (unsigned guest : {0u, 1u}) REQUIRE(gang.put_file(guest, "bin/pingpong", program, 0755));
-
-  // 2000 exchanges, then the checksum; "step N" now and then.
-  const auto started = gang.ask(0, start_job({"bin/pingpong", "2000"}), kShort);
-  REQUIRE(started);
-  REQUIRE_MESSAGE(!started->has_failure(), started->failure().cause());
-  const bool stepping = gang.serve_until([&] { return gang.output().find("step 100\n") != std::string::npos || gang.exited(); }, kLong);
-  REQUIRE_MESSAGE(stepping, gang.problem());
-  REQUIRE_MESSAGE(!gang.exited(), gang.problem());
+  RunningGang running("700");
+  VmGang& gang = running.gang;
   CHECK(gang.launches() == 1);
 
-  Standstill standstill{gang, hooks};
+  Standstill standstill{gang, running.hooks};
   for (int cycle = 0; cycle < 3; ++cycle) {
     ++gang.epoch;
     standstill.close();
     const auto cuts = standstill.freeze();
-    if (hooks) check_quiet(cuts[0].cut(), cuts[1].cut());
-    const std::size_t output = gang.output().size();
-    CHECK(cuts[0].cut().output_offset() >= output);
+    if (running.hooks) check_quiet(cuts[0].cut(), cuts[1].cut());
+    CHECK(cuts[0].cut().output_offset() >= gang.output().size());
     // Nothing moves: the same figures again.
     const auto again = standstill.freeze();
     CHECK(again[0].cut().output_offset() == cuts[0].cut().output_offset());
     CHECK(standstill.release());
     CHECK(standstill.release());  // asked again, answered the same
     gang.vm(0).reconnect();       // a daemon that restarted
-    const std::size_t steps = gang.output().size();
-    CHECK_MESSAGE(gang.serve_until([&] { return gang.output().size() > steps + 20 || gang.exited(); }, kLong), gang.problem());
+    CHECK_MESSAGE(running.goes_on(), gang.problem());
   }
-  CHECK_MESSAGE(gang.serve_until([&] { return gang.exited().has_value(); }, kLong), gang.problem());
-  CHECK(gang.exited()->exit_code() == 0);
-  CHECK(gang.output().size() == gang.exited()->output_offset());
+  running.check_end("done: 700 exchanges, 0 wrong bytes");
   CHECK_MESSAGE(gang.output().find("hello, \"world\"; a=b") != std::string::npos, gang.output());
-  CHECK_MESSAGE(gang.output().find("done: 2000 exchanges, 0 wrong bytes") != std::string::npos, gang.problem());
+}
+
+TEST_CASE("images of a standstill: the machines let go by themselves, the restored ones wait to be adopted and go on") {
+  RunningGang running("700");
+  VmGang& gang = running.gang;
+  REQUIRE_MESSAGE(running.hooks, "this test needs the hook library");
+  Standstill standstill{gang, true, 4000};
+  // Nobody speaks to frozen guests any more: after hold_ms they run on, and this epoch is lost for good.
+  gang.epoch = 3;
+  standstill.close();
+  standstill.freeze();
+  CHECK_MESSAGE(running.goes_on(), gang.problem());
+  CHECK_FALSE(standstill.release());
+  wire::GuestRequest round;
+  round.mutable_count_round();
+  const auto lost = gang.ask(0, round, kShort);
+  REQUIRE(lost);
+  CHECK(lost->failure().cause().find("EPOCH_LOST") == 0);
+
+  gang.epoch = 4;
+  standstill.close();
+  const auto cuts = standstill.freeze();
+  check_quiet(cuts[0].cut(), cuts[1].cut());
+  REQUIRE(gang.save());
+  CHECK(standstill.release());
+  CHECK_MESSAGE(running.goes_on(), gang.problem());
+
+  // The same state from the images: as long as nobody adopts them they stand, whatever the hold.
+  gang.output().resize(cuts[0].cut().output_offset());
+  REQUIRE_MESSAGE(gang.restore(), gang.problem());
+  CHECK_FALSE(gang.serve_until([&] { return gang.output().size() != cuts[0].cut().output_offset(); }, milliseconds(8000)));
+  for (unsigned guest : {0u, 1u}) {
+    REQUIRE(gang.hello(guest));
+    CHECK(gang.hello(guest)->phase() == wire::GuestHello::HELD);
+    CHECK(gang.hello(guest)->epoch() == 4);
+  }
+  standstill.all([](auto& r) { r.mutable_adopt()->set_new_incarnation(2); });
+  standstill.all([](auto& r) { r.mutable_adopt()->set_new_incarnation(2); });  // the answer was lost
+  CHECK(gang.ask(0, round, kShort)->failure().cause().find("has incarnation 2") != std::string::npos);
+  gang.incarnation = 2;
+  const auto links = standstill.all([](auto& r) { r.mutable_check_links()->set_deadline_ms(10'000); });
+  for (unsigned guest : {0u, 1u}) {
+    CHECK(links[guest].links().reached_size() == 1);
+    CHECK(links[guest].links().cut().SerializeAsString() != "");
+    check_quiet(links[guest].links().cut(), cuts[1 - guest].cut());
+  }
+  CHECK(standstill.release());
+  CHECK_MESSAGE(running.goes_on(), gang.problem());
+  running.check_end("done: 700 exchanges, 0 wrong bytes");
 }
