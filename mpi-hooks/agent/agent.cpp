@@ -149,6 +149,8 @@ void Agent::reply(const wire::GuestRequest& request, Outcome<wire::GuestReply> o
 }
 
 void Agent::wait_for_answer(const wire::GuestRequest& request, Millis deadline) {
+  // Sent again because the answer takes its time: one answer will do.
+  if (std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& w) { return w.request.id() == request.id(); })) return;
   if (waiting_.size() >= kMaxWaiting)
     return reply(request, failure(wire::Failure::TRANSIENT, "take a request", "guest " + std::to_string(guest_), "too many requests wait for an answer"));
   waiting_.push_back({request, deadline});
