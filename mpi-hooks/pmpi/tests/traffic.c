@@ -7,8 +7,8 @@
  * into the last rank while that computes); error (rank 0 sends to a rank that does not exist); handled (the same,
  * having set MPI_ERRORS_RETURN).
  *
- * Rank 0 prints "level asked=.. told=.. queried=..", "round N" now and then, and "rounds N checksum X". Ends with 3 on a wrong
- * byte. */
+ * Rank 0 prints "level asked=.. told=.. queried=..", "round N" now and then, and "rounds N checksum X". Ends with 3 and a
+ * word on stderr when a byte is wrong. */
 #include <mpi.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -39,13 +39,18 @@ static void fill(unsigned char *data, int length, int from, int round) {
   }
 }
 
+static void give_up(int code, const char *why, int round) {
+  fprintf(stderr, "rank %d, round %d: %s\n", rank, round, why);
+  fflush(stderr);
+  _Exit(code);
+}
+
 static void check(const unsigned char *data, int length, int from, int round, const char *what) {
   static unsigned char expected[kLargest];
   fill(expected, length, from, round);
   if (memcmp(data, expected, length) != 0) {
-    fprintf(stderr, "rank %d: wrong bytes from %d in %s of round %d, length %d\n", rank, from, what, round, length);
-    fflush(stderr);
-    _Exit(3);
+    fprintf(stderr, "%d bytes from rank %d: ", length, from);
+    give_up(3, what, round);
   }
   for (int i = 0; i < length; i += 997) checksum = (checksum ^ data[i]) * 1099511628211ULL;
 }
@@ -105,9 +110,7 @@ static void collective(int round, int length) {
   MPI_Wait(&request, MPI_STATUS_IGNORE);
   const uint64_t expected = (uint64_t)size * (uint64_t)(size + 1) / 2 * (uint64_t)(round + 1);
   if (sum != expected || again != expected) {
-    fprintf(stderr, "rank %d: wrong sum in round %d\n", rank, round);
-    fflush(stderr);
-    _Exit(3);
+    give_up(3, "wrong sum", round);
   }
   checksum = (checksum ^ sum) * 1099511628211ULL;
 
@@ -115,7 +118,7 @@ static void collective(int round, int length) {
   for (int i = 0; i < size; i++) out[i] = rank * 1000 + i + round;
   MPI_Alltoall(out, 1, MPI_INT, in, 1, MPI_INT, MPI_COMM_WORLD);
   for (int i = 0; i < size; i++)
-    if (in[i] != i * 1000 + rank + round) _Exit(3);
+    if (in[i] != i * 1000 + rank + round) give_up(3, "wrong numbers in Alltoall", round);
 
   if (round % 16 == 5) {
     MPI_Comm half;
@@ -150,7 +153,7 @@ static void *second_thread(void *unused) {
     fill(out, sizeof out, rank + 100, round);
     MPI_Sendrecv(out, sizeof out, MPI_BYTE, right, 9, in, sizeof in, MPI_BYTE, left, 9, aside, MPI_STATUS_IGNORE);
     fill(expected, sizeof expected, left + 100, round);
-    if (memcmp(in, expected, sizeof in) != 0) _Exit(3);
+    if (memcmp(in, expected, sizeof in) != 0) give_up(3, "wrong bytes beside the other traffic", round);
     go = !main_done;
     MPI_Bcast(&go, 1, MPI_INT, 0, aside);
   }
@@ -162,7 +165,8 @@ static void fork_once(void) {
   const pid_t child = fork();
   if (child == 0) _exit(7);
   int status = 0;
-  if (waitpid(child, &status, 0) != child || WEXITSTATUS(status) != 7) _Exit(4);
+  if (waitpid(child, &status, 0) != child || WEXITSTATUS(status) != 7)
+    give_up(4, "a forked child did not come to its end", 0);
 }
 
 int main(int argc, char **argv) {
