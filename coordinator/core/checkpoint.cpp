@@ -238,9 +238,9 @@ void on_request(Core& core, const CheckpointJob& event) {
     why = fmt::format("job {} is {}, only a running job can be checkpointed", job->job.value, coordinator::name(job->state));
   if (!why.empty()) return core.refuse(event.request, refused("checkpoint", job->job.value, why));
   for (const auto& host : core.gang_hosts(*job))
-    if (!core.usable(host))
+    if (!core.connected(host))
       return core.refuse(event.request, Error{ErrorKind::transient, "checkpoint", job->job.value,
-                                              fmt::format("host {} does not answer; the job's state there is not known", host.value)});
+                                              fmt::format("host {} is not connected; try again when it is back", host.value)});
   begin(core, *job, event.request, event.control_gap_ms);
 }
 
@@ -280,10 +280,12 @@ void abort(Core& core, JobRecord& job, const Error& cause) {
 void clean_up(Core& core, const JobRecord& job, Epoch epoch) {
   auto& waiting = core.run(job.job).cleanup[epoch];
   core.ask_gang(Owner::background, job, epoch, waiting, [](wire::ToHost& m, const HostName&) { m.mutable_release()->set_discard(true); });
+  if (waiting.empty()) on_cleaned(core, job.job, epoch, HostName{});
 }
 
 // DeleteImages comes last: a host that has not discarded yet might still publish an image.
 void on_cleaned(Core& core, const JobId& job, Epoch epoch, const HostName& host) {
+  if (core.find(job) == nullptr) return;  // removed since, with its images
   auto& all = core.run(job).cleanup;
   const auto found = all.find(epoch);
   if (found == all.end()) return;

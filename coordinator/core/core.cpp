@@ -67,6 +67,11 @@ void Core::stale(const HostName& host, const JobId& id, Epoch at, std::string wh
 
 // ---- hosts
 
+bool Core::connected(const HostName& host) const {
+  const auto found = hosts.find(host);
+  return found != hosts.end() && found->second.connected;
+}
+
 bool Core::usable(const HostName& host) const {
   const auto found = hosts.find(host);
   return found != hosts.end() && found->second.connected && now - found->second.last_word <= silence(settings);
@@ -155,13 +160,22 @@ void Core::retry_later(Request request) {
   requests.insert_or_assign(id, std::move(request));
 }
 
-void Core::hand_over(const HostName& lost) {
-  for (auto& [id, request] : requests) {
-    if (request.host != lost || !request.message.has_delete_images()) continue;
-    request.host = HostName{};
-    request.sent_on.reset();
-    transmit(request);
+std::vector<Request> Core::give_up(const HostName& lost) {
+  std::vector<Request> given_up;
+  for (auto entry = requests.begin(); entry != requests.end();) {
+    auto& request = entry->second;
+    if (request.host == lost && request.message.has_delete_images()) {
+      request.host = HostName{};
+      request.sent_on.reset();
+      transmit(request);
+    } else if (request.host == lost && request.owner == Owner::background) {
+      given_up.push_back(std::move(request));
+      entry = requests.erase(entry);
+      continue;
+    }
+    ++entry;
   }
+  return given_up;
 }
 
 void Core::cancel(const JobId& id, Owner owner) {

@@ -19,7 +19,9 @@ namespace stillpoint::coordinator {
 
 inline constexpr std::uint32_t kPieceBytes = 256u << 10;     // of a file, one message
 inline constexpr std::size_t kEarlyOutputBytes = 1u << 20;   // output kept while the stored length is not known
+inline constexpr std::uint64_t kUndurableOutputBytes = 8u << 20;  // given to the disk and not durable yet, per job
 inline constexpr std::size_t kMaxQueries = 64;               // rank queries under way, per job
+inline constexpr std::size_t kMaxStops = 64;                 // clients that wait for one stop
 inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};   // hosts answer at their deadline; hear them out
 inline constexpr std::chrono::milliseconds kSettle{200};          // for the kernel's TCP to settle under freeze
 inline constexpr std::chrono::milliseconds kStopGrace{5'000};     // SIGTERM to SIGKILL
@@ -184,6 +186,7 @@ struct Core {
   void refuse(RequestId request, Error error) { effects.push_back(Reply{request, std::move(error)}); }
 
   // ---- hosts
+  bool connected(const HostName& host) const;
   bool usable(const HostName& host) const;      // connected and heard of lately
   bool fenced_by_lease(const HostName& host) const;  // what ran there has ended itself
   std::string underlay(const HostName& host) const;
@@ -214,7 +217,9 @@ struct Core {
   // DestroyGang in the background: until each host has answered, over reconnects.
   void destroy_gang(const JobId& job, Incarnation incarnation, const std::set<HostName>& at);
   bool is_asked(const JobId& job, Owner owner, const HostName& host) const;
-  void hand_over(const HostName& lost);         // what any host can do is asked of another one
+  // A host is lost: what any host can do is asked of another one, and what was asked of it in the background is taken
+  // out and returned. Its lease has ended what ran there; its next hello tells what is still to be cleaned up.
+  std::vector<Request> give_up(const HostName& lost);
   // Epochs' images go: one host that is up is told, or the next one that comes.
   void delete_images(const JobId& job, const std::vector<Epoch>& epochs);
 

@@ -256,6 +256,8 @@ void on_stop(Core& core, const StopJob& event) {
     return core.refuse(event.request, refused("stop", event.job.value, fmt::format("the job is {} already", coordinator::name(job->state))));
   auto& runs = core.run(event.job);
   if (runs.finish) {  // it is ending anyway
+    if (runs.finish->stops.size() >= kMaxStops)
+      return core.refuse(event.request, Error{ErrorKind::transient, "stop", event.job.value, "too many wait for its end already"});
     runs.finish->stops.push_back(event.request);
     return;
   }

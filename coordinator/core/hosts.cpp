@@ -101,8 +101,9 @@ void declare_lost(Core& core, const HostName& host) {
     h.connected = false;
   }
   core.note(Log::Level::error, {}, host, {}, "host lost", why);
-  core.hand_over(host);
   each_job(core, [&](JobRecord& job) { finish::on_host_lost(core, job, host); });
+  for (const auto& request : core.give_up(host))
+    if (request.message.has_release()) checkpoint::on_cleaned(core, request.job, Epoch{request.message.epoch()}, host);
 }
 
 void ping(Core& core, const HostName& host) {

@@ -17,6 +17,7 @@ void take(Core& core, const JobRecord& job, OutputRun& run, std::uint64_t offset
     if (end <= run.durable) acknowledge(core, job);  // its acknowledgement was lost
     return;
   }
+  if (end - run.durable > kUndurableOutputBytes) return;  // the disk is behind: the guest sends it again
   const std::uint64_t from = run.received;
   run.received = end;
   core.effects.push_back(AppendOutput{job.job, from, data.substr(from - offset)});

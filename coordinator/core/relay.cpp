@@ -42,6 +42,9 @@ void on_launch(Core& core, JobRecord& job, const wire::LaunchRequest& launch) {
     if (known->second) answer(core, job, wire::LaunchOutcome(*known->second));
     return;
   }
+  // mpirun starts one daemon per guest; a guest that asks for many more is broken.
+  if (launches.size() > 4u * job.spec.guests + 64)
+    return core.stale({}, job.job, {}, "more launches than the gang has use for");
   const auto guest = guest_named(job, launch.target());
   if (!guest) {
     wire::LaunchOutcome outcome;
