@@ -43,10 +43,10 @@ struct Server::Impl {
   Status open(const ServerOptions& options);
   void shut_down();
 
-  asio::io_context io{1};
   Fd lock;
   Spools spools;
   JobFiles files;
+  asio::io_context io{1};  // after the spools: what it still holds when it goes may be an upload
   std::optional<Driver> driver;
   std::optional<Api> api;
   std::unique_ptr<HostSessions> sessions;

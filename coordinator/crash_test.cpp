@@ -1,0 +1,155 @@
+// The real program, killed. What was promised to a client or a host before must hold after.
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <SQLiteCpp/SQLiteCpp.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <future>
+#include <random>
+
+#include "coordinator/test_support/fake_host.h"
+#include "coordinator/test_support/test_server.h"
+
+using namespace stillpoint;
+using namespace stillpoint::coordinator;
+using nlohmann::json;
+
+namespace {
+
+// stillpointd in a process of its own; the rest as TestServer has it.
+struct Process : TestServer {
+  std::string port_text = "0";
+  pid_t pid = 0;
+  std::vector<std::unique_ptr<FakeHost>> hosts;
+
+  ~Process() { kill_and_wait(); }
+
+  void run() {
+    const std::string program = std::string(STILLPOINT_BINARY_DIR) + "/bin/stillpointd";
+    const std::string state = directory.string(), listen = "127.0.0.1:" + port_text, tls = options.tls.string();
+    pid = ::fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0) {
+      ::execl(program.c_str(), "stillpointd", "--state", state.c_str(), "--listen", listen.c_str(), "--tls", tls.c_str(),
+              "--heartbeat-ms", "100", "--lease-ms", "1000", "--log-level", "error", nullptr);
+      ::_exit(127);
+    }
+    status_when("none", [&](const json&) { return http().get("/v1/health").status == 200; });
+    REQUIRE(http().get("/v1/health").status == 200);
+  }
+  int kill_and_wait(int signal = SIGKILL) {
+    if (pid == 0) return 0;
+    ::kill(pid, signal);
+    return wait_for_end();
+  }
+  int wait_for_end() {
+    int status = 0;
+    ::waitpid(std::exchange(pid, 0), &status, 0);
+    return status;
+  }
+};
+
+// A port that is free now; the program is started on it again and again.
+std::string free_port() {
+  TestServer probe;
+  probe.start();
+  return std::to_string(probe.port());
+}
+
+json spec() {
+  return {{"spec", {{"name", "heat"}, {"guests", 2}, {"memoryBytes", 256u << 20}, {"diskBytes", 1u << 30},
+                    {"ranksPerGuest", {1, 1}}, {"command", {"heat"}}}}};
+}
+
+}  // namespace
+
+TEST_CASE("killed at any moment of a checkpoint: committed or aborted, never in between, and the job runs on") {
+  std::random_device seed_source;
+  const auto seed = seed_source();
+  CAPTURE(seed);
+  std::mt19937 random(seed);
+  Process site;
+  site.port_text = free_port();
+  site.run();
+  for (const char* name : {"h1", "h2"}) {
+    site.hosts.push_back(std::make_unique<FakeHost>(name, site.site.identity(name),
+                                                    static_cast<std::uint16_t>(std::stoul(site.port_text))));
+    site.hosts.back()->connect();
+  }
+  REQUIRE(site.http().post("/v1/jobs", spec().dump()).status == 200);
+  REQUIRE(site.in_state("heat", "running")["state"] == "running");
+
+  std::set<std::uint64_t> promised;
+  for (int round = 0; round < 8; ++round) {
+    CAPTURE(round);
+    auto asked = std::async(std::launch::async, [&] { return site.http().post("/v1/jobs/heat/checkpoint"); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::uniform_int_distribution<int>(0, 60)(random)));  // any moment
+    site.kill_and_wait();
+    const auto answer = asked.get();
+    if (answer.status == 200) promised.insert(answer.json()["epoch"].get<std::uint64_t>());
+    site.run();
+    for (auto& host : site.hosts) host->connect();
+    REQUIRE(site.in_state("heat", "running")["state"] == "running");
+    json list;
+    site.status_when("heat", [&](const json&) {
+      list = site.http().get("/v1/jobs/heat/checkpoints").json();
+      return std::none_of(list.begin(), list.end(), [](const json& e) { return e["state"] == "attempted" || e["state"] == "captured"; });
+    });
+    for (const auto& epoch : list) {
+      CAPTURE(epoch.dump());
+      const auto state = epoch["state"].get<std::string>();
+      CHECK((state == "committed" || state == "aborted" || state == "pruned"));
+      if (promised.contains(epoch["epoch"].get<std::uint64_t>())) CHECK(state != "aborted");
+    }
+  }
+  CHECK(site.http().get("/v1/jobs/heat").json()["incarnation"] == 1);
+  CHECK(site.http().post("/v1/jobs/heat/checkpoint").status == 200);
+  CHECK(site.kill_and_wait(SIGTERM) == 0);  // a clean stop is exit code 0
+}
+
+TEST_CASE("a catalog that cannot be written ends the process before anything is done") {
+  Process site;
+  site.run();
+  {
+    SQLite::Database db((site.directory / "catalog.db").string(), SQLite::OPEN_READWRITE, 5000);
+    db.exec("CREATE TRIGGER broken BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'disk on fire'); END");
+  }
+  CHECK(site.http().post("/v1/jobs", spec().dump()).status == 0);  // no answer: nothing was promised
+  const int status = site.wait_for_end();
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 70);
+  {
+    SQLite::Database db((site.directory / "catalog.db").string(), SQLite::OPEN_READWRITE, 5000);
+    db.exec("DROP TRIGGER broken");
+  }
+  site.run();
+  CHECK(site.http().get("/v1/jobs").json().empty());
+  CHECK(site.http().post("/v1/jobs", spec().dump()).status == 200);
+}
+
+TEST_CASE("flags that cannot be right are wrong usage; what cannot start says so with exit code 1") {
+  TestServer site;
+  auto run = [&](std::vector<std::string> arguments) {
+    const std::string program = std::string(STILLPOINT_BINARY_DIR) + "/bin/stillpointd";
+    std::vector<char*> argv = {const_cast<char*>(program.c_str())};
+    for (auto& a : arguments) argv.push_back(a.data());
+    argv.push_back(nullptr);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::close(2);
+      ::execv(program.c_str(), argv.data());
+      ::_exit(127);
+    }
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  const std::string state = site.directory.string(), tls = site.options.tls.string();
+  CHECK(run({}) == 2);
+  CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--lease-ms", "0"}) == 2);
+  CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--lease-ms", "600", "--heartbeat-ms", "500"}) == 2);
+  CHECK(run({"--state", state, "--listen", "nowhere", "--tls", tls}) == 1);
+  CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", state}) == 1);
+  CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--api-socket", "/tmp/" + std::string(200, 'x')}) == 1);
+}
