@@ -231,7 +231,8 @@ void Host::Impl::tick() {
       std::string silent;
       for (std::uint32_t guest : found->second.waiting) silent += (silent.empty() ? "guest " : ", guest ") + std::to_string(guest);
       fail(gang, key, {ErrorKind::deadline, request_name(found->second.ask.body_case()), "job " + id.job.value,
-                       "no answer in time from " + silent});
+                       found->second.held_back ? "the disk work of the checkpoint before it is not done yet; try again"
+                                                     : "no answer in time from " + silent});
     }
     for (auto& [request, waiting] : gang.outstanding) {
       if (waiting.next_send > now) continue;

@@ -159,6 +159,7 @@ void Host::Impl::finish(Gang& gang, const std::string& key) {
   if (operation.ask.has_release()) {
     gang.released = {Epoch{operation.ask.epoch()}, message.release().held()};
     gang.held = {};
+    if (!message.release().held()) log(Log::Level::warn, "released, but not held until then", gang.id, Epoch{operation.ask.epoch()});
   }
   if (operation.ask.has_start_guests()) log(Log::Level::info, "guests started", gang.id);
   if (operation.ask.has_restore()) log(Log::Level::info, "guests restored", gang.id, Epoch{operation.ask.epoch()});
