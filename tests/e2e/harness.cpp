@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -26,8 +27,8 @@ std::string why_machines_cannot_run() {
   if (!Fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC)))
     return "/dev/net/tun cannot be opened (" + errno_error("open", "/dev/net/tun", errno).cause +
            "): guests get no network here; load the tun module, or give the container the device";
-  if (!fs::exists(fs::path(STILLPOINT_BINARY_DIR) / "guest" / "initrd.img"))
-    return "there is no guest image in " STILLPOINT_BINARY_DIR "/guest: run scripts/build";
+  if (const auto image = build_directory() / "guest"; !fs::exists(image / "initrd.img"))
+    return "there is no guest image in " + image.string() + ": run scripts/build";
   return "";
 }
 
@@ -47,7 +48,12 @@ bool until(milliseconds limit, const std::function<bool()>& condition) {
   return true;
 }
 
-fs::path program() { return fs::path(STILLPOINT_BINARY_DIR) / "bin" / "stillpoint"; }
+fs::path build_directory() {
+  const char* given = std::getenv("STILLPOINT_BUILD");
+  return given != nullptr ? given : STILLPOINT_BINARY_DIR;
+}
+
+fs::path program() { return build_directory() / "bin" / "stillpoint"; }
 
 fs::path example(const std::string& file) { return fs::path(STILLPOINT_SOURCE_DIR) / "jobs" / "examples" / file; }
 
@@ -82,7 +88,7 @@ TestLab::~TestLab() {
 
 void TestLab::keep_logs() const {
   std::error_code ignored;
-  const fs::path kept = fs::path(STILLPOINT_BINARY_DIR) / "e2e-logs" / name_;
+  const fs::path kept = build_directory() / "e2e-logs" / name_;
   fs::remove_all(kept, ignored);
   fs::create_directories(kept, ignored);
   fs::copy(directory_ / "log", kept, ignored);
@@ -190,7 +196,7 @@ std::string run_natively(unsigned ranks, const fs::path& executable, const std::
     ~Remove() { fs::remove_all(path); }
   } remove{directory};
   fs::copy_file(executable, fs::path(directory) / executable.filename());
-  std::string command = "cd '" + directory + "' && STILLPOINT_BUILD='" STILLPOINT_BINARY_DIR "' '" STILLPOINT_SOURCE_DIR
+  std::string command = "cd '" + directory + "' && STILLPOINT_BUILD='" + build_directory().string() + "' '" STILLPOINT_SOURCE_DIR
                         "/scripts/guest-cc' --with mpirun --allow-run-as-root --oversubscribe -n " +
                         std::to_string(ranks) + " ./" + executable.filename().string();
   for (const auto& argument : arguments) command += " '" + argument + "'";

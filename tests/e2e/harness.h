@@ -76,6 +76,7 @@ class TestLab {
 };
 
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix);
+fs::path build_directory();                       // this build's, or the one that STILLPOINT_BUILD names
 fs::path program();                               // the stillpoint command
 fs::path example(const std::string& file);        // under jobs/examples
 // Runs an MPI program natively, with the guest image's own Open MPI: what an undisturbed run prints. Working directory
