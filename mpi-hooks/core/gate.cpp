@@ -71,7 +71,8 @@ void Gate::ring() noexcept {
   const int bell = bell_.load(std::memory_order_relaxed);
   const std::uint64_t one = 1;
   // Fails only when the counter is full: then it has been rung already.
-  if (bell >= 0) [[maybe_unused]] const auto written = write(bell, &one, sizeof one);
+  if (bell >= 0) [[maybe_unused]]
+    const auto written = write(bell, &one, sizeof one);
 }
 
 void Gate::forget_after_fork(Thread& survivor) noexcept {

@@ -58,8 +58,8 @@ struct alignas(64) Thread {
 struct Survey {
   std::uint32_t threads = 0;
   std::uint32_t in_gate = 0, in_blocking = 0, in_defer = 0, parked = 0;
-  std::uint64_t calls = 0;        // begun by all threads, those that have ended too
-  const Call* shown = nullptr;    // of the most telling thread: deferring, else in a call, else parked
+  std::uint64_t calls = 0;      // begun by all threads, those that have ended too
+  const Call* shown = nullptr;  // of the most telling thread: deferring, else in a call, else parked
   bool inside() const noexcept { return in_gate + in_blocking + in_defer != 0; }
 };
 
@@ -79,13 +79,15 @@ class Gate {
   // Before an outermost call; parks while the gate is shut.
   [[gnu::always_inline]] void enter(Thread& thread, const Call& call) noexcept {
     announce(thread, call);
-    if (word_.load(std::memory_order_acquire) != 0) [[unlikely]] enter_slow(thread, call);
+    if (word_.load(std::memory_order_acquire) != 0) [[unlikely]]
+      enter_slow(thread, call);
   }
   // After it. A closer that waits for this thread to come out is told.
   [[gnu::always_inline]] void leave(Thread& thread) noexcept {
     thread.call.store(nullptr, std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);
-    if (word_.load(std::memory_order_relaxed) != 0) [[unlikely]] leave_slow();
+    if (word_.load(std::memory_order_relaxed) != 0) [[unlikely]]
+      leave_slow();
   }
   // As enter, but never parks: for MPI_Init, which ranks must not enter half and half.
   [[gnu::always_inline]] void announce(Thread& thread, const Call& call) noexcept {

@@ -18,13 +18,13 @@
 namespace stillpoint::hooks {
 namespace {
 
-constexpr int kTurnsPerBurst = 64;       // of progress, between two looks at the socket
+constexpr int kTurnsPerBurst = 64;  // of progress, between two looks at the socket
 constexpr int kTurnsPerYield = 32;
-constexpr int kTurnsPerCount = 128;      // before an answer to count: what has arrived is taken up first
-constexpr int kRestMs = 1;               // between bursts: the other ranks of the guest need the CPU to come to rest
+constexpr int kTurnsPerCount = 128;  // before an answer to count: what has arrived is taken up first
+constexpr int kRestMs = 1;           // between bursts: the other ranks of the guest need the CPU to come to rest
 constexpr int kNice = -10;
 constexpr int kReconnectMs = 1000;
-constexpr int kAgentTimeoutS = 5;        // for connect and send: an agent that takes longer is lost
+constexpr int kAgentTimeoutS = 5;  // for connect and send: an agent that takes longer is lost
 
 std::int64_t now_ns() noexcept {
   timespec time;
@@ -260,12 +260,12 @@ RankPacket Helper::figures(RankMessage message) noexcept {
     packet.value = static_cast<std::uint32_t>(size_);
   }
   if (message == RankMessage::peer_failed) packet.value = static_cast<std::uint32_t>(failed_rank_.load());
-  packet.state = phase == Phase::finalized              ? RankState::finalized
-                 : survey.in_defer != 0                 ? RankState::deferring
-                 : phase == Phase::starting             ? RankState::starting
-                 : survey.inside()                      ? RankState::in_call
-                 : survey.parked != 0                   ? RankState::gated
-                                                        : RankState::computing;
+  packet.state = phase == Phase::finalized  ? RankState::finalized
+                 : survey.in_defer != 0     ? RankState::deferring
+                 : phase == Phase::starting ? RankState::starting
+                 : survey.inside()          ? RankState::in_call
+                 : survey.parked != 0       ? RankState::gated
+                                            : RankState::computing;
   // A rank whose peer has died never comes to rest: no checkpoint of a broken job.
   packet.busy = gate_.is_shut() && (survey.in_gate != 0 || survey.in_defer != 0 || failed);
   packet.calls = survey.calls;
@@ -292,7 +292,8 @@ void Helper::send(const RankPacket& packet) noexcept {
 
 void Helper::ring() noexcept {
   const std::uint64_t one = 1;
-  if (bell_ >= 0) [[maybe_unused]] const auto size = write(bell_, &one, sizeof one);
+  if (bell_ >= 0) [[maybe_unused]]
+    const auto size = write(bell_, &one, sizeof one);
 }
 
 }  // namespace stillpoint::hooks

@@ -91,10 +91,10 @@ class Helper {
   std::atomic<int> failed_rank_{kNoFailure};
 
   // The helper thread's own.
-  std::uint64_t epoch_ = 0;           // of the hold
-  bool owes_closed_ = false;          // deferring was answered; closed is due
+  std::uint64_t epoch_ = 0;   // of the hold
+  bool owes_closed_ = false;  // deferring was answered; closed is due
   bool said_ready_ = false, said_finalized_ = false, said_failed_ = false;
-  RankState seen_state_{};            // what figures() reported last, and since when
+  RankState seen_state_{};  // what figures() reported last, and since when
   const Call* seen_call_ = nullptr;
   std::uint64_t seen_calls_ = 0;
   std::int64_t seen_since_ns_ = 0;

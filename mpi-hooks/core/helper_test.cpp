@@ -282,7 +282,8 @@ TEST_CASE("an idle helper says nothing, and takes no signal") {
   rank.start(agent);
   CHECK(agent.silent(50));
   static std::atomic<pthread_t> handler_thread{};
-  struct sigaction action{}, before{};
+  struct sigaction action {
+  }, before{};
   action.sa_handler = [](int) { handler_thread = pthread_self(); };
   sigaction(SIGUSR1, &action, &before);
   kill(getpid(), SIGUSR1);

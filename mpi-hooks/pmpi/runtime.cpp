@@ -39,9 +39,8 @@ void* find(void* scope, const char* symbol) noexcept {
 
 // A thread that ends leaves the gate's list: a key's destructor runs before its TLS block goes away.
 bool join_program(Thread& thread) noexcept {
-  pthread_once(&thread_end_made, [] {
-    pthread_key_create(&thread_end, [](void* ended) { gate.part(*static_cast<Thread*>(ended)); });
-  });
+  pthread_once(&thread_end_made,
+               [] { pthread_key_create(&thread_end, [](void* ended) { gate.part(*static_cast<Thread*>(ended)); }); });
   pthread_setspecific(thread_end, &thread);
   gate.join(thread);
   return true;

@@ -9,9 +9,10 @@
 
 // Set before mpi.h: functions that MPI-3 removed are still exported, so they are wrapped too.
 #define OMPI_OMIT_MPI1_COMPAT_DECLS 0
+// clang-format off: mpi-ext.h needs mpi.h before it
+#include <mpi-ext.h>
 #include <mpi.h>
-
-#include <mpi-ext.h>  // needs mpi.h before it
+// clang-format on
 
 // Visible to the program; everything else in the library is hidden.
 #define STILLPOINT_EXPORT extern "C" __attribute__((visibility("default")))
@@ -55,7 +56,8 @@ template <typename Result, typename... Parameters, typename... Arguments>
 inline Result through(const Call& call, Next<Result(Parameters...)>& next, Arguments... arguments) {
   auto* const function = resolve(call.symbol, next);
   Thread& thread = self;
-  if (!outermost(thread)) [[unlikely]] return function(arguments...);
+  if (!outermost(thread)) [[unlikely]]
+    return function(arguments...);
   gate.enter(thread, call);
   const Result result = function(arguments...);
   gate.leave(thread);

@@ -87,8 +87,8 @@ void after_init(int told, int provided) noexcept {
   STILLPOINT_LIBMPI(PMPI_Comm_rank)(world(), &rank);
   STILLPOINT_LIBMPI(PMPI_Comm_size)(world(), &size);
 
-  bool can_pump = provided >= MPI_THREAD_SERIALIZED &&
-                  STILLPOINT_LIBMPI(PMPI_Comm_dup)(alone(), &pump_comm) == MPI_SUCCESS;
+  bool can_pump =
+      provided >= MPI_THREAD_SERIALIZED && STILLPOINT_LIBMPI(PMPI_Comm_dup)(alone(), &pump_comm) == MPI_SUCCESS;
   if (can_pump) {
     const auto quiet = static_cast<MPI_Errhandler>(look_up_data("ompi_mpi_errors_return"));
     STILLPOINT_LIBMPI(PMPI_Comm_set_errhandler)(pump_comm, quiet);

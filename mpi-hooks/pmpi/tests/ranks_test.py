@@ -321,6 +321,22 @@ def case_peer_fails(place):
         agent.close()
 
 
+def case_table(place):
+    """A function that libmpi exports and the table lacks, or the other way round, fails the build and is named."""
+    pmpi = os.path.join(place.checkout, "mpi-hooks/pmpi")
+    with open(os.path.join(pmpi, "calls.table"), encoding="utf-8") as table:
+        rows = [row for row in table if not row.startswith("MPI_Send ")]
+    with open("broken.table", "w", encoding="utf-8") as broken:
+        broken.writelines(rows + ["MPI_Nonsense GATE\n", "MPI_Recv MAYBE\n"])
+    sdk = os.environ.get("STILLPOINT_SDK") or os.path.join(place.checkout, "build/release/guest/sdk")
+    run = subprocess.run([os.path.join(pmpi, "generate"), sdk, "broken.table", "broken.inc"], capture_output=True, text=True)
+    missing = [word for word in ("MPI_Send: libmpi.so exports it", "MPI_Nonsense: broken.table has a row", "expected SYMBOL")
+               if word not in run.stderr]
+    if run.returncode == 0 or missing or os.path.exists("broken.inc"):
+        raise fa.Failed(f"ended with {run.returncode}, without {missing}: {run.stderr}")
+    return "refused, each symbol named"
+
+
 CASES = {name[5:]: function for name, function in list(globals().items()) if name.startswith("case_")}
 
 
