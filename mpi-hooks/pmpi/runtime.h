@@ -9,9 +9,10 @@
 
 // Set before mpi.h: functions that MPI-3 removed are still exported, so they are wrapped too.
 #define OMPI_OMIT_MPI1_COMPAT_DECLS 0
-// clang-format off: mpi-ext.h needs mpi.h before it
-#include <mpi-ext.h>
+// mpi-ext.h needs mpi.h before it.
+// clang-format off
 #include <mpi.h>
+#include <mpi-ext.h>
 // clang-format on
 
 // Visible to the program; everything else in the library is hidden.
