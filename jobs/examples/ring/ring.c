@@ -39,7 +39,7 @@ static uint64_t mix(uint64_t z) {
 
 /* Names one message of the whole run. */
 static uint64_t key_of(const Ring *r, int from, int to, int message) {
-  return mix(mix(mix(r->seed ^ r->round) + (uint64_t)from) + (uint64_t)to * 65536u + (uint64_t)message);
+  return mix(mix(mix(mix(r->seed) + r->round) + (uint64_t)from) + (uint64_t)to * 65536u + (uint64_t)message);
 }
 
 /* What the message with this key holds. */
@@ -173,7 +173,7 @@ static void neighbours(Ring *r) {
       fill(r->out[i][d], out_size(r, i, d), key_of(r, r->rank, r->peer[d], message_number(i, d)));
       memset(r->in[i][d], 0, in_size(r, i, d));
     }
-  switch (mix(r->seed ^ (r->round << 20)) % WAYS) {
+  switch (mix(mix(r->seed) ^ r->round) % WAYS) {
     case 0: exchange_nonblocking(r); break;
     case 1: exchange_sendrecv(r); break;
     case 2: exchange_blocking(r, 0); break;
@@ -187,7 +187,7 @@ static void neighbours(Ring *r) {
 static void all_to_all(Ring *r) {
   enum { NUMBER = 1000 }; /* of no neighbour's message */
   size_t limit = r->most < ALLTOALL_MOST ? r->most : ALLTOALL_MOST;
-  const size_t block = 8 + 8 * (size_t)(mix(r->seed + r->round) % (limit / 8));
+  const size_t block = 8 + 8 * (size_t)(mix(mix(r->seed) + ~r->round) % (limit / 8));
   const size_t whole = block * (size_t)r->ranks;
   unsigned char *out = malloc(whole), *in = calloc(1, whole);
   if (!out || !in) fail("out of memory");
