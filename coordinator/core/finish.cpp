@@ -110,14 +110,14 @@ FinishRun& begin_end(Core& core, JobRecord& job, const std::string& detail) {
 }
 
 // Something of the gang was lost while it ended: the exit code is no proof of a result.
-void doubt(FinishRun& run, const std::string& why) {
+void doubt(const Core& core, const JobRecord& job, FinishRun& run, const std::string& why) {
   run.outcome = JobState::failed;
-  run.reason = why;
+  run.reason = fmt::format("{}; {}", why, loss::remedy(core, job));
 }
 
 void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why, bool host_gone) {
   const bool awaited = run.waiting.contains(host);
-  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed) doubt(run, why + " as the program ended");
+  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed) doubt(core, job, run, why + " as the program ended");
   if (run.phase == Phase::destroy) return;  // fence::expire, or the host's answer, sees to it
   if (!awaited) return;
   std::erase_if(core.requests, [&](const auto& entry) {
@@ -154,7 +154,7 @@ void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited) {
   core.set_state(job, JobState::running, "the program ended; its results are being taken");
   core.note(Log::Level::info, job.job, {}, {}, "program ended", fmt::format("exit code {}", *job.exit_code));
   auto& run = begin_end(core, job, exited.detail());
-  if (runs.rank_lost) doubt(run, runs.rank_lost->second);
+  if (runs.rank_lost) doubt(core, job, run, runs.rank_lost->second);
   run.output_end = exited.output_offset();
   confirm(core, job);
 }
@@ -162,7 +162,10 @@ void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited) {
 void take_up_end(Core& core, JobRecord& job) {
   auto& run = begin_end(core, job, "");
   if (!job.stopping) return confirm(core, job);
-  if (!job.reason.empty()) doubt(run, job.reason);
+  if (!job.reason.empty()) {
+    run.outcome = JobState::failed;
+    run.reason = job.reason;
+  }
   destroy(core, job, run);
 }
 
@@ -302,7 +305,7 @@ void tick(Core& core, JobRecord& job) {
       const auto silent = run.waiting;
       core.cancel(job.job, Owner::finish);
       run.waiting.clear();
-      if (run.outcome == JobState::completed) doubt(run, fmt::format("host {} did not answer as the program ended", joined(silent)));
+      if (run.outcome == JobState::completed) doubt(core, job, run, fmt::format("host {} did not answer as the program ended", joined(silent)));
       return next_output(core, job, run);
     }
     case Phase::fetch: {

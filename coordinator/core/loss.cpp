@@ -8,15 +8,12 @@
 #include "coordinator/core/start.h"
 
 namespace stillpoint::coordinator::loss {
-namespace {
 
 std::string remedy(const Core& core, const JobRecord& job) {
   if (const auto newest = epochs::newest_committed(core, job.job))
     return fmt::format("bring it back from checkpoint {} with `stillpoint restart {}`", newest->value, job.job.value);
   return "it has no checkpoint to restart from; submit it anew";
 }
-
-}  // namespace
 
 // The policy of restartOnFailure goes here: restart::begin with the newest epoch instead of the failed state.
 void job_lost(Core& core, JobRecord& job, const std::string& why) {

@@ -8,4 +8,7 @@ namespace stillpoint::coordinator::loss {
 // The rest of the gang is fenced and the job is failed, restartable; `why` names what was lost.
 void job_lost(Core& core, JobRecord& job, const std::string& why);
 
+// What the user can do about it.
+std::string remedy(const Core& core, const JobRecord& job);
+
 }  // namespace stillpoint::coordinator::loss

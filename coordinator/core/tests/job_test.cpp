@@ -250,6 +250,25 @@ TEST_CASE("a guest that is gone, and a rank that failed, fail the job") {
   }
 }
 
+TEST_CASE("a rank that failed and the program's end soon after: one failure, with exit code, output and remedy") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  wire::FromHost bad;
+  bad.mutable_gang()->set_job(id.value);
+  bad.mutable_gang()->set_incarnation(1);
+  bad.mutable_rank_lost()->mutable_rank()->set_rank(1);
+  bad.mutable_rank_lost()->mutable_rank()->set_detail("signal 11");
+  w.say(HostName{"h1"}, bad);
+  w.script.exit_code = 139;
+  w.script.last_step = 1;
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(w.job(id).exit_code == 139);
+  CHECK(says(w.job(id).reason, "rank 1 failed: signal 11; bring it back from checkpoint 1 with `stillpoint restart j1`"));
+  REQUIRE(w.answer(w.ask([&](RequestId r) { return RestartJob{r, id, std::nullopt, {}}; })).has_value());
+  CHECK_FALSE(w.job(id).exit_code.has_value());
+}
+
 TEST_CASE("a short cut of the network harms nothing; a host that comes back empty fails the job") {
   World w(2);
   const JobId id = w.running(spec());
