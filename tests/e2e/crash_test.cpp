@@ -22,7 +22,8 @@ std::vector<pid_t> machines_on(const json& host) {
 }
 
 json host_status(const TestLab& lab, const std::string& name) {
-  for (const auto& host : lab.lab({"status"}).at("hosts"))
+  const json status = lab.lab({"status"});
+  for (const auto& host : status.at("hosts"))
     if (host.at("name") == name) return host;
   FAIL("no host " << name);
   return {};
