@@ -41,6 +41,21 @@ std::string unknown_command(const CLI::App& app, const std::vector<std::string>&
   return "";
 }
 
+// What the command does. Exceptions end here: a document of the coordinator that is not what it should be.
+int act(CommandContext& context) {
+  int code = kWrongUsage;
+  try {
+    if (context.action) code = context.action();
+  } catch (const std::exception& broken) {
+    code = report(context, Error{ErrorKind::permanent, "read the coordinator's answer", "",
+                                 std::string(broken.what()) + "; do its version and this one agree?"});
+  }
+  context.out.flush();
+  if (context.out.good() || code != kDone) return code;
+  note(context, "the answer could not be written to standard output");
+  return kFailed;
+}
+
 }  // namespace
 
 int run(std::vector<std::string> arguments, std::ostream& out, std::ostream& err, bool terminal) {
@@ -66,7 +81,7 @@ int run(std::vector<std::string> arguments, std::ostream& out, std::ostream& err
     }
     return app.exit(problem, out, err) == 0 ? kDone : kWrongUsage;
   }
-  return context.action ? context.action() : static_cast<int>(kWrongUsage);
+  return act(context);
 }
 
 }  // namespace stillpoint::cli

@@ -99,7 +99,9 @@ void add_checkpoint_commands(CLI::App& app, CommandContext& context) {
   command = app.add_subcommand("restart", "Bring a job back from a checkpoint and wait until it runs");
   command->add_option("JOB", back->job)->required();
   command->add_option("--from", back->from, "The checkpoint's epoch, instead of the last one");
-  command->add_option("--hosts", back->hosts, "The hosts to use, separated by commas")->delimiter(',');
+  command->add_option("--hosts", back->hosts, "The hosts to use, separated by commas")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   command->add_flag("--test-skip-linkcheck", back->skip_link_check, "Test only: go on although the links do not match")
       ->group("");
   command->callback([&context, back] { context.action = [&context, back] { return restart(context, *back); }; });

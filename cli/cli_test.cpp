@@ -165,6 +165,33 @@ TEST_CASE("what the coordinator says is printed under --json as it is") {
   CHECK(run_with(server, {"hosts"}).out.find("h1    up     tcg") != std::string::npos);
 }
 
+TEST_CASE("a document that is not what it should be is an error, not a crash") {
+  const TestServer server(always({200, R"({"state":5,"job":[],"outputs":7})"}));
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{{"jobs"},
+                                                                                         {"hosts"},
+                                                                                         {"status", "j7"},
+                                                                                         {"checkpoints", "j7"},
+                                                                                         {"checkpoint", "j7"},
+                                                                                         {"restart", "j7"},
+                                                                                         {"wait", "j7"},
+                                                                                         {"logs", "j7"}}) {
+    const auto outcome = run_with(server, arguments);
+    CHECK(outcome.code >= 0);
+    CHECK(outcome.code <= 1);
+  }
+  const auto outcome = run_with(server, {"wait", "j7", "--json"});
+  CHECK(outcome.code == 1);
+  CHECK(outcome.document()["error"]["kind"] == "permanent");
+}
+
+TEST_CASE("an answer that cannot be written is a failure") {
+  const TestServer server(always({200, "[]"}));
+  std::ostringstream out, err;
+  out.setstate(std::ios::badbit);
+  CHECK(run({"--server", server.socket(), "jobs"}, out, err, false) == 1);
+  CHECK(err.str() == "stillpoint: the answer could not be written to standard output\n");
+}
+
 TEST_CASE("names are encoded in targets") {
   const TestServer server(always(refusal(404, "not-found", "none")));
   run_with(server, {"status", "a/../b ?x"});
@@ -179,7 +206,7 @@ TEST_CASE("commands ask for what they are told to") {
   CHECK(run_with(server, {"checkpoint", "j7", "--test-uncoordinated-gap-ms", "300", "--json"}).document()["epoch"] ==
         3);
   CHECK(run_with(server, {"restart", "j7"}).code == 0);
-  CHECK(run_with(server, {"restart", "j7", "--from", "3", "--hosts", "h2,h3", "--test-skip-linkcheck"}).code == 0);
+  CHECK(run_with(server, {"restart", "--hosts", "h2,h3", "j7", "--from", "3", "--test-skip-linkcheck"}).code == 0);
   CHECK(run_with(server, {"stop", "j7"}).out == "j7 is stopped\n");
   CHECK(run_with(server, {"rm", "j7"}).code == 0);
   CHECK(run_with(server, {"cordon", "h1"}).code == 0);
