@@ -94,11 +94,11 @@ TEST_CASE("mistakes and full disks") {
     check_refused(*nobody_there, 3, "/nowhere/api.sock");
   }
 
-  lab.wait_for_lines(job, kRingLine, 2, 120s);
+  lab.wait_for_lines(job, kRingLine, 2);
   const int good = lab.ok({"checkpoint", job}).at("epoch");
   const auto runs_on = [&] {
     CHECK(lab.state(job) == "running");
-    lab.wait_for_lines(job, kRingLine, lines_starting(lab.logs(job), kRingLine).size() + 2, 60s);
+    lab.wait_for_lines(job, kRingLine, lines_starting(lab.logs(job), kRingLine).size() + 2);
   };
 
   check_refused(lab.run({"restart", job, "--from", "4711"}), 4, "4711");

@@ -11,7 +11,7 @@ TEST_CASE("captures 0.3 s apart without quiescing are rejected, and hang the job
   JobText text = Ring{}.job("ring");
   text.keep = 8;
   const std::string job = lab.submit(text);
-  lab.wait_for_lines(job, kRingLine, 2, 120s);
+  lab.wait_for_lines(job, kRingLine, 2);
   const int sound = lab.ok({"checkpoint", job}).at("epoch");
 
   std::vector<int> torn;
@@ -37,5 +37,5 @@ TEST_CASE("captures 0.3 s apart without quiescing are rejected, and hang the job
 
   // The sound checkpoint restores all the same.
   lab.ok({"restart", job, "--from", std::to_string(sound)});
-  lab.wait_for_lines(job, kRingLine, lines_starting(lab.logs(job), kRingLine).size() + 3, 60s);
+  lab.wait_for_lines(job, kRingLine, lines_starting(lab.logs(job), kRingLine).size() + 3);
 }

@@ -36,11 +36,11 @@ TEST_CASE("coordinator and node daemons die and come back, the job runs on") {
   JobText text = Ring{}.job("ring");
   text.keep = 20;
   const std::string job = lab.submit(text);
-  lab.wait_for_lines(job, kRingLine, 2, 120s);
+  lab.wait_for_lines(job, kRingLine, 2);
   lab.ok({"checkpoint", job});
   const auto runs_on = [&] {
     CHECK(until(30s, [&] { return lab.state(job) == "running"; }));
-    lab.wait_for_lines(job, kRingLine, lines_starting(lab.logs(job), kRingLine).size() + 2, 60s);
+    lab.wait_for_lines(job, kRingLine, lines_starting(lab.logs(job), kRingLine).size() + 2);
   };
 
   // The coordinator, at several moments of a checkpoint.

@@ -138,7 +138,7 @@ json TestLab::lab(std::vector<std::string> arguments) const {
   arguments.insert(arguments.begin(), "lab");
   arguments.insert(arguments.end(), {"--dir", directory_.string()});
   arguments.insert(arguments.begin(), {program().string(), "--json"});
-  auto outcome = run_process(arguments, {.deadline = 180s});
+  auto outcome = run_process(arguments, {.deadline = kPatience});
   if (!outcome) FAIL(outcome.error().message());
   if (outcome->exit_code != 0) FAIL("stillpoint lab " << arguments[3] << ": " << outcome->err);
   return json::parse(outcome->out);
@@ -200,7 +200,7 @@ std::string run_natively(unsigned ranks, const fs::path& executable, const std::
                         "/scripts/guest-cc' --with mpirun --allow-run-as-root --oversubscribe -n " +
                         std::to_string(ranks) + " ./" + executable.filename().string();
   for (const auto& argument : arguments) command += " '" + argument + "'";
-  auto outcome = run_process({"/bin/sh", "-c", command}, {.deadline = 180s});
+  auto outcome = run_process({"/bin/sh", "-c", command}, {.deadline = kPatience});
   if (!outcome) FAIL(outcome.error().message());
   if (outcome->exit_code != 0) FAIL(command << ": exit code " << outcome->exit_code << "\n" << outcome->err);
   if (take) take(directory);

@@ -18,6 +18,10 @@ using namespace std::chrono_literals;
 using std::chrono::milliseconds;
 namespace fs = std::filesystem;
 
+// How long a test waits before it calls something a hang. Far more than a machine of one's own ever needs: under load
+// emulated guests may get a tenth of a core.
+inline constexpr milliseconds kPatience{300'000};
+
 // Looks again and again until condition holds; false when it did not within limit. What is waited for happens in other
 // processes, which tell nobody.
 bool until(milliseconds limit, const std::function<bool()>& condition);
@@ -46,9 +50,9 @@ class TestLab {
   TestLab& operator=(const TestLab&) = delete;
 
   // stillpoint --server … --json ARGUMENTS
-  ProcessOutcome run(std::vector<std::string> arguments, milliseconds deadline = 180s) const;
+  ProcessOutcome run(std::vector<std::string> arguments, milliseconds deadline = kPatience) const;
   // The same, which must succeed; its JSON.
-  json ok(const std::vector<std::string>& arguments, milliseconds deadline = 180s) const;
+  json ok(const std::vector<std::string>& arguments, milliseconds deadline = kPatience) const;
   // stillpoint lab ARGUMENTS --dir …, which must succeed.
   json lab(std::vector<std::string> arguments) const;
 
@@ -64,7 +68,7 @@ class TestLab {
   // Hosts of the guests, guest 0 first.
   std::vector<std::string> hosts_of(const std::string& job) const;
   // Until the program has printed `count` lines that start with prefix. Fails the test when it does not, or the job ends.
-  void wait_for_lines(const std::string& job, const std::string& prefix, std::size_t count, milliseconds limit) const;
+  void wait_for_lines(const std::string& job, const std::string& prefix, std::size_t count, milliseconds limit = kPatience) const;
 
  private:
   void keep_logs() const;

@@ -33,7 +33,7 @@ TEST_CASE("every checkpoint of a job in heavy traffic restores, on whatever host
   JobText text = ring.job("ring");
   text.keep = kCheckpoints + 2;
   const std::string job = lab.submit(text);
-  lab.wait_for_lines(job, kRingLine, 2, 120s);
+  lab.wait_for_lines(job, kRingLine, 2);
 
   std::vector<int> epochs;
   for (int i = 0; i < kCheckpoints; ++i) {
@@ -59,7 +59,7 @@ TEST_CASE("every checkpoint of a job in heavy traffic restores, on whatever host
     const auto after = lab.hosts_of(job);
     for (std::size_t guest = 0; guest < after.size(); ++guest) CHECK(after[guest] != before[guest]);
     const std::string at_cut = lab.logs(job);
-    lab.wait_for_lines(job, kRingLine, lines_starting(at_cut, kRingLine).size() + 3, 60s);
+    lab.wait_for_lines(job, kRingLine, lines_starting(at_cut, kRingLine).size() + 3);
   }
   // A wrong byte ends the program, and says so; the checksums are those of a run that nothing happened to.
   CHECK(lab.state(job) == "running");
