@@ -34,7 +34,7 @@ struct SmallStore {
     REQUIRE(file.good());
   }
   void empty() const { fs::remove(path / "filler"); }
-  const fs::path path = "/tmp/spl-e2e-store";
+  const fs::path path = test_directory("store");
 };
 
 struct Stopped {

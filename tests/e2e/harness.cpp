@@ -53,6 +53,10 @@ fs::path build_directory() {
   return given != nullptr ? given : STILLPOINT_BINARY_DIR;
 }
 
+fs::path test_directory(const std::string& name) {
+  return "/tmp/spl-e2e-" + name + "-" + lab::Layout::at(build_directory()).value().id();
+}
+
 fs::path program() { return build_directory() / "bin" / "stillpoint"; }
 
 fs::path example(const std::string& file) { return fs::path(STILLPOINT_SOURCE_DIR) / "jobs" / "examples" / file; }
@@ -66,7 +70,7 @@ std::vector<std::string> lines_starting(const std::string& text, const std::stri
 }
 
 TestLab::TestLab(const std::string& name, unsigned hosts, const std::vector<std::string>& up_arguments)
-    : name_(name), directory_("/tmp/spl-e2e-" + name), scratch_(directory_.string() + ".work") {
+    : name_(name), directory_(test_directory(name)), scratch_(directory_.string() + ".work") {
   if (const auto reason = why_machines_cannot_run(); !reason.empty()) FAIL(reason);
   (void)run_process({program().string(), "lab", "down", "--dir", directory_.string()});
   fs::remove_all(scratch_);

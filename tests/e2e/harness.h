@@ -80,6 +80,8 @@ class TestLab {
 };
 
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix);
+// Where the test of that name keeps things: its own for each build, so that two builds' tests do not meet.
+fs::path test_directory(const std::string& name);
 fs::path build_directory();                       // this build's, or the one that STILLPOINT_BUILD names
 fs::path program();                               // the stillpoint command
 fs::path example(const std::string& file);        // under jobs/examples
