@@ -61,6 +61,10 @@ struct OutputRun {
   bool measuring = false;
   std::uint64_t received = 0;
   std::uint64_t durable = 0;
+  // From a new incarnation's first moment until the stored output is cut back to where that one goes on: what it says
+  // early is put by, and nothing is acknowledged. What is stored beyond the cut was another incarnation's, and an
+  // acknowledgement of it would make the restored guest forget output that it is yet to send.
+  bool paused = false;
   std::optional<std::uint64_t> truncating;  // to this offset; answers of older appends are not taken for its answer
   std::vector<std::pair<std::uint64_t, std::string>> early;
   std::size_t early_bytes = 0;

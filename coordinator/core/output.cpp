@@ -36,7 +36,7 @@ void on_output(Core& core, JobRecord& job, const wire::GuestOutput& message) {
   auto& run = core.run(job.job).output;
   const auto& piece = message.output();
   if (message.guest() != 0) return core.stale({}, job.job, {}, "output of a guest other than guest 0");
-  if (run.known && !run.truncating) return take(core, job, run, piece.offset(), piece.data());
+  if (run.known && !run.paused) return take(core, job, run, piece.offset(), piece.data());
   if (run.early_bytes + piece.data().size() > kEarlyOutputBytes) return;  // the guest sends it again
   run.early_bytes += piece.data().size();
   run.early.emplace_back(piece.offset(), piece.data());
@@ -45,7 +45,7 @@ void on_output(Core& core, JobRecord& job, const wire::GuestOutput& message) {
 void acknowledge(Core& core, const JobRecord& job) {
   const auto& run = core.run(job.job).output;
   const auto& host = core.host_of(job, 0);
-  if (!run.known || run.truncating || host.empty()) return;
+  if (!run.known || run.paused || host.empty()) return;
   wire::ToHost message;
   message.mutable_gang()->set_job(job.job.value);
   message.mutable_gang()->set_incarnation(job.incarnation.value);
@@ -66,6 +66,7 @@ void on_durable(Core& core, const OutputDurable& event) {
     const bool done = run.known ? event.offset == *run.truncating : event.offset <= *run.truncating;
     if (!done) return;
     run.truncating.reset();
+    run.paused = false;
     run.known = true;
     run.received = run.durable = event.offset;
   } else if (!run.known) {
@@ -76,7 +77,7 @@ void on_durable(Core& core, const OutputDurable& event) {
     run.received = std::max(run.received, run.durable);
   }
   run.measuring = false;
-  drain_early(core, *job, run);
+  if (!run.paused) drain_early(core, *job, run);
   if (holds_gang(job->state)) acknowledge(core, *job);
   restart::on_output(core, *job);
   finish::on_output(core, *job);
@@ -105,19 +106,27 @@ void measure(Core& core, const JobId& job) {
   core.effects.push_back(MeasureOutput{job});
 }
 
-void begin_at(Core& core, const JobRecord& job, std::uint64_t offset) {
-  auto& run = core.run(job.job).output;
+void pause(Core& core, const JobId& job) {
+  auto& run = core.run(job).output;
+  run.paused = true;
   run.early.clear();
   run.early_bytes = 0;
+}
+
+void begin_at(Core& core, const JobRecord& job, std::uint64_t offset) {
+  auto& run = core.run(job.job).output;
   // Shorter than the cut: the rest is in the guest's memory and comes again.
-  if (run.known && run.received <= offset) return;
+  if (run.known && run.received <= offset) {
+    run.paused = false;
+    return drain_early(core, job, run);
+  }
   run.truncating = offset;
   core.effects.push_back(TruncateOutput{job.job, offset});
 }
 
 bool cut_back(const Core& core, const JobId& job) {
   const auto run = core.runs.find(job);
-  return run != core.runs.end() && run->second.output.known && !run->second.output.truncating;
+  return run != core.runs.end() && run->second.output.known && !run->second.output.paused;
 }
 
 }  // namespace stillpoint::coordinator::output

@@ -11,6 +11,8 @@ void on_durable(Core& core, const OutputDurable& event);
 void on_failed(Core& core, const OutputFailed& event);
 // Tells guest 0's host how far the output is durable: a guest sends on from there.
 void acknowledge(Core& core, const JobRecord& job);
+// A restart begins: nothing is taken or acknowledged until begin_at() has been done.
+void pause(Core& core, const JobId& job);
 // The stored output is cut back to this offset, or is shorter already; what comes next continues it.
 void begin_at(Core& core, const JobRecord& job, std::uint64_t offset);
 // Asks how much is stored, once, when that is not known.

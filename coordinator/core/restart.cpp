@@ -78,6 +78,7 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
   runs.launches.clear();
   runs.rank_lost.reset();
   output::measure(core, job.job);
+  output::pause(core, job.job);
   enter(core, run, Phase::fence, core.settings.lease + core.settings.restore_deadline);
   fence::begin(core, job, old, Owner::restart, run.waiting);
   if (run.waiting.empty()) after_fence(core, job, run);

@@ -106,8 +106,12 @@ TEST_CASE("output is sent in order, kept until acknowledged, and sent again") {
   CHECK(piece->data() == "world");
   out.send_again();
   CHECK(out.next(5000)->offset() == 6);
-  out.acked(1000, 5001);  // of a run that wrote more
-  CHECK(out.produced() == 11);
+  out.append("!");
+  out.acked(12, 5001);  // of an incarnation that had written more: this one has not sent the last byte
+  CHECK_FALSE(out.all_sent());
+  CHECK(out.next(5001)->data() == "!");
+  out.acked(12, 5002);
+  CHECK(out.produced() == 12);
   CHECK(out.all_sent());
   CHECK(out.deadline() == kNever);
 }

@@ -13,12 +13,12 @@ std::optional<wire::Output> OutputBuffer::next(Millis now) {
   output.set_offset(sent_);
   output.set_data(bytes_.data() + start_ + (sent_ - acked_), size);
   sent_ += size;
+  sent_ever_ = std::max(sent_ever_, sent_);
   return output;
 }
 
 void OutputBuffer::acked(std::uint64_t offset, Millis now) {
-  offset = std::min(offset, produced());
-  if (offset <= acked_) return;
+  if (offset <= acked_ || offset > sent_ever_) return;
   start_ += static_cast<std::size_t>(offset - acked_);
   acked_ = offset;
   sent_ = std::max(sent_, acked_);

@@ -69,6 +69,36 @@ TEST_CASE("a running job can be taken back to any committed checkpoint, on hosts
   ends_well(w, id);
 }
 
+TEST_CASE("a restored guest is told nothing about output beyond its cut") {
+  World w(3);
+  const JobId id = w.running(spec());
+  w.run_for(milliseconds(1'000));
+  const Epoch first = w.committed(id);
+  const std::uint64_t cut = w.epoch(first).output_offset;
+  w.run_for(milliseconds(3'000));
+  REQUIRE(w.output[id].size() > cut);
+  std::vector<std::uint64_t> beyond;
+  bool sent_again = false;
+  w.script.failure = [&](const HostName& host, const wire::ToHost& said) -> std::optional<Error> {
+    if (said.has_check_links() && host == w.job(id).placement[0].host && !std::exchange(sent_again, true)) {
+      // The agent, just adopted, sends again what was not acknowledged when it was captured.
+      wire::FromHost again;
+      *again.mutable_gang() = said.gang();
+      again.mutable_output()->set_guest(0);
+      again.mutable_output()->mutable_output()->set_data(w.output[id].substr(0, cut));
+      w.say(host, again);
+    }
+    if (said.has_ack_output() && said.gang().incarnation() == 2 && said.ack_output().offset() > cut && w.output[id].size() > cut)
+      beyond.push_back(said.ack_output().offset());
+    return std::nullopt;
+  };
+  REQUIRE(w.answer(w.restart(id, first)).has_value());
+  CHECK(sent_again);
+  CHECK(beyond.empty());
+  w.script.failure = nullptr;
+  ends_well(w, id);
+}
+
 TEST_CASE("a stopped job comes back; a completed one does not") {
   World w(2);
   const JobId id = w.running(spec());
