@@ -121,6 +121,7 @@ void captured(Core& core, JobRecord& job, CheckpointRun& run) {
   run.waiting.clear();
   run.deadline = core.now + core.settings.upload_deadline;
   auto& epoch = core.epoch(run.epoch);
+  core.effects.push_back(KeepOutput{job.job, run.epoch});
   epoch.state = EpochState::captured;
   epoch.stall_ms = ms_between(run.shut, core.now);
   for (const auto& [guest, cut] : run.cuts) {

@@ -65,7 +65,7 @@ struct OutputRun {
   // early is put by, and nothing is acknowledged. What is stored beyond the cut was another incarnation's, and an
   // acknowledgement of it would make the restored guest forget output that it is yet to send.
   bool paused = false;
-  std::optional<std::uint64_t> truncating;  // to this offset; answers of older appends are not taken for its answer
+  std::optional<std::uint64_t> truncating;  // to this offset
   std::vector<std::pair<std::uint64_t, std::string>> early;
   std::size_t early_bytes = 0;
 };

@@ -24,7 +24,10 @@ struct Reply { RequestId request; Result<Answer> answer; };
 
 // ---- the program's output and files; blocking work, done on a worker, answered by an event
 struct AppendOutput { JobId job; std::uint64_t offset; std::string data; };  // → OutputDurable
-struct TruncateOutput { JobId job; std::uint64_t offset; };                  // → OutputDurable{what is stored then}; never makes it longer
+// A restart may go back to an epoch and later forward to one of the history that it left. So each captured epoch keeps
+// the stream that it belongs to, and a restart from it goes on with that stream's bytes before offset.
+struct KeepOutput { JobId job; Epoch epoch; };                               // no answer; what fails is logged
+struct TruncateOutput { JobId job; std::uint64_t offset; Epoch epoch; };     // → OutputDurable{what is stored then, cut}; never makes it longer
 struct MeasureOutput { JobId job; };  // → OutputDurable{what is stored now; 0 when there is nothing}; after a start of the coordinator
 struct ReadSpool { JobId job; std::string spool; std::string file; std::uint64_t offset; std::uint32_t length; };  // → SpoolRead
 struct StoreOutputPiece { JobId job; std::string file; std::uint64_t offset; std::string data; bool last; };
@@ -36,7 +39,7 @@ struct Log { enum class Level { info, warn, error } level; EventRecord event; };
 // The job's state or reason changed: wakes whoever waits for it.
 struct JobChanged { JobId job; };
 
-using Effect = std::variant<Persist, Send, CloseSession, Reply, AppendOutput, TruncateOutput, MeasureOutput,
+using Effect = std::variant<Persist, Send, CloseSession, Reply, AppendOutput, KeepOutput, TruncateOutput, MeasureOutput,
                             ReadSpool, StoreOutputPiece, DropJobFiles, Log, JobChanged>;
 using Effects = std::vector<Effect>;
 

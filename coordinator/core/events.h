@@ -74,7 +74,8 @@ struct QueryRanks { RequestId request; JobId job; };  // fresh rank states for `
 // ---- from the coordinator's own adapters
 // A piece of one of the job's input files, read from its spool directory because of a ReadSpool effect.
 struct SpoolRead { JobId job; std::string file; std::uint64_t offset; std::string data; bool last; std::uint32_t mode; Error error; bool failed; };
-struct OutputDurable { JobId job; std::uint64_t offset; };          // everything before offset is on disk
+// Everything before offset is on disk. cut: the answer to a TruncateOutput.
+struct OutputDurable { JobId job; std::uint64_t offset; bool cut = false; };
 struct OutputFailed { JobId job; Error error; };
 struct Tick {};  // time has passed; step() compares deadlines with now
 

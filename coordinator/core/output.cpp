@@ -61,10 +61,7 @@ void on_durable(Core& core, const OutputDurable& event) {
   }
   auto& run = core.run(event.job).output;
   if (run.truncating) {
-    // Answers of appends before it are passed over. When the length is not known there were none; then what is stored
-    // may have been shorter.
-    const bool done = run.known ? event.offset == *run.truncating : event.offset <= *run.truncating;
-    if (!done) return;
+    if (!event.cut) return;  // of an append before it
     run.truncating.reset();
     run.paused = false;
     run.known = true;
@@ -113,15 +110,11 @@ void pause(Core& core, const JobId& job) {
   run.early_bytes = 0;
 }
 
-void begin_at(Core& core, const JobRecord& job, std::uint64_t offset) {
+void begin_at(Core& core, const JobRecord& job, Epoch epoch, std::uint64_t offset) {
   auto& run = core.run(job.job).output;
-  // Shorter than the cut: the rest is in the guest's memory and comes again.
-  if (run.known && run.received <= offset) {
-    run.paused = false;
-    return drain_early(core, job, run);
-  }
+  run.paused = true;
   run.truncating = offset;
-  core.effects.push_back(TruncateOutput{job.job, offset});
+  core.effects.push_back(TruncateOutput{job.job, offset, epoch});
 }
 
 bool cut_back(const Core& core, const JobId& job) {

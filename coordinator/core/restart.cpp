@@ -122,7 +122,7 @@ std::vector<std::string> link_problems(const JobRecord& job, const EpochRecord& 
 void truncate(Core& core, JobRecord& job, RestartRun& run) {
   enter(core, run, Phase::truncate, core.settings.link_deadline);
   run.waiting.clear();
-  output::begin_at(core, job, core.epoch(run.epoch).output_offset);
+  output::begin_at(core, job, run.epoch, core.epoch(run.epoch).output_offset);
   on_output(core, job);
 }
 

@@ -78,7 +78,7 @@ void boot(Core& core, JobRecord& job) {
             fmt::format("incarnation {} on {}", job.incarnation.value, joined(core.gang_hosts(job))));
   run.launches.clear();
   run.ranks.clear();
-  output::begin_at(core, job, 0);
+  output::begin_at(core, job, Epoch{}, 0);
   run.start.emplace();
   enter(core, *run.start, StartRun::Phase::boot);
   run.start->deadline = core.now + core.settings.start_deadline;

@@ -1,6 +1,7 @@
 #include "coordinator/files/job_files.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,6 +26,8 @@ std::size_t weight(const JobFiles::Work& work) {
   if (const auto* piece = std::get_if<StoreOutputPiece>(&work)) return kItself + piece->data.size();
   return kItself;
 }
+
+std::string kept_name(Epoch epoch) { return fmt::format("output.e{}", epoch.value); }
 
 bool safe_job(const JobId& job) {
   return safe_relative_name(job.value) && job.value.find('/') == std::string::npos;
@@ -96,9 +99,12 @@ void JobFiles::run() {
 void JobFiles::carry_out(Work& work) {
   if (auto* append_work = std::get_if<AppendOutput>(&work)) {
     if (auto appended = append(*append_work); !appended) tell_(OutputFailed{append_work->job, appended.error()});
+  } else if (auto* kept = std::get_if<KeepOutput>(&work)) {
+    if (auto done = keep(*kept); !done)
+      log_error("output of an epoch not kept", {{"job", kept->job.value}, {"epoch", kept->epoch.value}, {"cause", done.error().message()}});
   } else if (auto* cut = std::get_if<TruncateOutput>(&work)) {
     auto length = truncate(*cut);
-    if (length) tell_(OutputDurable{cut->job, *length});
+    if (length) tell_(OutputDurable{cut->job, *length, true});
     else tell_(OutputFailed{cut->job, length.error()});
   } else if (auto* measure = std::get_if<MeasureOutput>(&work)) {
     auto output = output_of(measure->job);
@@ -181,16 +187,40 @@ void JobFiles::sync_appended() {
   appended_.clear();
 }
 
+// The file of the epoch's history stays, under a name of the epoch's, when a restart makes another one the present.
+Status JobFiles::keep(const KeepOutput& work) {
+  if (auto output = output_of(work.job); !output) return output.error();
+  const fs::path present = directory(work.job) / "output", kept = directory(work.job) / kept_name(work.epoch);
+  if (::link(present.c_str(), kept.c_str()) != 0 && errno != EEXIST) return errno_error("link", kept.string(), errno);
+  return sync_directory(directory(work.job));
+}
+
+// A new file, so that the ones which epochs have kept stay as they are.
 Result<std::uint64_t> JobFiles::truncate(const TruncateOutput& work) {
-  auto output = output_of(work.job);
-  if (!output) return output.error();
-  const std::uint64_t length = std::min((*output)->length, work.offset);
-  const Fd file = std::move((*output)->file);
+  if (auto output = output_of(work.job); !output) return output.error();
   appended_.erase(work.job);
+  auto source = open_below(directory(work.job), kept_name(work.epoch), O_RDONLY);
+  if (!source && source.error().kind == ErrorKind::not_found) source = open_below(directory(work.job), "output", O_RDONLY);
+  if (!source) return source.error();
+  const std::string object = "output of " + work.job.value;
+  auto size = size_of(source->get(), object);
+  if (!size) return size.error();
+  const std::uint64_t length = std::min(*size, work.offset);
+  if (auto room = room_for(root_, length); !room) return room.error();
+  const fs::path next = directory(work.job) / "output.next";
+  ::unlink(next.c_str());
+  auto file = open_below(directory(work.job), "output.next", O_RDWR | O_CREAT | O_EXCL);
+  if (!file) return file.error();
+  for (std::uint64_t at = 0; at < length;) {
+    auto part = read_at(source->get(), at, static_cast<std::size_t>(std::min<std::uint64_t>(length - at, 1u << 20)), object);
+    if (!part) return part.error();
+    if (auto written = write_at(file->get(), *part, at, object); !written) return written.error();
+    at += part->size();
+  }
+  if (::fsync(file->get()) != 0) return errno_error("fsync", object, errno);
   std::lock_guard lock(readable_);
-  if (::ftruncate(file.get(), static_cast<off_t>(length)) != 0)
-    return errno_error("truncation", "output of " + work.job.value, errno);
-  if (::fdatasync(file.get()) != 0) return errno_error("fdatasync", "output of " + work.job.value, errno);
+  if (::rename(next.c_str(), (directory(work.job) / "output").c_str()) != 0) return errno_error("rename", object, errno);
+  if (auto synced = sync_directory(directory(work.job)); !synced) return synced.error();
   durable_[work.job] = length;
   return length;
 }

@@ -24,7 +24,7 @@ namespace stillpoint::coordinator {
 
 class JobFiles {
  public:
-  using Work = std::variant<AppendOutput, TruncateOutput, MeasureOutput, ReadSpool, StoreOutputPiece, DropJobFiles,
+  using Work = std::variant<AppendOutput, KeepOutput, TruncateOutput, MeasureOutput, ReadSpool, StoreOutputPiece, DropJobFiles,
                             std::function<void()>>;
   using Tell = std::function<void(Event)>;  // called on the worker
 
@@ -71,6 +71,7 @@ class JobFiles {
   void sync_appended();
   Result<Appended*> output_of(const JobId& job);
   Status append(const AppendOutput& work);
+  Status keep(const KeepOutput& work);
   Result<std::uint64_t> truncate(const TruncateOutput& work);
   SpoolRead read_spool(const ReadSpool& work) const;
   Status store(const StoreOutputPiece& work);

@@ -102,15 +102,31 @@ TEST_CASE("a gap in the output is an error, never filled with nothing") {
 TEST_CASE("output is cut back and goes on from there; cutting never makes it longer") {
   Fixture f;
   f.append(0, "0123456789");
-  f.files->push(TruncateOutput{JobId{"j1"}, 4});
+  f.files->push(TruncateOutput{JobId{"j1"}, 4, Epoch{1}});
   f.settle();
   CHECK(f.last<OutputDurable>().offset == 4);
   CHECK(f.output() == "0123");
-  f.files->push(TruncateOutput{JobId{"j1"}, 100});
+  f.files->push(TruncateOutput{JobId{"j1"}, 100, Epoch{1}});
   f.settle();
   CHECK(f.last<OutputDurable>().offset == 4);
   f.append(4, "four");
   CHECK(f.output() == "0123four");
+}
+
+TEST_CASE("an epoch keeps the output of its history, whatever a restart made of it since") {
+  Fixture f;
+  f.append(0, "0123");
+  f.files->push(KeepOutput{JobId{"j1"}, Epoch{1}});
+  f.append(4, "4567");
+  f.files->push(KeepOutput{JobId{"j1"}, Epoch{2}});
+  f.append(8, "89");
+  f.files->push(TruncateOutput{JobId{"j1"}, 4, Epoch{1}});
+  f.append(4, "other");
+  CHECK(f.output() == "0123other");
+  f.files->push(TruncateOutput{JobId{"j1"}, 9, Epoch{2}});
+  f.settle();
+  CHECK(f.last<OutputDurable>().cut);
+  CHECK(f.output() == "012345678");
 }
 
 TEST_CASE("what is stored is measured after a new start") {

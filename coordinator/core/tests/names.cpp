@@ -145,6 +145,7 @@ std::string describe(const Effect& effect) {
               return "reply: " + (e.answer.has_value() ? answer(e.answer.value()) : e.answer.error().message());
             },
             [](const AppendOutput& e) { return fmt::format("append {} bytes at {}", e.data.size(), e.offset); },
+            [](const KeepOutput& e) { return fmt::format("keep the output of epoch {}", e.epoch.value); },
             [](const TruncateOutput& e) { return fmt::format("truncate output to {}", e.offset); },
             [](const MeasureOutput&) { return std::string("measure output"); },
             [](const ReadSpool& e) { return fmt::format("read {} at {}", e.file, e.offset); },

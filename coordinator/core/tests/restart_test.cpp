@@ -99,6 +99,18 @@ TEST_CASE("a restored guest is told nothing about output beyond its cut") {
   ends_well(w, id);
 }
 
+TEST_CASE("back to an early checkpoint, then forward to a later one of the history that was left: no output is missing") {
+  World w(3);
+  const JobId id = w.running(spec());
+  w.run_for(milliseconds(1'000));
+  const Epoch early = w.committed(id);
+  w.run_for(milliseconds(3'000));
+  const Epoch late = w.committed(id);
+  REQUIRE(w.answer(w.restart(id, early)).has_value());
+  REQUIRE(w.answer(w.restart(id, late)).has_value());
+  ends_well(w, id);
+}
+
 TEST_CASE("a stopped job comes back; a completed one does not") {
   World w(2);
   const JobId id = w.running(spec());

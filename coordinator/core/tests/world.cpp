@@ -184,6 +184,12 @@ void World::step(Event event) {
   for (const auto& broken : core_->broken_invariants()) broken_.push_back(broken);
 }
 
+std::shared_ptr<std::string>& World::stream(const JobId& job) {
+  auto& present = streams_[job];
+  if (!present) present = std::make_shared<std::string>(output[job]);
+  return present;
+}
+
 void World::carry_out(Effect& effect) {
   if (record) transcript.push_back("  " + describe(effect));
   if (auto* persist = std::get_if<Persist>(&effect)) {
@@ -219,11 +225,16 @@ void World::carry_out(Effect& effect) {
     if (append->offset > stored.size()) broken_.push_back("output is stored with a gap");
     stored.resize(std::min<std::size_t>(stored.size(), append->offset));
     stored += append->data;
+    *stream(append->job) = stored;
     local_.push_back(OutputDurable{append->job, stored.size()});
+  } else if (auto* keep = std::get_if<KeepOutput>(&effect)) {
+    kept_[keep->epoch] = stream(keep->job);
   } else if (auto* cut = std::get_if<TruncateOutput>(&effect)) {
     auto& stored = output[cut->job];
+    if (const auto found = kept_.find(cut->epoch); found != kept_.end()) stored = *found->second;
     stored.resize(std::min<std::size_t>(stored.size(), cut->offset));
-    local_.push_back(OutputDurable{cut->job, stored.size()});
+    streams_[cut->job] = std::make_shared<std::string>(stored);
+    local_.push_back(OutputDurable{cut->job, stored.size(), true});
   } else if (auto* measure = std::get_if<MeasureOutput>(&effect)) {
     local_.push_back(OutputDurable{measure->job, output[measure->job].size()});
   } else if (auto* read = std::get_if<ReadSpool>(&effect)) {

@@ -73,6 +73,7 @@ class World {
   void carry_out(Effect& effect);
   void pump();
   bool deliver_one();
+  std::shared_ptr<std::string>& stream(const JobId& job);
   void work();
   void check();
   bool chance(double p);
@@ -80,6 +81,9 @@ class World {
   std::unique_ptr<Coordinator> core_;
   std::map<HostName, std::deque<wire::ToHost>> to_host_;
   std::deque<Event> local_;
+  // The output of each job's present history, and the one that each epoch belongs to: it may have grown since.
+  std::map<JobId, std::shared_ptr<std::string>> streams_;
+  std::map<Epoch, std::shared_ptr<std::string>> kept_;
   std::uint64_t next_session_ = 1;
   std::uint64_t next_request_ = 1;
   std::uint64_t effects_ = 0;
