@@ -50,7 +50,11 @@ void Host::Impl::capture_gang(Gang& gang, const wire::ToHost& ask) {
     return answer_failure(ask, ask.request(), {ErrorKind::transient, "capture", object, "images of the epoch before are still being stored"});
   forget_older(gang, epoch);
   Capture& capture = gang.captures[epoch];
-  begin(gang, ask, gang.local());
+  // Durable before the CaptureReport goes out: whoever finds the record knows that images were promised. It is written
+  // while the machines are captured.
+  gang.record.set_capturing(epoch.value);
+  store_record(gang);
+  begin(gang, ask, gang.local()).needs_version = gang.version;
   for (std::uint32_t guest : gang.local()) {
     capture.running.insert(guest);
     effects.push_back(CaptureGuest{domain_of(gang.id, guest), epoch});
@@ -90,13 +94,14 @@ void Host::Impl::guest_stored(const GuestStored& event) {
   if (capture.discarded || capture.failure) {
     drop_discarded(*gang, event.epoch);
   } else {
-    capture.stored = true;
+    gang->record.clear_capturing();
     auto& stored = *gang->record.mutable_stored();
     stored.Clear();
     stored.set_epoch(event.epoch.value);
     *stored.mutable_capture() = capture_report(capture);
     for (const auto& [guest, image] : capture.images) *stored.add_images() = image;
-    store_record(*gang);  // then images_durable()
+    store_record(*gang);
+    capture.stored_version = gang->version;  // then images_durable()
   }
   release_back(*gang);
 }
@@ -118,8 +123,10 @@ void Host::Impl::capture_failed(Gang& gang, Epoch epoch, const Error& error) {
 }
 
 void Host::Impl::images_durable(Gang& gang, Epoch epoch) {
-  gang.captures.at(epoch).repeat_report = true;
-  log(Log::Level::info, "images stored", gang.id, epoch);
+  Capture& capture = gang.captures.at(epoch);
+  capture.repeat_report = true;
+  capture.durable = !capture.failure;
+  if (capture.durable) log(Log::Level::info, "images stored", gang.id, epoch);
   report_images(gang, epoch);
   flatten_long_chains(gang);
 }

@@ -96,7 +96,14 @@ void Host::Impl::take_up(HostFindings found) {
       for (const auto& guest : gang.record.stored().capture().guests())
         capture.captured[guest.guest()] = {guest.pause_ms(), guest.capture_ms()};
       for (const auto& image : gang.record.stored().images()) capture.images[image.guest()] = image;
-      capture.reported = capture.stored = capture.repeat_report = true;
+      capture.reported = capture.durable = capture.repeat_report = true;
+    }
+    if (const Epoch lost{gang.record.capturing()}; lost.value != 0) {
+      Capture& capture = gang.captures[lost];
+      capture.failure = Error{ErrorKind::transient, "store images", "job " + id.job.value,
+                              "the node daemon stopped before they were durable"};
+      capture.reported = capture.repeat_report = true;
+      drop_discarded(gang, lost);
     }
     effects.push_back(PrepareGang{gang.record});  // its network, should it be gone
     for (const auto& [index, guest] : gang.guests)

@@ -28,7 +28,8 @@ struct Operation {
   GuestReplies replies;
   Time deadline{};
   bool held_back = false;              // guests are not asked before the disk work under way is done
-  std::uint64_t stored_version = 0;    // not 0: done; answered as soon as the record of this version is durable
+  std::uint64_t needs_version = 0;     // not answered before the record of this version is durable
+  std::uint64_t stored_version = 0;    // not 0: done but for the record of this version
 };
 
 // A request that a guest has not answered yet.
@@ -47,7 +48,8 @@ struct Capture {
   std::set<std::uint32_t> running;    // guests whose stream or disk is still being stored
   std::optional<Error> failure;
   bool reported = false;              // the CaptureReport was given: an ImageReport follows
-  bool stored = false;                // all images durable, and the record says so
+  std::uint64_t stored_version = 0;   // not 0: all images durable; reported as soon as the record of this version is
+  bool durable = false;               // and it is: these images are the coordinator's to delete
   bool discarded = false;
   bool repeat_report = false;         // say the ImageReport again after a reconnect
 };
@@ -56,6 +58,7 @@ struct Gang {
   GangId id;
   record::Gang record;
   std::uint64_t version = 0;          // of the record, counted at each change
+  std::uint64_t durable_version = 0;
   std::uint32_t mtu = 0;
   bool dying = false;                 // VMs, disks, network are being removed; nothing else is done for it
   std::set<std::uint32_t> undestroyed;

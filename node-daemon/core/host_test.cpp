@@ -191,6 +191,12 @@ struct World {
     }
     stored();
   }
+  // A capture is asked for, and the record that says so is durable before the first guest is captured.
+  Lines say_capture(const ToHost& m) {
+    const Lines out = say(m);
+    stored();
+    return out;
+  }
   Lines capture_done(std::uint32_t g, std::uint64_t epoch) { return step(GuestCaptured{guest(g), {epoch}, {4, 200}}); }
   Lines stored_image(std::uint32_t g, std::uint64_t epoch, std::uint32_t layers = 3) {
     wire::GuestImage image;
@@ -205,7 +211,7 @@ struct World {
     all_reply();
     ToHost capture = ask(epoch);
     capture.mutable_capture();
-    say(capture);
+    say_capture(capture);
     for (std::uint32_t g = 0; g < guests; ++g) capture_done(g, epoch);
     ToHost release = ask(epoch);
     release.mutable_release();
@@ -282,7 +288,7 @@ TEST_CASE("a checkpoint: closed, frozen, captured, released, stored, reported") 
   CHECK(w.all_reply() == Lines{"answer 103: cut of 2"});
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  CHECK(w.say(capture) == Lines{"capture guest 0", "capture guest 1"});
+  CHECK(w.say_capture(capture) == Lines{"store record", "capture guest 0", "capture guest 1"});
   CHECK(w.capture_done(1, 5).empty());
   CHECK(w.capture_done(0, 5) == Lines{"answer 104: captured 2"});
   ToHost release = w.ask(5);
@@ -301,6 +307,57 @@ TEST_CASE("a checkpoint: closed, frozen, captured, released, stored, reported") 
   welcome.mutable_welcome()->set_coordinator("c1");
   welcome.mutable_welcome()->set_lease_ms(10'000);
   CHECK(w.say(welcome) == Lines{"say: images of 2"});  // nobody knows whether it arrived
+}
+
+TEST_CASE("a capture is reported only when the record says that images were promised") {
+  World w;
+  w.start(1);
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  CHECK(w.say(capture) == Lines{"store record", "capture guest 0"});
+  const auto record = w.of<StoreRecord>()[0];
+  CHECK(record.record.capturing() == 5);
+  CHECK(w.capture_done(0, 5).empty());
+  CHECK(w.step(RecordStored{gang_of(w.guest(0)), record.version, {}}) == Lines{"answer 102: captured 1"});
+}
+
+TEST_CASE("a record that cannot be written fails the capture") {
+  World w;
+  w.start(1);
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  w.say(capture);
+  const auto version = w.of<StoreRecord>()[0].version;
+  const Error full{ErrorKind::storage_full, "write", "/state", "no space left on device"};
+  CHECK(w.step(RecordStored{gang_of(w.guest(0)), version, full}) ==
+        Lines{"answer 102: failure: no space left on device", "cancel capture guest 0"});
+}
+
+TEST_CASE("a daemon that died during an upload says so, and removes what it left; the committed one before stays") {
+  World before;
+  before.start(1);
+  before.checkpoint(5, 1);
+  before.stored_image(0, 5);
+  before.stored();
+  ToHost capture = before.ask(6);
+  capture.mutable_capture();
+  before.say(capture);
+  HostFindings found;
+  found.host.set_coordinator("c1");
+  found.gangs.push_back(before.of<StoreRecord>().at(0).record);
+  found.running = {before.guest(0)};
+  World w(found);
+  CHECK(w.lines() == Lines{"delete images of 6", "prepare gang", "open link guest 0"});
+  w.step(Connected{});
+  CHECK(w.of<SendToCoordinator>()[0].message.hello().gangs(0).captured_epoch() == 5);
+  ToHost welcome;
+  welcome.mutable_welcome()->set_coordinator("c1");
+  CHECK(w.say(welcome) == Lines{"say: images of 1", "say: images failed: the node daemon stopped before they were durable"});
+  ToHost destroy = w.ask();
+  destroy.mutable_destroy();
+  w.say(destroy);
+  w.step(GuestDestroyed{w.guest(0), {}});
+  CHECK(w.step(GangRemoved{gang_of(w.guest(0)), {}}) == Lines{"answer 101: done"});  // and no image of 5 is deleted
 }
 
 TEST_CASE("a hold that one guest broke is reported as not held") {
@@ -324,7 +381,7 @@ TEST_CASE("a capture that fails in one guest fails the request, and nothing of i
   w.start(2);
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  w.say(capture);
+  w.say_capture(capture);
   w.capture_done(0, 5);
   const Error full{ErrorKind::storage_full, "write", "/images/j1/e5/guest-1.ram.zst", "no space left on device"};
   CHECK(w.step(GuestStored{w.guest(1), {5}, full, 2}) == Lines{"cancel capture guest 0", "answer 102: failure: no space left on device"});

@@ -204,19 +204,21 @@ void Host::Impl::record_stored(const RecordStored& event) {
     // Being made, it would not survive a restart of the daemon: better to say so now.
     std::vector<std::string> waiting;
     for (const auto& [key, operation] : gang->operations)
-      if (operation.stored_version == event.version) waiting.push_back(key);
+      if (operation.stored_version == event.version || operation.needs_version == event.version) waiting.push_back(key);
     for (const auto& key : waiting) fail(*gang, key, event.status.error());
     if (gang->dying) return;
     for (auto& [epoch, capture] : gang->captures)
-      if (capture.stored && !capture.repeat_report) capture.failure = event.status.error();
+      if (capture.stored_version == event.version) capture.failure = event.status.error();
   } else {
+    gang->durable_version = std::max(gang->durable_version, event.version);
     std::vector<std::string> waiting;
     for (const auto& [key, operation] : gang->operations)
       if (operation.stored_version != 0 && operation.stored_version <= event.version) waiting.push_back(key);
     for (const auto& key : waiting) finish(*gang, key);
   }
   for (auto& [epoch, capture] : gang->captures)
-    if (capture.stored && !capture.repeat_report && !capture.discarded) images_durable(*gang, epoch);
+    if (capture.stored_version != 0 && capture.stored_version <= event.version && !capture.repeat_report && !capture.discarded)
+      images_durable(*gang, epoch);
 }
 
 // ---- going
@@ -273,7 +275,7 @@ void Host::Impl::gang_removed(const GangRemoved& event) {
   if (gang == nullptr || !gang->dying) return;
   if (!event.status) return removal_failed(*gang, event.status.error());
   for (const auto& [epoch, capture] : gang->captures)
-    if (!capture.images.empty() && (capture.discarded || !capture.stored)) drop_discarded(*gang, epoch);
+    if (!capture.images.empty() && (capture.discarded || !capture.durable)) drop_discarded(*gang, epoch);
   log(Log::Level::info, "gang removed", gang->id);
   const JobId job = event.gang.job;
   gangs.erase(event.gang);

@@ -144,7 +144,10 @@ void Host::Impl::guest_done(Gang& gang, const std::string& key, std::uint32_t gu
     gang.record.set_stage(record::Gang::RESUMED);
     store_record(gang);
   }
-  finish(gang, key);
+  if (found->second.needs_version > gang.durable_version)
+    found->second.stored_version = found->second.needs_version;  // record_stored() goes on
+  else
+    finish(gang, key);
 }
 
 void Host::Impl::finish_when_stored(Gang& gang, const std::string& key) {
