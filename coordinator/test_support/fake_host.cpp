@@ -73,7 +73,7 @@ void FakeHost::send_raw(const std::string& payload) { impl_->session->send(paylo
 
 bool FakeHost::wait_for(const std::function<bool()>& condition) {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, std::chrono::seconds(20), condition);
+  return changed_.wait_for(lock, std::chrono::seconds(60), condition);
 }
 
 std::size_t FakeHost::count(wire::ToHost::BodyCase kind) {

@@ -36,7 +36,7 @@ class FakeHost {
   void send(const wire::FromHost& message);
   void send_raw(const std::string& payload);
 
-  bool wait_for(const std::function<bool()>& condition);  // looked at after each message; false after 20 s
+  bool wait_for(const std::function<bool()>& condition);  // looked at after each message; false after 60 s
   std::size_t count(wire::ToHost::BodyCase kind);         // messages of this kind so far
   std::string closed_because();                           // empty while the session is open
   std::map<std::string, std::string> files();             // as put by the coordinator

@@ -23,10 +23,10 @@ class TestServer {
 
   HttpClient http() const { return HttpClient(directory / "api.sock"); }
   std::uint16_t port() const { return server->port(); }
-  // The job's status when the condition holds of it; a null value after 20 s.
+  // The job's status when the condition holds of it; a null value after 60 s.
   template <class Condition>
   nlohmann::json status_when(const std::string& job, Condition condition) const {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     nlohmann::json status;
     do {
       status = http().get("/v1/jobs/" + job).json();
