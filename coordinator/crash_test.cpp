@@ -32,7 +32,7 @@ struct Process : TestServer {
     REQUIRE(pid >= 0);
     if (pid == 0) {
       ::execl(program.c_str(), "stillpointd", "--state", state.c_str(), "--listen", listen.c_str(), "--tls", tls.c_str(),
-              "--heartbeat-ms", "100", "--lease-ms", "1000", "--log-level", "error", nullptr);
+              "--heartbeat-ms", "100", "--lease-ms", "5000", "--log-level", "error", nullptr);
       ::_exit(127);
     }
     status_when("none", [&](const json&) { return http().get("/v1/health").status == 200; });
