@@ -10,7 +10,7 @@ namespace stillpoint::e2e {
 
 // 2-D heat diffusion; every so many steps a line "step N residual R checksum C", which depends on nothing but N.
 struct Heat {
-  unsigned size = 256, steps = 3000, every = 50;
+  unsigned size = 512, steps = 12000, every = 100;
   std::vector<std::string> arguments() const;
   JobText job(const std::string& name) const;
 };
