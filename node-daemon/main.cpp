@@ -31,8 +31,10 @@ int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
   app.add_option("--tls", flags.tls, "directory with ca.pem, cert.pem, key.pem")->required();
   app.add_option("--images", flags.images, "directory of the checkpoint images, reached by all hosts")->required();
   app.add_option("--guest-image", flags.guest_image, "directory with vmlinuz, initrd.img, base.squashfs")->required();
-  app.add_option("--libvirt", flags.libvirt, "embed, or qemu:///system")->check(CLI::IsMember({"embed", "qemu:///system"}));
-  app.add_option("--log-level", flags.log_level, "debug, info, warn or error")->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  app.add_option("--libvirt", flags.libvirt, "embed, or qemu:///system")
+      ->check(CLI::IsMember({"embed", "qemu:///system"}));
+  app.add_option("--log-level", flags.log_level, "debug, info, warn or error")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -58,7 +60,8 @@ Status serve(const Flags& flags) {
   auto tls = net::TlsContext::load(flags.tls, net::TlsRole::host);
   if (!tls) return tls.error();
   if (tls->name() != flags.name)
-    return Error{ErrorKind::refused, "start", flags.name, "the certificate in " + flags.tls + " is for \"" + tls->name() + "\""};
+    return Error{ErrorKind::refused, "start", flags.name,
+                 "the certificate in " + flags.tls + " is for \"" + tls->name() + "\""};
   parts.tls = std::move(*tls);
 
   auto state = StateDirectory::open(flags.state);
@@ -83,6 +86,7 @@ Status serve(const Flags& flags) {
   parts.settings.cpus = static_cast<std::uint32_t>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
   parts.settings.memory_bytes = total_memory();
   parts.settings.version = STILLPOINT_VERSION;
+  parts.settings.pid = static_cast<std::uint32_t>(::getpid());
   parts.settings.first_request = first_request_id();
   parts.guest_image = std::filesystem::absolute(flags.guest_image);
   parts.coordinator = flags.coordinator;

@@ -33,7 +33,7 @@ class InterruptGuard {
  public:
   InterruptGuard() {
     interrupted = 0;
-    struct sigaction action{};
+    struct sigaction action {};
     action.sa_handler = [](int) { interrupted = 1; };
     for (std::size_t i = 0; i < std::size(kSignals); ++i) ::sigaction(kSignals[i], &action, &before_[i]);
   }
@@ -139,9 +139,9 @@ Result<nlohmann::json> Lab::up(unsigned hosts, LabOptions asked) {
   auto options = with_defaults(std::move(asked), layout_);
   if (!options) return options.error();
   if (auto before = read_journal(layout_.journal()); before.has_value() && before->state == LabState::up)
-    return Error{ErrorKind::refused, "make laboratory", layout_.directory().string(),
-                 "it is up already, with " + std::to_string(before->hosts.size()) +
-                     " hosts; 'stillpoint lab down' ends it"};
+    return Error{
+        ErrorKind::refused, "make laboratory", layout_.directory().string(),
+        "it is up already, with " + std::to_string(before->hosts.size()) + " hosts; 'stillpoint lab down' ends it"};
   else if (before.has_value() || before.error().kind != ErrorKind::not_found) {
     if (auto cleaned = down(); !cleaned) return cleaned.error();  // what a crash left
   }
@@ -152,7 +152,8 @@ Result<nlohmann::json> Lab::up(unsigned hosts, LabOptions asked) {
   if (auto built = build(hosts, *options); !built) {
     Error error = built.error();
     interrupted = 0;
-    if (auto cleaned = down(); !cleaned) error.cause += "\nand taking it down again failed: " + cleaned.error().message();
+    if (auto cleaned = down(); !cleaned)
+      error.cause += "\nand taking it down again failed: " + cleaned.error().message();
     return error;
   }
   auto document = status();
@@ -166,7 +167,8 @@ Result<nlohmann::json> Lab::up(unsigned hosts, LabOptions asked) {
 Status Lab::build(unsigned hosts, const LabOptions& options) {
   journal_ = Journal{};
   journal_.options = options;
-  for (unsigned number = 1; number <= hosts; ++number) journal_.hosts.push_back({host_name(number), HostState::present, {}});
+  for (unsigned number = 1; number <= hosts; ++number)
+    journal_.hosts.push_back({host_name(number), HostState::present, {}});
   std::error_code ignored;
   for (fs::path parent = layout_.directory().parent_path(); !fs::exists(parent, ignored); parent = parent.parent_path())
     journal_.made_directories.insert(journal_.made_directories.begin(), parent.string());
@@ -197,11 +199,16 @@ Status Lab::build(unsigned hosts, const LabOptions& options) {
 
 Status Lab::start_coordinator_process() {
   std::vector<std::string> argv = {(fs::path(journal_.options.programs) / "stillpointd").string(),
-                                   "--state", (layout_.coordinator() / "state").string(),
-                                   "--api-socket", layout_.api_socket().string(),
-                                   "--listen", endpoint(),
-                                   "--tls", (layout_.coordinator() / "tls").string()};
-  if (journal_.options.lease_ms != 0) argv.insert(argv.end(), {"--lease-ms", std::to_string(journal_.options.lease_ms)});
+                                   "--state",
+                                   (layout_.coordinator() / "state").string(),
+                                   "--api-socket",
+                                   layout_.api_socket().string(),
+                                   "--listen",
+                                   endpoint(),
+                                   "--tls",
+                                   (layout_.coordinator() / "tls").string()};
+  if (journal_.options.lease_ms != 0)
+    argv.insert(argv.end(), {"--lease-ms", std::to_string(journal_.options.lease_ms)});
   argv.insert(argv.end(), journal_.options.coordinator_args.begin(), journal_.options.coordinator_args.end());
   auto started = start_in_namespace(argv, layout_.switch_namespace(), layout_.log("coordinator"));
   if (!started) return started.error();
@@ -220,14 +227,22 @@ Status Lab::make_host(HostRecord& host) {
 
 Status Lab::start_daemon(HostRecord& host) {
   std::vector<std::string> argv = {(fs::path(journal_.options.programs) / "stillpoint-node").string(),
-                                   "--name", host.name,
-                                   "--state", (layout_.short_host(host.name) / "state").string(),
-                                   "--coordinator", endpoint(),
-                                   "--address", host_address(host_number(host.name)),
-                                   "--tls", (layout_.short_host(host.name) / "tls").string(),
-                                   "--images", journal_.options.images,
-                                   "--guest-image", journal_.options.guest_image,
-                                   "--libvirt", "embed"};
+                                   "--name",
+                                   host.name,
+                                   "--state",
+                                   (layout_.short_host(host.name) / "state").string(),
+                                   "--coordinator",
+                                   endpoint(),
+                                   "--address",
+                                   host_address(host_number(host.name)),
+                                   "--tls",
+                                   (layout_.short_host(host.name) / "tls").string(),
+                                   "--images",
+                                   journal_.options.images,
+                                   "--guest-image",
+                                   journal_.options.guest_image,
+                                   "--libvirt",
+                                   "embed"};
   argv.insert(argv.end(), journal_.options.node_args.begin(), journal_.options.node_args.end());
   auto started = start_in_namespace(argv, layout_.host_namespace(host.name), layout_.log(host.name));
   if (!started) return started.error();
@@ -243,8 +258,7 @@ Status Lab::wait_for_coordinator() {
     if (!alive(journal_.coordinator))
       return Error{ErrorKind::permanent, "start", "coordinator", "it ended at once" + log_tail("coordinator")};
     if (Clock::now() > end)
-      return Error{ErrorKind::deadline, "start", "coordinator",
-                   health.error().message() + log_tail("coordinator")};
+      return Error{ErrorKind::deadline, "start", "coordinator", health.error().message() + log_tail("coordinator")};
     if (interrupted) return Error{ErrorKind::refused, "start", "coordinator", "interrupted"};
     wait_for_end({journal_.coordinator}, kAskAgain);
   }
@@ -254,9 +268,15 @@ Status Lab::wait_for_hosts(const std::vector<std::string>& hosts) {
   const auto end = Clock::now() + kHostsDeadline;
   for (;;) {
     std::vector<std::string> missing = hosts;
-    if (auto known = api_get(layout_.api_socket(), "/v1/hosts", milliseconds(2000)); known.has_value() && known->is_array())
-      for (const auto& host : *known)
-        if (host.value("state", "lost") != "lost") std::erase(missing, host.value("name", ""));
+    if (auto known = api_get(layout_.api_socket(), "/v1/hosts", milliseconds(2000));
+        known.has_value() && known->is_array())
+      for (const auto& host : *known) {
+        const HostRecord* ours = journal_.find(host.value("name", ""));
+        // The daemon that we started: the session of the one before it may still look alive.
+        if (ours != nullptr && host.value("connected", false) &&
+            host.value("daemonPid", nlohmann::json()) == ours->daemon.pid)
+          std::erase(missing, ours->name);
+      }
     if (missing.empty()) return {};
     std::vector<ProcessRecord> daemons{journal_.coordinator};
     for (const auto& name : missing) {
@@ -361,7 +381,8 @@ Status Lab::partition(const std::string& name, bool cut_off) {
   auto host = load_host(name);
   if (!host) return host.error();
   if ((*host)->state == HostState::killed)
-    return Error{ErrorKind::refused, cut_off ? "partition" : "heal", name, "the host is dead; start-host brings it back"};
+    return Error{ErrorKind::refused, cut_off ? "partition" : "heal", name,
+                 "the host is dead; start-host brings it back"};
   (*host)->state = cut_off ? HostState::cut_off : HostState::present;
   if (auto published = publish(); !published) return published;
   return set_cable(layout_, name, !cut_off);

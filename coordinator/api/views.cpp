@@ -132,7 +132,8 @@ json status_json(const Coordinator& core, const JobRecord& job, const std::vecto
 json jobs_json(const Coordinator& core) {
   std::vector<const JobRecord*> jobs;
   for (const auto& [id, job] : core.state().jobs) jobs.push_back(&job);
-  std::sort(jobs.begin(), jobs.end(), [](const auto* a, const auto* b) { return id_number(a->job) < id_number(b->job); });
+  std::sort(jobs.begin(), jobs.end(),
+            [](const auto* a, const auto* b) { return id_number(a->job) < id_number(b->job); });
   json list = json::array();
   for (const auto* job : jobs) list.push_back(status_json(core, *job));
   return list;
@@ -182,6 +183,8 @@ json hosts_json(const Coordinator& core) {
     const auto record = core.state().hosts.find(view.host);
     list.push_back({{"name", view.host.value},
                     {"state", host_state(view.state)},
+                    {"connected", view.connected},
+                    {"daemonPid", view.daemon_pid == 0 ? json(nullptr) : json(view.daemon_pid)},
                     {"accel", view.accelerator},
                     {"acceleratorReason", view.accelerator_reason},
                     {"captureMode", view.capture_mode},

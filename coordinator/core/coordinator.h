@@ -10,10 +10,10 @@ namespace stillpoint::coordinator {
 
 struct Settings {
   std::chrono::milliseconds heartbeat{500};
-  std::chrono::milliseconds lease{10'000};        // host side; the coordinator waits it out before it restarts elsewhere
+  std::chrono::milliseconds lease{10'000};  // host side; the coordinator waits it out before it restarts elsewhere
   std::chrono::milliseconds start_deadline{180'000};
-  std::chrono::milliseconds drain_deadline{10'000};   // close to frozen
-  std::chrono::milliseconds hold{20'000};             // hosts release by themselves after it
+  std::chrono::milliseconds drain_deadline{10'000};  // close to frozen
+  std::chrono::milliseconds hold{20'000};            // hosts release by themselves after it
   std::chrono::milliseconds capture_deadline{15'000};
   std::chrono::milliseconds upload_deadline{600'000};
   std::chrono::milliseconds restore_deadline{180'000};
@@ -33,6 +33,8 @@ struct HostView {
   std::string accelerator, accelerator_reason, capture_mode, capture_reason;
   std::uint64_t memory_bytes = 0, memory_free_bytes = 0;
   std::uint32_t cpus = 0;
+  bool connected = false;        // a session is open now
+  std::uint32_t daemon_pid = 0;  // 0: never heard of since the coordinator started
   std::vector<JobId> jobs;
 };
 

@@ -132,14 +132,17 @@ void on_answer(Core& core, const HostName& host, const wire::FromHost& message) 
   const auto found = core.requests.find(message.request());
   const JobId job{message.gang().job()};
   if (found == core.requests.end() || found->second.host != host || !found->second.sent_on)
-    return core.stale(host, job, Epoch{message.epoch()}, fmt::format("answer to request {}, which nobody waits for", message.request()));
+    return core.stale(host, job, Epoch{message.epoch()},
+                      fmt::format("answer to request {}, which nobody waits for", message.request()));
   const auto& asked = found->second.message;
   if (asked.gang().job() != message.gang().job() || asked.gang().incarnation() != message.gang().incarnation() ||
       asked.epoch() != message.epoch())
-    return core.stale(host, job, Epoch{message.epoch()},
-                      fmt::format("answer to request {} names incarnation {} of {}, epoch {}; asked was incarnation {} of {}, epoch {}",
-                                  message.request(), message.gang().incarnation(), message.gang().job(), message.epoch(),
-                                  asked.gang().incarnation(), asked.gang().job(), asked.epoch()));
+    return core.stale(
+        host, job, Epoch{message.epoch()},
+        fmt::format(
+            "answer to request {} names incarnation {} of {}, epoch {}; asked was incarnation {} of {}, epoch {}",
+            message.request(), message.gang().incarnation(), message.gang().job(), message.epoch(),
+            asked.gang().incarnation(), asked.gang().job(), asked.epoch()));
   const Request request = std::move(found->second);
   core.requests.erase(found);
   dispatch(core, request, message);
@@ -165,10 +168,12 @@ void on_spontaneous(Core& core, const HostName& host, const wire::FromHost& mess
     case wire::FromHost::kLaunch: return relay::on_launch(core, *job, message.launch().launch());
     case wire::FromHost::kJobEnded: return finish::on_job_ended(core, *job, message.job_ended().exited());
     case wire::FromHost::kGuestLost:
-      return finish::on_guests_gone(core, *job, host, fmt::format("guest {} on host {} was lost: {}", message.guest_lost().guest(),
-                                                                  host.value, message.guest_lost().reason()));
+      return finish::on_guests_gone(core, *job, host,
+                                    fmt::format("guest {} on host {} was lost: {}", message.guest_lost().guest(),
+                                                host.value, message.guest_lost().reason()));
     case wire::FromHost::kRankLost: return finish::on_rank_lost(core, *job, host, message.rank_lost().rank());
-    default: return core.stale(host, job->job, Epoch{message.epoch()}, "a message that hosts do not send by themselves");
+    default:
+      return core.stale(host, job->job, Epoch{message.epoch()}, "a message that hosts do not send by themselves");
   }
 }
 
@@ -177,9 +182,10 @@ void on_spontaneous(Core& core, const HostName& host, const wire::FromHost& mess
 void on_connected(Core& core, HostConnected event) {
   const HostName host = event.host;
   if (event.hello.protocol() != kProtocol || event.hello.host() != host.value) {
-    core.effects.push_back(CloseSession{host, event.session,
-                                        fmt::format("hello of host \"{}\", protocol {}; expected \"{}\", protocol {}", event.hello.host(),
-                                                    event.hello.protocol(), host.value, kProtocol)});
+    core.effects.push_back(
+        CloseSession{host, event.session,
+                     fmt::format("hello of host \"{}\", protocol {}; expected \"{}\", protocol {}", event.hello.host(),
+                                 event.hello.protocol(), host.value, kProtocol)});
     core.rejected += 1;
     return;
   }
@@ -224,7 +230,8 @@ void on_spoke(Core& core, const HostSpoke& event) {
   const auto found = core.hosts.find(event.host);
   const auto& message = event.message;
   if (found == core.hosts.end() || !found->second.connected || found->second.session != event.session)
-    return core.stale(event.host, JobId{message.gang().job()}, Epoch{message.epoch()}, "word from a session that was replaced");
+    return core.stale(event.host, JobId{message.gang().job()}, Epoch{message.epoch()},
+                      "word from a session that was replaced");
   auto& host = found->second;
   host.last_word = core.now;
   core.flush(event.host);
@@ -242,7 +249,8 @@ void on_spoke(Core& core, const HostSpoke& event) {
 void on_cordon(Core& core, const CordonHost& event) {
   const auto found = core.catalog.hosts.find(event.host);
   if (found == core.catalog.hosts.end())
-    return core.refuse(event.request, Error{ErrorKind::not_found, event.cordoned ? "cordon" : "uncordon", event.host.value, "no such host"});
+    return core.refuse(event.request, Error{ErrorKind::not_found, event.cordoned ? "cordon" : "uncordon",
+                                            event.host.value, "no such host"});
   if (found->second.cordoned != event.cordoned) {
     found->second.cordoned = event.cordoned;
     core.persist(PutHost{found->second});
@@ -278,6 +286,8 @@ std::vector<HostView> views(const Core& core) {
       view.memory_bytes = h.hello.memory_bytes();
       view.memory_free_bytes = h.memory_free;
       view.cpus = h.hello.cpus();
+      view.connected = h.connected;
+      view.daemon_pid = h.hello.pid();
     }
     if (record.cordoned && view.state == HostView::State::up) view.state = HostView::State::cordoned;
     for (const auto& [id, job] : core.catalog.jobs)

@@ -40,15 +40,15 @@ void Host::Impl::handle(Event& event) {
         else if constexpr (std::is_same_v<E, Disconnected>) on_disconnected();
         else if constexpr (std::is_same_v<E, CoordinatorSaid>) coordinator_said(e.message);
         else if constexpr (std::is_same_v<E, LinkOpened>) {
-          if (Gang* gang = find_settled(e.id)) gang->guests.at(static_cast<std::uint32_t>(e.id.guest.value)).last_heard = now;
+          if (Gang* gang = find_settled(e.id))
+            gang->guests.at(static_cast<std::uint32_t>(e.id.guest.value)).last_heard = now;
           if (Gang* gang = find(gang_of(e.id))) resend(*gang, static_cast<std::uint32_t>(e.id.guest.value));
-        }
-        else if constexpr (std::is_same_v<E, GuestSaid>) guest_said(e.id, e.message);
+        } else if constexpr (std::is_same_v<E, GuestSaid>) guest_said(e.id, e.message);
         else if constexpr (std::is_same_v<E, DomainEnded>) {
           Gang* gang = find(gang_of(e.id));
-          if (gang != nullptr && !gang->dying) guest_lost(*gang, static_cast<std::uint32_t>(e.id.guest.value), e.reason);
-        }
-        else if constexpr (std::is_same_v<E, GangPrepared>) gang_prepared(e);
+          if (gang != nullptr && !gang->dying)
+            guest_lost(*gang, static_cast<std::uint32_t>(e.id.guest.value), e.reason);
+        } else if constexpr (std::is_same_v<E, GangPrepared>) gang_prepared(e);
         else if constexpr (std::is_same_v<E, RecordStored>) record_stored(e);
         else if constexpr (std::is_same_v<E, GuestStarted>) guest_started(e);
         else if constexpr (std::is_same_v<E, GuestRestored>) guest_restored(e);
@@ -143,13 +143,15 @@ wire::HostHello Host::Impl::hello() const {
   hello.set_address(settings.address);
   hello.set_accelerator(settings.probe.accelerator == Accelerator::kvm ? "kvm" : "tcg");
   hello.set_accelerator_reason(settings.probe.accelerator_reason);
-  hello.set_capture_mode(settings.probe.capture_mode == CaptureMode::background_snapshot ? "background-snapshot" : "paused-save");
+  hello.set_capture_mode(settings.probe.capture_mode == CaptureMode::background_snapshot ? "background-snapshot"
+                                                                                         : "paused-save");
   hello.set_capture_reason(settings.probe.capture_reason);
   hello.set_cpus(settings.cpus);
   hello.set_memory_bytes(settings.memory_bytes);
   hello.set_memory_free_bytes(figures.memory_free);
   hello.set_image_free_bytes(figures.image_free);
   hello.set_version(settings.version);
+  hello.set_pid(settings.pid);
   for (const auto& [id, gang] : gangs) {
     if (gang.dying) continue;
     auto& presence = *hello.add_gangs();
@@ -166,7 +168,8 @@ wire::HostHello Host::Impl::hello() const {
 void Host::Impl::on_welcome(const wire::Welcome& welcome) {
   if (!host.coordinator().empty() && host.coordinator() != welcome.coordinator()) {
     effects.push_back(DropCoordinator{"it is coordinator " + welcome.coordinator() + ", but this host belongs to " +
-                                      host.coordinator() + "; remove host.record from the state directory to let it change"});
+                                      host.coordinator() +
+                                      "; remove host.record from the state directory to let it change"});
     return;
   }
   last_word = now;
@@ -216,7 +219,8 @@ void Host::Impl::repeat_news() {
 void Host::Impl::check_lease() {
   if (now - last_word < lease()) return;
   for (auto& [id, gang] : gangs)
-    if (!gang.dying) tear_down(gang, "the coordinator was silent for longer than the lease; it may have restarted the job elsewhere");
+    if (!gang.dying)
+      tear_down(gang, "the coordinator was silent for longer than the lease; it may have restarted the job elsewhere");
 }
 
 void Host::Impl::tick() {
@@ -236,10 +240,12 @@ void Host::Impl::tick() {
       const auto found = gang.operations.find(key);
       if (found == gang.operations.end()) continue;  // ended by the failure of another
       std::string silent;
-      for (std::uint32_t guest : found->second.waiting) silent += (silent.empty() ? "guest " : ", guest ") + std::to_string(guest);
-      fail(gang, key, {ErrorKind::deadline, request_name(found->second.ask.body_case()), "job " + id.job.value,
-                       found->second.held_back ? "the disk work of the checkpoint before it is not done yet; try again"
-                                                     : "no answer in time from " + silent});
+      for (std::uint32_t guest : found->second.waiting)
+        silent += (silent.empty() ? "guest " : ", guest ") + std::to_string(guest);
+      fail(gang, key,
+           {ErrorKind::deadline, request_name(found->second.ask.body_case()), "job " + id.job.value,
+            found->second.held_back ? "the disk work of the checkpoint before it is not done yet; try again"
+                                    : "no answer in time from " + silent});
     }
     for (auto& [request, waiting] : gang.outstanding) {
       if (waiting.next_send > now) continue;

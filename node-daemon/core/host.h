@@ -12,19 +12,20 @@ namespace stillpoint::node {
 
 struct HostSettings {
   HostName name;
-  std::string address;                 // underlay
+  std::string address;  // underlay
   DriverProbe probe;
   std::uint32_t cpus = 1;
   std::uint64_t memory_bytes = 0;
   std::string version;
+  std::uint32_t pid = 0;
   std::uint64_t first_request = 1;     // ids of guest requests go on from here: higher than any earlier daemon's
   milliseconds default_lease{10'000};  // before any coordinator has said one
   milliseconds resend{1'000};          // to agents
   milliseconds probe_after{15'000};    // an agent silent for so long is asked
   milliseconds silent_limit{60'000};   // and after so long its guest is lost
   milliseconds retry_removal{5'000};
-  std::uint32_t flatten_layers = 6;    // a disk chain of so many files is shortened
-  std::size_t max_guests = 48;         // on this host: each takes a worker during a capture
+  std::uint32_t flatten_layers = 6;  // a disk chain of so many files is shortened
+  std::size_t max_guests = 48;       // on this host: each takes a worker during a capture
 };
 
 // What a starting daemon finds.
