@@ -40,7 +40,8 @@ TEST_CASE("a frame that lost its beginning is skipped, the next one is read") {
 
 TEST_CASE("a frame that lost its end costs itself alone once enough bytes follow") {
   FrameReader reader;
-  reader.feed(encode_frame(std::string(50, 'a')).substr(0, 40) + encode_frame("b") + encode_frame(std::string(30, 'c')));
+  reader.feed(encode_frame(std::string(50, 'a')).substr(0, 40) + encode_frame("b") +
+              encode_frame(std::string(30, 'c')));
   CHECK(reader.next() == "b");
   CHECK(reader.next() == std::string(30, 'c'));
 }
@@ -63,7 +64,8 @@ TEST_CASE("a length over the limit is refused before anything is waited for") {
 }
 
 TEST_CASE("publish_file replaces the whole file with the asked mode and leaves no temporary") {
-  const auto dir = std::filesystem::temp_directory_path() / ("stillpoint-file-test-" + std::to_string(std::random_device{}()));
+  const auto dir =
+      std::filesystem::temp_directory_path() / ("stillpoint-file-test-" + std::to_string(std::random_device{}()));
   std::filesystem::create_directory(dir);
   REQUIRE(publish_file(dir / "f", "first").has_value());
   REQUIRE(publish_file(dir / "f", "second", 0640).has_value());

@@ -27,14 +27,18 @@ struct Name {
 };
 
 template <class Tag>
-std::ostream& operator<<(std::ostream& out, const Number<Tag>& n) { return out << n.value; }
+std::ostream& operator<<(std::ostream& out, const Number<Tag>& n) {
+  return out << n.value;
+}
 template <class Tag>
-std::ostream& operator<<(std::ostream& out, const Name<Tag>& n) { return out << n.value; }
+std::ostream& operator<<(std::ostream& out, const Name<Tag>& n) {
+  return out << n.value;
+}
 
-using JobId = Name<struct JobIdTag>;              // "j7": made by the catalog, never reused
-using HostName = Name<struct HostNameTag>;        // as in the host's certificate
+using JobId = Name<struct JobIdTag>;                // "j7": made by the catalog, never reused
+using HostName = Name<struct HostNameTag>;          // as in the host's certificate
 using Incarnation = Number<struct IncarnationTag>;  // one launch or restore of a job; the first is 1
-using Epoch = Number<struct EpochTag>;            // one checkpoint attempt; per site, increasing, never reused; 0 = none
+using Epoch = Number<struct EpochTag>;  // one checkpoint attempt; per site, increasing, never reused; 0 = none
 using GuestIndex = Number<struct GuestIndexTag>;  // 0 … guests - 1
 using Rank = Number<struct RankTag>;              // index in MPI_COMM_WORLD
 
@@ -42,7 +46,9 @@ using Rank = Number<struct RankTag>;              // index in MPI_COMM_WORLD
 
 template <class Tag>
 struct std::hash<stillpoint::Number<Tag>> {
-  std::size_t operator()(const stillpoint::Number<Tag>& n) const noexcept { return std::hash<std::uint64_t>{}(n.value); }
+  std::size_t operator()(const stillpoint::Number<Tag>& n) const noexcept {
+    return std::hash<std::uint64_t>{}(n.value);
+  }
 };
 template <class Tag>
 struct std::hash<stillpoint::Name<Tag>> {

@@ -52,7 +52,8 @@ Result<pid_t> spawn(const std::vector<std::string>& argv, Pipe& in, Pipe& out, P
 enum class PumpEnd { outputs_closed, deadline, too_much_output };
 
 // Moves bytes until both outputs are at their end.
-PumpEnd pump(const ProcessOptions& options, Pipe& in, Pipe& out, Pipe& err, ProcessOutcome& outcome, Clock::time_point end) {
+PumpEnd pump(const ProcessOptions& options, Pipe& in, Pipe& out, Pipe& err, ProcessOutcome& outcome,
+             Clock::time_point end) {
   std::string_view input = options.input;
   if (input.empty()) in.write.reset();
   while (out.read || err.read) {
@@ -95,8 +96,7 @@ Result<ProcessOutcome> run_process(const std::vector<std::string>& argv, const P
   const PumpEnd end = pump(options, *in, *out, *err, outcome, Clock::now() + options.deadline);
   if (end != PumpEnd::outputs_closed) ::kill(*pid, SIGKILL);
   int status = 0;
-  while (::waitpid(*pid, &status, 0) < 0 && errno == EINTR) {
-  }
+  while (::waitpid(*pid, &status, 0) < 0 && errno == EINTR) {}
   if (end == PumpEnd::deadline)
     return Error{ErrorKind::deadline, "run", join(argv),
                  "did not end within " + std::to_string(options.deadline.count()) + " ms"};

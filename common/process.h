@@ -18,7 +18,7 @@ struct ProcessOutcome {
 struct ProcessOptions {
   std::chrono::milliseconds deadline{60'000};  // then SIGKILL and an error of kind deadline
   std::string input;
-  std::size_t output_limit = 8u << 20;         // per stream; more is an error
+  std::size_t output_limit = 8u << 20;  // per stream; more is an error
 };
 
 // An outcome for every program that could be started, whatever its exit code.

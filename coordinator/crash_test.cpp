@@ -1,7 +1,7 @@
 // The real program, killed. What was promised to a client or a host before must hold after.
+#include <SQLiteCpp/SQLiteCpp.h>
 #include <doctest/doctest.h>
 #include <signal.h>
-#include <SQLiteCpp/SQLiteCpp.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,8 +31,8 @@ struct Process : TestServer {
     pid = ::fork();
     REQUIRE(pid >= 0);
     if (pid == 0) {
-      ::execl(program.c_str(), "stillpointd", "--state", state.c_str(), "--listen", listen.c_str(), "--tls", tls.c_str(),
-              "--heartbeat-ms", "100", "--lease-ms", "5000", "--log-level", "error", nullptr);
+      ::execl(program.c_str(), "stillpointd", "--state", state.c_str(), "--listen", listen.c_str(), "--tls",
+              tls.c_str(), "--heartbeat-ms", "100", "--lease-ms", "5000", "--log-level", "error", nullptr);
       ::_exit(127);
     }
     status_when("none", [&](const json&) { return http().get("/v1/health").status == 200; });
@@ -58,8 +58,13 @@ std::string free_port() {
 }
 
 json spec() {
-  return {{"spec", {{"name", "heat"}, {"guests", 2}, {"memoryBytes", 256u << 20}, {"diskBytes", 1u << 30},
-                    {"ranksPerGuest", {1, 1}}, {"command", {"heat"}}}}};
+  return {{"spec",
+           {{"name", "heat"},
+            {"guests", 2},
+            {"memoryBytes", 256u << 20},
+            {"diskBytes", 1u << 30},
+            {"ranksPerGuest", {1, 1}},
+            {"command", {"heat"}}}}};
 }
 
 }  // namespace
@@ -84,7 +89,8 @@ TEST_CASE("killed at any moment of a checkpoint: committed or aborted, never in 
   for (int round = 0; round < 8; ++round) {
     CAPTURE(round);
     auto asked = std::async(std::launch::async, [&] { return site.http().post("/v1/jobs/heat/checkpoint"); });
-    std::this_thread::sleep_for(std::chrono::milliseconds(std::uniform_int_distribution<int>(0, 60)(random)));  // any moment
+    std::this_thread::sleep_for(
+        std::chrono::milliseconds(std::uniform_int_distribution<int>(0, 60)(random)));  // any moment
     site.kill_and_wait();
     const auto answer = asked.get();
     if (answer.status == 200) promised.insert(answer.json()["epoch"].get<std::uint64_t>());
@@ -94,7 +100,8 @@ TEST_CASE("killed at any moment of a checkpoint: committed or aborted, never in 
     json list;
     site.status_when("heat", [&](const json&) {
       list = site.http().get("/v1/jobs/heat/checkpoints").json();
-      return std::none_of(list.begin(), list.end(), [](const json& e) { return e["state"] == "attempted" || e["state"] == "captured"; });
+      return std::none_of(list.begin(), list.end(),
+                          [](const json& e) { return e["state"] == "attempted" || e["state"] == "captured"; });
     });
     for (const auto& epoch : list) {
       CAPTURE(epoch.dump());
@@ -148,8 +155,10 @@ TEST_CASE("flags that cannot be right are wrong usage; what cannot start says so
   const std::string state = site.directory.string(), tls = site.options.tls.string();
   CHECK(run({}) == 2);
   CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--lease-ms", "0"}) == 2);
-  CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--lease-ms", "600", "--heartbeat-ms", "500"}) == 2);
+  CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--lease-ms", "600", "--heartbeat-ms",
+             "500"}) == 2);
   CHECK(run({"--state", state, "--listen", "nowhere", "--tls", tls}) == 1);
   CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", state}) == 1);
-  CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--api-socket", "/tmp/" + std::string(200, 'x')}) == 1);
+  CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--api-socket",
+             "/tmp/" + std::string(200, 'x')}) == 1);
 }

@@ -27,7 +27,8 @@ void add_duration(CLI::App& app, const std::string& flag, std::chrono::milliseco
 void add_settings(CLI::App& app, Settings& settings) {
   add_duration(app, "--heartbeat-ms", settings.heartbeat, "Time between signs of life");
   add_duration(app, "--lease-ms", settings.lease, "A host that hears nothing for so long destroys its gangs");
-  add_duration(app, "--start-deadline-ms", settings.start_deadline, "For a job's guests to boot and its program to start");
+  add_duration(app, "--start-deadline-ms", settings.start_deadline,
+               "For a job's guests to boot and its program to start");
   add_duration(app, "--drain-deadline-ms", settings.drain_deadline, "For a job to come to its still point");
   add_duration(app, "--hold-ms", settings.hold, "Hosts let a held job go by themselves after it");
   add_duration(app, "--capture-deadline-ms", settings.capture_deadline, "For all guests to be captured");
@@ -55,9 +56,11 @@ int main(int argc, char** argv) {
   std::string log_level = "info";
   app.set_version_flag("--version", STILLPOINT_VERSION);
   app.add_option("--state", options.state, "Directory for catalog, spools and output")->required();
-  app.add_option("--api-socket", options.api_socket, "Unix socket of the API [default: api.sock in the state directory]");
+  app.add_option("--api-socket", options.api_socket,
+                 "Unix socket of the API [default: api.sock in the state directory]");
   app.add_option("--listen", options.listen, "ADDR:PORT where the hosts connect")->required();
-  app.add_option("--tls", options.tls, "Directory with ca.pem, cert.pem (named \"coordinator\") and key.pem")->required();
+  app.add_option("--tls", options.tls, "Directory with ca.pem, cert.pem (named \"coordinator\") and key.pem")
+      ->required();
   app.add_option("--log-level", log_level, "debug, info, warn or error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();

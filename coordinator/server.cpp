@@ -77,10 +77,9 @@ Status Server::Impl::open(const ServerOptions& options) {
   const std::string identity = state->coordinator;
   driver.emplace(options.settings, std::move(*catalog), std::move(*state), files);
   api.emplace(*driver, files, spools, Api::Limits{});
-  auto listening = HostSessions::listen(io.get_executor(), *tls, options.listen, HostLimits{},
-                                        [this](Event event, std::function<void()> done) {
-    driver->post(std::move(event), std::move(done));
-  });
+  auto listening = HostSessions::listen(
+      io.get_executor(), *tls, options.listen, HostLimits{},
+      [this](Event event, std::function<void()> done) { driver->post(std::move(event), std::move(done)); });
   if (!listening) return listening.error();
   sessions = std::move(*listening);
   const auto socket = options.api_socket.empty() ? options.state / "api.sock" : options.api_socket;
@@ -98,8 +97,11 @@ Status Server::Impl::open(const ServerOptions& options) {
                  [this](const HostName& host, SessionId session, const std::string& why) {
                    sessions->close_session(host, session, why);
                  }});
-  log_info("coordinator is ready", {{"id", identity}, {"version", STILLPOINT_VERSION}, {"port", sessions->port()},
-                                    {"api", socket.string()}, {"jobs", jobs.size()}});
+  log_info("coordinator is ready", {{"id", identity},
+                                    {"version", STILLPOINT_VERSION},
+                                    {"port", sessions->port()},
+                                    {"api", socket.string()},
+                                    {"jobs", jobs.size()}});
   return {};
 }
 

@@ -37,9 +37,11 @@ struct Site : TestServer {
   // Submits heat with its program and waits until it runs.
   std::string submit() {
     const auto spool = http().post("/v1/spool").json()["spool"].get<std::string>();
-    const auto put = http().request("PUT", "/v1/spool/" + spool + "/bin/heat", std::string(700'000, 'p'), "X-Mode: 755\r\n");
+    const auto put =
+        http().request("PUT", "/v1/spool/" + spool + "/bin/heat", std::string(700'000, 'p'), "X-Mode: 755\r\n");
     REQUIRE(put.status == 200);
-    const json body = {{"spec", heat_spec()}, {"manifest", "kind: MpiJob"}, {"spool", spool}, {"submitDirectory", "/home/u"}};
+    const json body = {
+        {"spec", heat_spec()}, {"manifest", "kind: MpiJob"}, {"spool", spool}, {"submitDirectory", "/home/u"}};
     const auto reply = http().post("/v1/jobs", body.dump());
     REQUIRE(reply.status == 200);
     CHECK(reply.json()["incarnation"] == 1);

@@ -18,7 +18,8 @@ Result<Fd> connect_to(const std::filesystem::path& socket) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   const std::string path = socket.string();
-  if (path.size() >= sizeof address.sun_path) return Error{ErrorKind::permanent, "connect", path, "too long for a socket"};
+  if (path.size() >= sizeof address.sun_path)
+    return Error{ErrorKind::permanent, "connect", path, "too long for a socket"};
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return errno_error("connect", path, errno);
@@ -42,7 +43,8 @@ Result<nlohmann::json> api_get(const std::filesystem::path& socket, const std::s
     return Error{ErrorKind::transient, "ask", path, "the coordinator did not take the request"};
   std::string answer;
   for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now()).count();
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now()).count();
     pollfd readable{fd->get(), POLLIN, 0};
     if (left <= 0 || ::poll(&readable, 1, static_cast<int>(left)) == 0)
       return Error{ErrorKind::transient, "ask", path, "the coordinator did not answer in time"};
@@ -57,7 +59,8 @@ Result<nlohmann::json> api_get(const std::filesystem::path& socket, const std::s
   const auto body = answer.find("\r\n\r\n");
   if (body == std::string::npos || !answer.starts_with("HTTP/1.1 200"))
     return Error{ErrorKind::transient, "ask", path, "answered " + answer.substr(0, answer.find('\r'))};
-  auto document = nlohmann::json::parse(answer.begin() + static_cast<std::ptrdiff_t>(body) + 4, answer.end(), nullptr, false);
+  auto document =
+      nlohmann::json::parse(answer.begin() + static_cast<std::ptrdiff_t>(body) + 4, answer.end(), nullptr, false);
   if (document.is_discarded()) return Error{ErrorKind::permanent, "ask", path, "the answer is not JSON"};
   return document;
 }

@@ -18,7 +18,9 @@ namespace {
 template <auto F>
 struct Free {
   template <class T>
-  void operator()(T* object) const { F(object); }
+  void operator()(T* object) const {
+    F(object);
+  }
 };
 using Key = std::unique_ptr<EVP_PKEY, Free<EVP_PKEY_free>>;
 using Certificate = std::unique_ptr<X509, Free<X509_free>>;
@@ -44,7 +46,8 @@ bool fill(X509* certificate, EVP_PKEY* key, const std::string& name, const X509_
   return number && BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate)) != nullptr &&
          X509_set_version(certificate, X509_VERSION_3) == 1 &&
          X509_gmtime_adj(X509_getm_notBefore(certificate), -kHour) != nullptr &&
-         X509_gmtime_adj(X509_getm_notAfter(certificate), 10 * kYear) != nullptr && X509_set_pubkey(certificate, key) == 1 &&
+         X509_gmtime_adj(X509_getm_notAfter(certificate), 10 * kYear) != nullptr &&
+         X509_set_pubkey(certificate, key) == 1 &&
          X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, text, -1, -1, 0) == 1 &&
          X509_set_issuer_name(certificate, issuer != nullptr ? issuer : subject) == 1;
 }

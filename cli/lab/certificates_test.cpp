@@ -23,14 +23,14 @@ struct Site {
 };
 
 unsigned mode(const fs::path& path) {
-  struct stat found{};
+  struct stat found {};
   ::stat(path.c_str(), &found);
   return found.st_mode & 0777;
 }
 
 int verify(const fs::path& authority, const fs::path& certificate, const std::string& purpose) {
-  auto outcome = run_process({"openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", authority.string(),
-                              certificate.string()});
+  auto outcome = run_process(
+      {"openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", authority.string(), certificate.string()});
   REQUIRE(outcome.has_value());
   INFO(outcome->err);
   return outcome->exit_code;
@@ -50,7 +50,8 @@ TEST_CASE("a host's certificate is good for both ends of a session, under its ow
 TEST_CASE("a certificate carries its host's name, and its key") {
   Site site;
   REQUIRE(issue_certificate(site.path / "site", "h7", site.path / "tls").has_value());
-  const auto shown = run_checked({"openssl", "x509", "-noout", "-subject", "-pubkey", "-in", (site.path / "tls/cert.pem").string()});
+  const auto shown =
+      run_checked({"openssl", "x509", "-noout", "-subject", "-pubkey", "-in", (site.path / "tls/cert.pem").string()});
   REQUIRE(shown.has_value());
   CHECK(shown->find("CN = h7") != std::string::npos);
   const auto key = run_checked({"openssl", "pkey", "-pubout", "-in", (site.path / "tls/key.pem").string()});

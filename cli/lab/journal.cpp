@@ -8,9 +8,11 @@ namespace stillpoint::lab {
 
 using nlohmann::json;
 
-NLOHMANN_JSON_SERIALIZE_ENUM(LabState, {{LabState::starting, "starting"}, {LabState::up, "up"}, {LabState::stopping, "stopping"}})
-NLOHMANN_JSON_SERIALIZE_ENUM(HostState,
-                             {{HostState::present, "present"}, {HostState::cut_off, "cut-off"}, {HostState::killed, "killed"}})
+NLOHMANN_JSON_SERIALIZE_ENUM(LabState,
+                             {{LabState::starting, "starting"}, {LabState::up, "up"}, {LabState::stopping, "stopping"}})
+NLOHMANN_JSON_SERIALIZE_ENUM(HostState, {{HostState::present, "present"},
+                                         {HostState::cut_off, "cut-off"},
+                                         {HostState::killed, "killed"}})
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessRecord, pid, start_ticks)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(HostRecord, name, state, daemon)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LabOptions, programs, guest_image, images, lease_ms, node_args, coordinator_args)
@@ -45,7 +47,8 @@ Result<Journal> journal_from_json(const std::string& text, const std::string& ob
 
 bool holds_nothing(const std::filesystem::path& directory) {
   std::error_code failed;
-  for (std::filesystem::directory_iterator entry(directory, failed), end; !failed && entry != end; entry.increment(failed))
+  for (std::filesystem::directory_iterator entry(directory, failed), end; !failed && entry != end;
+       entry.increment(failed))
     if (!entry->path().filename().string().starts_with("lab.json.")) return false;
   return true;
 }

@@ -1,5 +1,5 @@
-// What a laboratory has made or is about to make, in DIR/lab.json. It is published (whole, fsynced) BEFORE each thing is
-// made, so `lab down` finds everything whatever moment a crash picks. Under the laboratory's lock only.
+// What a laboratory has made or is about to make, in DIR/lab.json. It is published (whole, fsynced) BEFORE each thing
+// is made, so `lab down` finds everything whatever moment a crash picks. Under the laboratory's lock only.
 #pragma once
 
 #include <sys/types.h>
@@ -32,10 +32,10 @@ struct HostRecord {
 
 // What `lab up` was told, needed again by start-host and start-coordinator.
 struct LabOptions {
-  std::string programs;     // directory of stillpointd and stillpoint-node
+  std::string programs;  // directory of stillpointd and stillpoint-node
   std::string guest_image;
-  std::string images;       // the shared image directory
-  unsigned lease_ms = 0;    // 0: the coordinator's own default
+  std::string images;     // the shared image directory
+  unsigned lease_ms = 0;  // 0: the coordinator's own default
   std::vector<std::string> node_args, coordinator_args;
   bool operator==(const LabOptions&) const = default;
 };

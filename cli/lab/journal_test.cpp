@@ -18,7 +18,8 @@ Journal example() {
   journal.state = LabState::up;
   journal.options = {"/bin", "/guest", "/images", 1500, {"--a"}, {"--b", "c"}};
   journal.coordinator = {12, 34};
-  journal.hosts = {{"h1", HostState::present, {56, 78}}, {"h2", HostState::killed, {}}, {"h3", HostState::cut_off, {9, 10}}};
+  journal.hosts = {
+      {"h1", HostState::present, {56, 78}}, {"h2", HostState::killed, {}}, {"h3", HostState::cut_off, {9, 10}}};
   journal.made_directories = {"/a", "/a/b"};
   return journal;
 }

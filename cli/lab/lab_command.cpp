@@ -38,10 +38,8 @@ int run(CommandContext& context, const std::string& directory, const std::functi
   if (!opened) return fail(context, opened.error());
   auto answer = command(*opened);
   if (!answer) return fail(context, answer.error());
-  if (context.json)
-    print_json(context, answer->document);
-  else
-    context.out << answer->text << std::endl;
+  if (context.json) print_json(context, answer->document);
+  else context.out << answer->text << std::endl;
   return kDone;
 }
 
@@ -88,13 +86,18 @@ void add_lab_command(CLI::App& app, CommandContext& context) {
   };
   const auto add_for_host = [&](const char* name, const char* help, const char* said,
                                 std::function<Status(Lab&, const std::string&)> act) {
-    add(name, help, [act = std::move(act), said](Lab& opened, const Arguments& a) {
-      return done(act(opened, a.host), {{"host", a.host}}, a.host + " " + said);
-    })->add_option("host", shared->host, "Name of the host")->required();
+    add(name, help,
+        [act = std::move(act), said](Lab& opened, const Arguments& a) {
+          return done(act(opened, a.host), {{"host", a.host}}, a.host + " " + said);
+        })
+        ->add_option("host", shared->host, "Name of the host")
+        ->required();
   };
 
   CLI::App* up = add("up", "Make and start it", do_up);
-  up->add_option("--hosts", shared->hosts, "How many hosts")->capture_default_str()->check(CLI::Range(1u, lab::kMaxHosts));
+  up->add_option("--hosts", shared->hosts, "How many hosts")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, lab::kMaxHosts));
   up->add_option("--lease-ms", shared->options.lease_ms, "How long a silent host is waited for");
   up->add_option("--images-dir", shared->options.images, "Where checkpoints go, instead of inside the laboratory");
   up->add_option("--guest-image", shared->options.guest_image, "Directory of the guest image");
@@ -109,8 +112,9 @@ void add_lab_command(CLI::App& app, CommandContext& context) {
     if (!text) return text.error();
     return Answer{json{{"down", true}}, *text};
   });
-  add("start-coordinator", "Start the coordinator again after it died",
-      [](Lab& opened, const Arguments&) { return done(opened.start_coordinator(), json::object(), "The coordinator runs."); });
+  add("start-coordinator", "Start the coordinator again after it died", [](Lab& opened, const Arguments&) {
+    return done(opened.start_coordinator(), json::object(), "The coordinator runs.");
+  });
   add_for_host("kill-host", "Power loss: all that runs there dies at once, its directory is gone", "is dead",
                [](Lab& opened, const std::string& host) { return opened.kill_host(host); });
   add_for_host("start-host", "Bring a dead host back, empty, or start its daemon again if only that died", "runs",

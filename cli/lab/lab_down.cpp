@@ -71,7 +71,8 @@ Status Lab::remove_everything() {
 
   // The journal goes last but for the directory itself, so that a `down` that is cut short can be done again.
   std::error_code failed;
-  for (fs::directory_iterator entry(layout_.directory(), failed), end; !failed && entry != end; entry.increment(failed)) {
+  for (fs::directory_iterator entry(layout_.directory(), failed), end; !failed && entry != end;
+       entry.increment(failed)) {
     if (entry->path() == layout_.journal()) continue;
     if (std::error_code error; fs::remove_all(entry->path(), error), error)
       return Error{ErrorKind::permanent, "delete", entry->path().string(), error.message()};
@@ -102,8 +103,8 @@ Result<std::string> Lab::down() {
   std::error_code ignored;
   const bool found = journal.has_value() || journal.error().kind != ErrorKind::not_found;
   if (journal) journal_ = std::move(*journal);
-  // Without a journal there may still be names from one whose file was lost, and an empty directory; one with something else
-  // in it is not ours.
+  // Without a journal there may still be names from one whose file was lost, and an empty directory; one with something
+  // else in it is not ours.
   if (!found && !holds_nothing(layout_.directory()))
     return Error{ErrorKind::refused, "take down", layout_.directory().string(),
                  "there is no lab.json in it: this is not a laboratory"};

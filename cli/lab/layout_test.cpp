@@ -6,7 +6,8 @@ using namespace stillpoint;
 using namespace stillpoint::lab;
 
 TEST_CASE("names follow from the directory, however it is written") {
-  const auto a = Layout::at("/tmp/some-lab"), b = Layout::at("/tmp/../tmp/./some-lab/"), c = Layout::at("/tmp/other-lab");
+  const auto a = Layout::at("/tmp/some-lab"), b = Layout::at("/tmp/../tmp/./some-lab/"),
+             c = Layout::at("/tmp/other-lab");
   REQUIRE(a.has_value());
   REQUIRE(b.has_value());
   REQUIRE(c.has_value());
@@ -25,7 +26,8 @@ TEST_CASE("a directory that cannot hold a laboratory is refused") {
 
 TEST_CASE("a host's name and number name the same host") {
   for (unsigned number : {1u, 9u, 10u, kMaxHosts}) CHECK(host_number(host_name(number)) == number);
-  for (const char* wrong : {"", "h", "h0", "h01", "h1x", "x1", "h-1", "h65", "h99999999999"}) CHECK(host_number(wrong) == 0);
+  for (const char* wrong : {"", "h", "h0", "h01", "h1x", "x1", "h-1", "h65", "h99999999999"})
+    CHECK(host_number(wrong) == 0);
 }
 
 TEST_CASE("an interface's name fits, and addresses differ from the coordinator's") {

@@ -39,22 +39,21 @@ Status make_switch(const Layout& layout) {
   const std::string name = layout.switch_namespace();
   if (auto made = add_namespace(name); !made) return made;
   const std::string bridge = kBridge;
-  return ip_in(name, "link add " + bridge + " type bridge\n" +
-                         "addr add " + kCoordinatorAddress + "/" + std::to_string(kUnderlayPrefix) + " dev " + bridge + "\n" +
-                         "link set " + bridge + " up\n");
+  return ip_in(name, "link add " + bridge + " type bridge\n" + "addr add " + kCoordinatorAddress + "/" +
+                         std::to_string(kUnderlayPrefix) + " dev " + bridge + "\n" + "link set " + bridge + " up\n");
 }
 
 Status make_host_network(const Layout& layout, const std::string& host) {
   const std::string name = layout.host_namespace(host), port = switch_port(host), link = kHostLink;
   const std::string mtu = std::to_string(kUnderlayMtu);
   if (auto made = add_namespace(name); !made) return made;
-  if (auto cabled = ip_in(layout.switch_namespace(), "link add " + port + " mtu " + mtu + " type veth peer name " + link +
-                                                         " mtu " + mtu + " netns " + name + "\n" +
-                                                         "link set " + port + " master " + kBridge + " up\n");
+  if (auto cabled = ip_in(layout.switch_namespace(), "link add " + port + " mtu " + mtu + " type veth peer name " +
+                                                         link + " mtu " + mtu + " netns " + name + "\n" + "link set " +
+                                                         port + " master " + kBridge + " up\n");
       !cabled)
     return cabled;
-  return ip_in(name, "addr add " + host_address(host_number(host)) + "/" + std::to_string(kUnderlayPrefix) + " dev " + link +
-                         "\n" + "link set " + link + " up\n");
+  return ip_in(name, "addr add " + host_address(host_number(host)) + "/" + std::to_string(kUnderlayPrefix) + " dev " +
+                         link + "\n" + "link set " + link + " up\n");
 }
 
 Status set_cable(const Layout& layout, const std::string& host, bool plugged_in) {
@@ -83,7 +82,8 @@ std::vector<std::string> existing_namespaces(const Layout& layout) {
   std::vector<std::string> names;
   std::error_code failed;
   for (fs::directory_iterator entry(kNamespaceDirectory, failed), end; !failed && entry != end; entry.increment(failed))
-    if (const std::string name = entry->path().filename(); name.starts_with(layout.namespace_prefix())) names.push_back(name);
+    if (const std::string name = entry->path().filename(); name.starts_with(layout.namespace_prefix()))
+      names.push_back(name);
   return names;
 }
 

@@ -56,7 +56,8 @@ std::vector<pid_t> find_in(const NamespaceIds& ids) {
     const std::string name = entry->path().filename();
     pid_t pid = 0;
     const auto [last, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
-    if (bad == std::errc() && last == name.data() + name.size() && pid != ::getpid() && is_in(pid, ids)) pids.push_back(pid);
+    if (bad == std::errc() && last == name.data() + name.size() && pid != ::getpid() && is_in(pid, ids))
+      pids.push_back(pid);
   }
   return pids;
 }

@@ -55,8 +55,8 @@ struct Network {
 TEST_CASE("a host reaches the coordinator's address unless its cable is pulled") {
   Network network;
   const auto ping = [&] {
-    auto outcome = run_process({"ip", "netns", "exec", network.layout.host_namespace("h1"), "/bin/busybox", "ping", "-c", "1",
-                                "-W", "1", kCoordinatorAddress});
+    auto outcome = run_process({"ip", "netns", "exec", network.layout.host_namespace("h1"), "/bin/busybox", "ping",
+                                "-c", "1", "-W", "1", kCoordinatorAddress});
     REQUIRE(outcome.has_value());
     return outcome->exit_code;
   };
@@ -105,7 +105,8 @@ TEST_CASE("a daemon sees its own namespace's interfaces in /sys, and nothing is 
 
 TEST_CASE("a program that is not there is an error, not a daemon") {
   Network network;
-  const auto started = start_in_namespace({"/nowhere/program"}, network.layout.switch_namespace(), network.path / "log");
+  const auto started =
+      start_in_namespace({"/nowhere/program"}, network.layout.switch_namespace(), network.path / "log");
   REQUIRE_FALSE(started.has_value());
   CHECK(started.error().kind == ErrorKind::not_found);
   CHECK(processes_in({network.layout.switch_namespace()}).empty());

@@ -5,6 +5,7 @@
 #include <openssl/x509.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -12,7 +13,6 @@
 #include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
-#include <array>
 #include <charconv>
 #include <deque>
 #include <mutex>
@@ -73,8 +73,13 @@ void prepare_socket(tcp::socket& socket, const SessionLimits& limits) {
 class TlsSession final : public FrameSession, public std::enable_shared_from_this<TlsSession> {
  public:
   TlsSession(const asio::any_io_executor& executor, const TlsContext& tls, const SessionLimits& limits)
-      : tls_(tls), limits_(limits), stream_(executor, tls.context()), resolver_(executor), open_timer_(executor),
-        idle_timer_(executor), reader_(limits.max_payload) {}
+      : tls_(tls),
+        limits_(limits),
+        stream_(executor, tls.context()),
+        resolver_(executor),
+        open_timer_(executor),
+        idle_timer_(executor),
+        reader_(limits.max_payload) {}
 
   // ---- how it begins; exactly one of the two, once, on the executor
   void connect(const std::string& endpoint, Handlers handlers);
@@ -133,16 +138,16 @@ void TlsSession::connect(const std::string& endpoint, Handlers handlers) {
   watch_opening();
   auto split = split_endpoint(endpoint);
   if (!split) return finish(split.error());
-  resolver_.async_resolve(split->host, split->port,
-                          [self = shared_from_this()](error_code failed, tcp::resolver::results_type found) {
-    if (self->closed_) return;
-    if (failed) return self->finish(self->failure("look-up", failed));
-    asio::async_connect(self->stream_.next_layer(), found, [self](error_code refused, const tcp::endpoint&) {
-      if (self->closed_) return;
-      if (refused) return self->finish(self->failure("connection", refused));
-      self->handshake();
-    });
-  });
+  resolver_.async_resolve(
+      split->host, split->port, [self = shared_from_this()](error_code failed, tcp::resolver::results_type found) {
+        if (self->closed_) return;
+        if (failed) return self->finish(self->failure("look-up", failed));
+        asio::async_connect(self->stream_.next_layer(), found, [self](error_code refused, const tcp::endpoint&) {
+          if (self->closed_) return;
+          if (refused) return self->finish(self->failure("connection", refused));
+          self->handshake();
+        });
+      });
 }
 
 void TlsSession::accept(tcp::socket socket, Handlers handlers) {
@@ -165,7 +170,8 @@ void TlsSession::watch_opening() {
 
 void TlsSession::handshake() {
   prepare_socket(stream_.next_layer(), limits_);
-  const auto side = tls_.role() == TlsRole::coordinator ? asio::ssl::stream_base::server : asio::ssl::stream_base::client;
+  const auto side =
+      tls_.role() == TlsRole::coordinator ? asio::ssl::stream_base::server : asio::ssl::stream_base::client;
   stream_.async_handshake(side, [self = shared_from_this()](error_code failed) {
     if (self->closed_) return;
     if (failed) return self->finish(self->failure("TLS handshake", failed));
@@ -269,8 +275,9 @@ void TlsSession::send(std::string_view payload) {
   }
   if (overflow) {
     const bool too_large = payload.size() > limits_.max_payload;
-    return close(Error{ErrorKind::permanent, "send", remote_,
-                       too_large ? "the message is larger than a frame may be" : "the peer does not read: the queue is full"});
+    return close(
+        Error{ErrorKind::permanent, "send", remote_,
+              too_large ? "the message is larger than a frame may be" : "the peer does not read: the queue is full"});
   }
   if (post_write) asio::post(stream_.get_executor(), [self = shared_from_this()] { self->write(); });
 }
@@ -353,8 +360,13 @@ class TlsListener final : public FrameListener, public std::enable_shared_from_t
  public:
   TlsListener(const asio::any_io_executor& executor, const TlsContext& tls, const SessionLimits& limits,
               std::size_t max_unopened, Accept accept)
-      : executor_(executor), tls_(tls), limits_(limits), max_unopened_(max_unopened), accept_(std::move(accept)),
-        acceptor_(executor), retry_(executor) {}
+      : executor_(executor),
+        tls_(tls),
+        limits_(limits),
+        max_unopened_(max_unopened),
+        accept_(std::move(accept)),
+        acceptor_(executor),
+        retry_(executor) {}
 
   Status listen(const std::string& endpoint);
   void start() {
@@ -388,9 +400,7 @@ class TlsListener final : public FrameListener, public std::enable_shared_from_t
 Status TlsListener::listen(const std::string& endpoint) {
   auto split = split_endpoint(endpoint);
   if (!split) return split.error();
-  auto fail = [&](const error_code& code) {
-    return Error{ErrorKind::permanent, "bind", endpoint, code.message()};
-  };
+  auto fail = [&](const error_code& code) { return Error{ErrorKind::permanent, "bind", endpoint, code.message()}; };
   error_code failed;
   const auto address = asio::ip::make_address(split->host, failed);
   if (failed) return fail(failed);

@@ -8,7 +8,8 @@
 // own the session. Whoever drops the last reference earlier loses nothing but the means to send and close.
 //
 // A peer is trusted only after opened(): it has shown a certificate of the site's CA. On a host's side the session
-// opens as soon as the coordinator has proved itself; whether the coordinator takes the host shows with its first frame.
+// opens as soon as the coordinator has proved itself; whether the coordinator takes the host shows with its first
+// frame.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -39,7 +40,7 @@ class FrameSession {
   struct Handlers {
     std::function<void(const std::string& peer)> opened;  // the peer's certified name; before any frame
     std::function<void(std::string payload)> frame;
-    std::function<void(const Error& why)> closed;         // exactly once, last; also when it never opened
+    std::function<void(const Error& why)> closed;  // exactly once, last; also when it never opened
   };
 
   FrameSession() = default;

@@ -60,9 +60,9 @@ struct Pair : Loop {
     REQUIRE(tls.has_value());
     auto made = listen_for_sessions(io.get_executor(), *tls, "127.0.0.1:0", limits, max_unopened,
                                     [this](const std::shared_ptr<FrameSession>& session) {
-      server.session = session;
-      return server.handlers();
-    });
+                                      server.session = session;
+                                      return server.handlers();
+                                    });
     REQUIRE(made.has_value());
     listener = *made;
     endpoint = "127.0.0.1:" + std::to_string(listener->port());
@@ -221,8 +221,9 @@ TEST_CASE("a server that is not the coordinator is refused") {
   End client;
   auto tls = TlsContext::load(site.identity("h1"), TlsRole::host);
   REQUIRE(tls.has_value());
-  client.session = connect_session(loop.io.get_executor(), *tls,
-                                   "127.0.0.1:" + std::to_string(acceptor.local_endpoint().port()), {}, client.handlers());
+  client.session =
+      connect_session(loop.io.get_executor(), *tls, "127.0.0.1:" + std::to_string(acceptor.local_endpoint().port()), {},
+                      client.handlers());
   REQUIRE(loop.until([&] { return client.closed.has_value(); }));
   CHECK_FALSE(client.peer);
   CHECK(client.closed->message().find("not the coordinator") != std::string::npos);
@@ -291,10 +292,12 @@ TEST_CASE("strangers that only connect are bounded and end at the deadline") {
   limits.open_deadline = 300ms;
   int opened = 0, closed = 0;
   auto listener = listen_for_sessions(loop.io.get_executor(), *tls, "127.0.0.1:0", limits, 2, [&](const auto&) {
-    return FrameSession::Handlers{[&](const std::string&) { ++opened; }, {}, [&](const Error& why) {
-      CHECK(why.kind == ErrorKind::deadline);
-      ++closed;
-    }};
+    return FrameSession::Handlers{[&](const std::string&) { ++opened; },
+                                  {},
+                                  [&](const Error& why) {
+                                    CHECK(why.kind == ErrorKind::deadline);
+                                    ++closed;
+                                  }};
   });
   REQUIRE(listener.has_value());
   std::vector<asio::ip::tcp::socket> strangers;
@@ -326,7 +329,8 @@ TEST_CASE("an identity that cannot be right is refused with the reason") {
   CHECK(load(site.identity("coordinator"), TlsRole::host).find("coordinator") != std::string::npos);
   CHECK(load(host, TlsRole::coordinator).find("h1") != std::string::npos);
   CHECK(load(site.directory() / "none", TlsRole::host).find("key.pem") != std::string::npos);
-  std::filesystem::permissions(host / "key.pem", std::filesystem::perms::group_read, std::filesystem::perm_options::add);
+  std::filesystem::permissions(host / "key.pem", std::filesystem::perms::group_read,
+                               std::filesystem::perm_options::add);
   CHECK(load(host, TlsRole::host).find("chmod 600") != std::string::npos);
   const auto mixed = site.identity("h2");
   std::filesystem::copy_file(site.identity("h3") / "key.pem", mixed / "key.pem",

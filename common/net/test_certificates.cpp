@@ -43,9 +43,9 @@ Owned<X509> make_certificate(const std::string& name, EVP_PKEY* key, const X509*
   X509_gmtime_adj(X509_getm_notBefore(c), -3600);
   X509_gmtime_adj(X509_getm_notAfter(c), valid_seconds);
   X509_NAME* subject = X509_get_subject_name(c);
-  must(X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8,
-                                  reinterpret_cast<const unsigned char*>(name.data()), static_cast<int>(name.size()),
-                                  -1, 0) == 1, "name");
+  must(X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(name.data()),
+                                  static_cast<int>(name.size()), -1, 0) == 1,
+       "name");
   X509_set_issuer_name(c, issuer != nullptr ? X509_get_subject_name(issuer) : subject);
   X509_set_pubkey(c, key);
   const char* constraints = issuer != nullptr ? "critical,CA:FALSE" : "critical,CA:TRUE";
@@ -85,7 +85,8 @@ TestSite::TestSite() : authority_(std::make_unique<Authority>()) {
   must(::mkdtemp(path.data()) != nullptr, "directory");
   directory_ = path;
   authority_->key = make_key();
-  authority_->certificate = make_certificate("test site", authority_->key.get(), nullptr, authority_->key.get(), 1, 86400);
+  authority_->certificate =
+      make_certificate("test site", authority_->key.get(), nullptr, authority_->key.get(), 1, 86400);
 }
 
 TestSite::~TestSite() {

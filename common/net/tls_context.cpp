@@ -28,7 +28,9 @@ Status check_key_mode(const std::filesystem::path& key) {
 }  // namespace
 
 Result<std::string> certificate_name(const X509* certificate) {
-  auto bad_name = [](std::string cause) { return Error{ErrorKind::refused, "reading", "certificate", std::move(cause)}; };
+  auto bad_name = [](std::string cause) {
+    return Error{ErrorKind::refused, "reading", "certificate", std::move(cause)};
+  };
   const X509_NAME* subject = X509_get_subject_name(certificate);
   const int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
   if (at < 0) return bad_name("it has no common name");
@@ -39,7 +41,8 @@ Result<std::string> certificate_name(const X509* certificate) {
   const std::string name(text, text + size);
   OPENSSL_free(text);
   const bool plain = std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
   });
   if (name.empty() || name.size() > 64 || !plain) return bad_name("its common name is not a plain host name");
   return name;
@@ -57,7 +60,8 @@ Result<TlsContext> TlsContext::load(const std::filesystem::path& directory, TlsR
   boost::system::error_code failed;
   // Only the site's CA counts, never the system's.
   if (context->load_verify_file(ca.string(), failed); failed) return bad(ca, failed.message());
-  if (context->use_certificate_chain_file(certificate.string(), failed); failed) return bad(certificate, failed.message());
+  if (context->use_certificate_chain_file(certificate.string(), failed); failed)
+    return bad(certificate, failed.message());
   if (context->use_private_key_file(key.string(), ssl::context::pem, failed); failed) return bad(key, failed.message());
   if (SSL_CTX_check_private_key(native) != 1) return bad(key, "the key does not belong to cert.pem");
   context->set_verify_mode(ssl::verify_peer | ssl::verify_fail_if_no_peer_cert);
@@ -65,7 +69,8 @@ Result<TlsContext> TlsContext::load(const std::filesystem::path& directory, TlsR
   auto own = certificate_name(SSL_CTX_get0_certificate(native));
   if (!own) return bad(certificate, own.error().cause);
   if ((role == TlsRole::coordinator) != (*own == kCoordinatorName))
-    return bad(certificate, "its name is \"" + *own + "\": only the coordinator's certificate is called \"coordinator\"");
+    return bad(certificate,
+               "its name is \"" + *own + "\": only the coordinator's certificate is called \"coordinator\"");
   return TlsContext(role, *own, std::move(context));
 }
 

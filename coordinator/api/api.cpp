@@ -35,7 +35,9 @@ unsigned status_of(ErrorKind kind) {
 }
 
 // Bytes from hosts and users may be anything: what is not UTF-8 is replaced, never an exception.
-std::string text_of(const json& document) { return document.dump(-1, ' ', false, json::error_handler_t::replace) + "\n"; }
+std::string text_of(const json& document) {
+  return document.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
 
 Result<std::uint64_t> number_in(const std::string& text, const std::string& what, int base = 10) {
   std::uint64_t value = 0;
@@ -55,7 +57,8 @@ Result<std::uint64_t> query_number(const HttpRequest& request, const char* key, 
 Result<json> document_of(const HttpRequest& request) {
   if (request.body.empty()) return json::object();
   json document = json::parse(request.body, nullptr, false);
-  if (document.is_discarded()) return Error{ErrorKind::refused, "reading", "request body", "not well-formed JSON in UTF-8"};
+  if (document.is_discarded())
+    return Error{ErrorKind::refused, "reading", "request body", "not well-formed JSON in UTF-8"};
   return document;
 }
 
@@ -65,7 +68,9 @@ std::string rest_of(const std::vector<std::string>& path, std::size_t from) {
   return joined;
 }
 
-Error no_job(const std::string& name) { return Error{ErrorKind::not_found, "look-up", "job " + name, "there is none of that id or name"}; }
+Error no_job(const std::string& name) {
+  return Error{ErrorKind::not_found, "look-up", "job " + name, "there is none of that id or name"};
+}
 
 json show_nothing(const Answer&) { return json::object(); }
 
@@ -190,7 +195,8 @@ void Api::ask_job(const Call& call, std::function<Event(RequestId, const JobId&)
                   std::function<json(const Answer&)> show) {
   with_job(call, [this, call, make = std::move(make), show = std::move(show)](const Coordinator&, Catalog&,
                                                                               const JobRecord& job) {
-    ask(call, [make, id = job.job](RequestId request) { return make(request, id); }, show);
+    ask(
+        call, [make, id = job.job](RequestId request) { return make(request, id); }, show);
   });
 }
 
@@ -209,7 +215,12 @@ void Api::hosts(const Call& call) {
 void Api::cordon(const Call& call) {
   const HostName host{call->request.path[2]};
   const bool cordoned = call->request.path[3] == "cordon";
-  ask(call, [=](RequestId request) { return CordonHost{request, host, cordoned}; }, show_nothing);
+  ask(
+      call,
+      [=](RequestId request) {
+        return CordonHost{request, host, cordoned};
+      },
+      show_nothing);
 }
 
 // ---- submitting
@@ -230,7 +241,8 @@ Result<Api::Incoming> Api::begin_upload(const HttpRequest& request) {
   if (!request.mode_header.empty()) {
     auto mode = number_in(request.mode_header, "header X-Mode (octal)", 8);
     if (!mode) return mode.error();
-    if (*mode > 0777) return Error{ErrorKind::refused, "reading", "header X-Mode", "expected an octal number up to 777"};
+    if (*mode > 0777)
+      return Error{ErrorKind::refused, "reading", "header X-Mode", "expected an octal number up to 777"};
     incoming.mode = static_cast<mode_t>(*mode);
   }
   auto upload = spools_.begin(request.path[2], rest_of(request.path, 3));
@@ -256,7 +268,8 @@ void Api::submit(const Call& call) {
           const auto* submitted = answer ? std::get_if<Submitted>(&*answer) : nullptr;
           if (submitted == nullptr) {
             spools_.unclaim(spool);
-            return call->respond(error_response(answer ? Error{ErrorKind::permanent, "submission", "job", "no answer"} : answer.error()));
+            return call->respond(error_response(answer ? Error{ErrorKind::permanent, "submission", "job", "no answer"}
+                                                       : answer.error()));
           }
           call->respond(json_response({{"job", submitted->job.value}, {"incarnation", submitted->incarnation.value}}));
         });
@@ -274,15 +287,18 @@ void Api::status(const Call& call) {
   if (!fresh || *fresh > 1) return call->respond(error_response(400, "ranks: expected 0 or 1"));
   with_job(call, [this, call, ask_hosts = *fresh == 1](const Coordinator& core, Catalog&, const JobRecord& job) {
     if (!ask_hosts || has_ended(job.state)) return call->respond(json_response(status_json(core, job)));
-    driver_.ask([id = job.job](RequestId request) { return QueryRanks{request, id}; },
-                [this, call](const Result<Answer>& answer) {
-      // Hosts that do not answer are no reason to say nothing: the last known states stand.
-      std::vector<wire::RankReport> ranks;
-      if (const auto* found = answer ? std::get_if<Ranks>(&*answer) : nullptr) ranks = found->ranks;
-      with_job(call, [call, ranks](const Coordinator& now, Catalog&, const JobRecord& record) {
-        call->respond(json_response(status_json(now, record, ranks)));
-      });
-    });
+    driver_.ask(
+        [id = job.job](RequestId request) {
+          return QueryRanks{request, id};
+        },
+        [this, call](const Result<Answer>& answer) {
+          // Hosts that do not answer are no reason to say nothing: the last known states stand.
+          std::vector<wire::RankReport> ranks;
+          if (const auto* found = answer ? std::get_if<Ranks>(&*answer) : nullptr) ranks = found->ranks;
+          with_job(call, [call, ranks](const Coordinator& now, Catalog&, const JobRecord& record) {
+            call->respond(json_response(status_json(now, record, ranks)));
+          });
+        });
   });
 }
 
@@ -302,11 +318,21 @@ void Api::events(const Call& call) {
 // ---- acting on jobs
 
 void Api::remove(const Call& call) {
-  ask_job(call, [](RequestId request, const JobId& job) { return RemoveJob{request, job}; }, show_nothing);
+  ask_job(
+      call,
+      [](RequestId request, const JobId& job) {
+        return RemoveJob{request, job};
+      },
+      show_nothing);
 }
 
 void Api::stop(const Call& call) {
-  ask_job(call, [](RequestId request, const JobId& job) { return StopJob{request, job}; }, show_nothing);
+  ask_job(
+      call,
+      [](RequestId request, const JobId& job) {
+        return StopJob{request, job};
+      },
+      show_nothing);
 }
 
 void Api::checkpoint(const Call& call) {
@@ -318,11 +344,15 @@ void Api::checkpoint(const Call& call) {
   reader.read("testUncoordinatedGapMs", gap);
   reader.refuse_unknown();
   if (!problems.empty()) return call->respond(error_response(400, join_problems(problems)));
-  ask_job(call, [gap](RequestId request, const JobId& job) { return CheckpointJob{request, job, gap}; },
-          [](const Answer& answer) {
-            const auto* taken = std::get_if<CheckpointTaken>(&answer);
-            return taken != nullptr ? checkpoint_json(taken->epoch) : json::object();
-          });
+  ask_job(
+      call,
+      [gap](RequestId request, const JobId& job) {
+        return CheckpointJob{request, job, gap};
+      },
+      [](const Answer& answer) {
+        const auto* taken = std::get_if<CheckpointTaken>(&answer);
+        return taken != nullptr ? checkpoint_json(taken->epoch) : json::object();
+      });
 }
 
 void Api::restart(const Call& call) {
@@ -338,17 +368,18 @@ void Api::restart(const Call& call) {
   reader.read("testSkipLinkCheck", skip);
   reader.refuse_unknown();
   if (!problems.empty()) return call->respond(error_response(400, join_problems(problems)));
-  ask_job(call,
-          [=](RequestId request, const JobId& job) {
-            RestartJob event{request, job, std::nullopt, {}, skip};
-            if (from) event.from = Epoch{*from};
-            for (const auto& host : hosts) event.hosts.push_back(HostName{host});
-            return event;
-          },
-          [](const Answer& answer) {
-            const auto* restarted = std::get_if<Restarted>(&answer);
-            return restarted != nullptr ? restart_json(*restarted) : json::object();
-          });
+  ask_job(
+      call,
+      [=](RequestId request, const JobId& job) {
+        RestartJob event{request, job, std::nullopt, {}, skip};
+        if (from) event.from = Epoch{*from};
+        for (const auto& host : hosts) event.hosts.push_back(HostName{host});
+        return event;
+      },
+      [](const Answer& answer) {
+        const auto* restarted = std::get_if<Restarted>(&answer);
+        return restarted != nullptr ? restart_json(*restarted) : json::object();
+      });
 }
 
 // ---- waiting
@@ -369,8 +400,8 @@ struct Api::Poll {
 std::shared_ptr<Api::Poll> Api::begin_poll(const Call& call, const char* key, std::uint64_t otherwise) {
   auto wait = query_number(call->request, key, otherwise);
   if (!wait || std::chrono::milliseconds(*wait) > limits_.longest_wait) {
-    call->respond(error_response(400, std::string(key) + ": expected milliseconds, at most " +
-                                          std::to_string(limits_.longest_wait.count())));
+    call->respond(error_response(
+        400, std::string(key) + ": expected milliseconds, at most " + std::to_string(limits_.longest_wait.count())));
     return nullptr;
   }
   if (*wait > 0 && *polls_ >= limits_.long_polls) {
@@ -403,29 +434,31 @@ void Api::logs_round(const Call& call, const std::shared_ptr<Poll>& poll, std::u
     if (!length) return call->respond(error_response(length.error()));
     // The length is looked at before the watch is set, both on the core's thread: growth in between is told after.
     if (*length == offset && !has_ended(job.state) && !poll->over())
-      return driver_.watch(job.job, poll->deadline, call->gone, [this, call, poll, offset] { logs_round(call, poll, offset); });
+      return driver_.watch(job.job, poll->deadline, call->gone,
+                           [this, call, poll, offset] { logs_round(call, poll, offset); });
     send_logs(call, job, offset);
   });
 }
 
 void Api::send_logs(const Call& call, const JobRecord& job, std::uint64_t offset) {
-  call->on_worker([this, call, offset, id = job.job, state = std::string(name(job.state)), incarnation = job.incarnation] {
-    auto part = files_.read_output(id, offset, limits_.log_bytes);
-    if (!part) return call->respond(error_response(part.error()));
-    HttpResponse response;
-    if (offset > part->length) {
-      response = error_response(409, "the output was cut back to " + std::to_string(part->length) +
-                                         " bytes at a restart; read on from there");
-    } else {
-      response.content_type = "application/octet-stream";
-      response.body = std::move(part->data);
-    }
-    response.headers = {{"X-Offset", std::to_string(offset)},
-                        {"X-Length", std::to_string(part->length)},
-                        {"X-State", state},
-                        {"X-Incarnation", std::to_string(incarnation.value)}};
-    call->respond(std::move(response));
-  });
+  call->on_worker(
+      [this, call, offset, id = job.job, state = std::string(name(job.state)), incarnation = job.incarnation] {
+        auto part = files_.read_output(id, offset, limits_.log_bytes);
+        if (!part) return call->respond(error_response(part.error()));
+        HttpResponse response;
+        if (offset > part->length) {
+          response = error_response(409, "the output was cut back to " + std::to_string(part->length) +
+                                             " bytes at a restart; read on from there");
+        } else {
+          response.content_type = "application/octet-stream";
+          response.body = std::move(part->data);
+        }
+        response.headers = {{"X-Offset", std::to_string(offset)},
+                            {"X-Length", std::to_string(part->length)},
+                            {"X-State", state},
+                            {"X-Incarnation", std::to_string(incarnation.value)}};
+        call->respond(std::move(response));
+      });
 }
 
 // ---- output files

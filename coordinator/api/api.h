@@ -14,9 +14,9 @@ namespace stillpoint::coordinator {
 class Api {
  public:
   struct Limits {
-    std::size_t body_bytes = 1u << 20;           // of a JSON document
-    std::size_t long_polls = 128;                // requests that wait for something to happen
-    std::size_t log_bytes = 1u << 20;            // of output in one answer
+    std::size_t body_bytes = 1u << 20;  // of a JSON document
+    std::size_t long_polls = 128;       // requests that wait for something to happen
+    std::size_t log_bytes = 1u << 20;   // of output in one answer
     std::chrono::milliseconds longest_wait{24 * 3600 * 1000};
   };
 
@@ -36,7 +36,7 @@ class Api {
   void handle(HttpCall call);
 
   static HttpResponse json_response(const nlohmann::json& document, unsigned status = 200);
-  static HttpResponse error_response(const Error& error);                    // status by kind
+  static HttpResponse error_response(const Error& error);                         // status by kind
   static HttpResponse error_response(unsigned status, const std::string& cause);  // of the request itself
 
  private:
@@ -70,8 +70,7 @@ class Api {
 
   using WithJob = std::function<void(const Coordinator&, Catalog&, const JobRecord&)>;
   void with_job(const Call& call, WithJob then);
-  void ask(const Call& call, std::function<Event(RequestId)> make,
-           std::function<nlohmann::json(const Answer&)> show);
+  void ask(const Call& call, std::function<Event(RequestId)> make, std::function<nlohmann::json(const Answer&)> show);
   // ask() about the job that the path names.
   void ask_job(const Call& call, std::function<Event(RequestId, const JobId&)> make,
                std::function<nlohmann::json(const Answer&)> show);
@@ -86,7 +85,8 @@ class Api {
   Spools& spools_;
   const Limits limits_;
   using PollCount = std::shared_ptr<std::atomic<std::size_t>>;
-  const PollCount polls_ = std::make_shared<std::atomic<std::size_t>>(0);  // shared: a poll may outlive us in a stopped driver
+  const PollCount polls_ =
+      std::make_shared<std::atomic<std::size_t>>(0);  // shared: a poll may outlive us in a stopped driver
 };
 
 }  // namespace stillpoint::coordinator

@@ -14,8 +14,13 @@ struct Running : TestServer {
   Running() { start(); }
   std::string spool() { return http().post("/v1/spool").json()["spool"].get<std::string>(); }
   std::string pending_job() {
-    const json body = {{"spec", {{"name", "idle"}, {"guests", 1}, {"memoryBytes", 256u << 20}, {"diskBytes", 1u << 30},
-                                 {"ranksPerGuest", {1}}, {"command", {"true"}}}}};
+    const json body = {{"spec",
+                        {{"name", "idle"},
+                         {"guests", 1},
+                         {"memoryBytes", 256u << 20},
+                         {"diskBytes", 1u << 30},
+                         {"ranksPerGuest", {1}},
+                         {"command", {"true"}}}}};
     const auto reply = http().post("/v1/jobs", body.dump());
     REQUIRE(reply.status == 200);
     return reply.json()["job"].get<std::string>();
@@ -35,7 +40,8 @@ TEST_CASE("health tells who answers") {
 
 TEST_CASE("unknown paths, methods, parameters") {
   Running site;
-  for (const char* path : {"/", "/v1", "/v1/nothing", "/v2/jobs", "/v1/jobs/j1/nothing", "/v1/health/x", "/v1/spool/x"}) {
+  for (const char* path :
+       {"/", "/v1", "/v1/nothing", "/v2/jobs", "/v1/jobs/j1/nothing", "/v1/health/x", "/v1/spool/x"}) {
     CAPTURE(path);
     const auto reply = site.http().get(path);
     CHECK((reply.status == 404 || reply.status == 405 || reply.status == 400));
@@ -122,8 +128,8 @@ TEST_CASE("uploads stay in their spool") {
   CHECK(put(spool, "a") == 200);
   CHECK(put(spool, "dir/b%20c", "X-Mode: 700\r\n") == 200);
   CHECK(put(spool, "a") == 200);  // again: replaced
-  for (const char* name : {"..", "../x", "dir/../../x", "%2e%2e/x", "dir/%2e%2e/%2e%2e/x", "%2fetc%2fpasswd", "dir%2f..%2f..%2fx",
-                           ".", "a/./b", "x%0ay"}) {
+  for (const char* name : {"..", "../x", "dir/../../x", "%2e%2e/x", "dir/%2e%2e/%2e%2e/x", "%2fetc%2fpasswd",
+                           "dir%2f..%2f..%2fx", ".", "a/./b", "x%0ay"}) {
     CAPTURE(name);
     const int status = put(spool, name);
     CHECK((status == 409 || status == 400));
@@ -168,8 +174,15 @@ TEST_CASE("an upload that breaks off leaves nothing") {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   CHECK(std::filesystem::is_empty(directory / "partial"));
   CHECK(std::filesystem::is_empty(directory / "files"));
-  const json body = {{"spec", {{"name", "x"}, {"guests", 1}, {"memoryBytes", 256u << 20}, {"diskBytes", 1u << 30},
-                               {"ranksPerGuest", {1}}, {"command", {"x"}}, {"files", {"big"}}}}, {"spool", spool}};
+  const json body = {{"spec",
+                      {{"name", "x"},
+                       {"guests", 1},
+                       {"memoryBytes", 256u << 20},
+                       {"diskBytes", 1u << 30},
+                       {"ranksPerGuest", {1}},
+                       {"command", {"x"}},
+                       {"files", {"big"}}}},
+                     {"spool", spool}};
   const auto reply = site.http().post("/v1/jobs", body.dump());
   CHECK(reply.status == 409);
   CHECK(reply.body.find("were not uploaded: big") != std::string::npos);
@@ -179,8 +192,15 @@ TEST_CASE("a spool belongs to one job") {
   Running site;
   const auto spool = site.spool();
   CHECK(site.http().request("PUT", "/v1/spool/" + spool + "/prog", "content").status == 200);
-  json body = {{"spec", {{"name", "x"}, {"guests", 1}, {"memoryBytes", 256u << 20}, {"diskBytes", 1u << 30},
-                         {"ranksPerGuest", {1}}, {"command", {"prog"}}, {"files", {"prog"}}}}, {"spool", spool}};
+  json body = {{"spec",
+                {{"name", "x"},
+                 {"guests", 1},
+                 {"memoryBytes", 256u << 20},
+                 {"diskBytes", 1u << 30},
+                 {"ranksPerGuest", {1}},
+                 {"command", {"prog"}},
+                 {"files", {"prog"}}}},
+               {"spool", spool}};
   CHECK(site.http().post("/v1/jobs", body.dump()).status == 200);
   CHECK(site.http().post("/v1/jobs", body.dump()).status == 409);
   CHECK(site.http().request("PUT", "/v1/spool/" + spool + "/more", "content").status == 409);
@@ -197,7 +217,9 @@ TEST_CASE("bodies and headers that are too large, and bytes that are not HTTP") 
   CHECK(site.http().raw(chunks + "0\r\n\r\n").status == 413);
   CHECK(site.http().raw("GET /v1/health HTTP/1.1\r\nX: " + std::string(100'000, 'x') + "\r\n\r\n").status == 431);
   CHECK(site.http().raw("hello\r\n\r\n").status == 400);
-  CHECK(site.http().raw(std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11) + std::string(300, '\0')).status == 400);
+  CHECK(site.http()
+            .raw(std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11) + std::string(300, '\0'))
+            .status == 400);
   CHECK(site.http().raw("GET /v1/health HTTP/1.1\r\nContent-Length: -5\r\n\r\n").status == 400);
   CHECK(site.http().raw("POST /v1/jobs HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").status == 400);
   CHECK(site.http().get("/v1/health").status == 200);
@@ -206,8 +228,11 @@ TEST_CASE("bodies and headers that are too large, and bytes that are not HTTP") 
 TEST_CASE("Expect: 100-continue, and a refused large upload still gets its answer") {
   Running site;
   const auto spool = site.spool();
-  CHECK(site.http().request("PUT", "/v1/spool/" + spool + "/f", std::string(600'000, 'x'), "Expect: 100-continue\r\n").status == 200);
-  CHECK(site.http().request("PUT", "/v1/spool/" + std::string(32, 'a') + "/f", std::string(8u << 20, 'x')).status == 404);
+  CHECK(site.http()
+            .request("PUT", "/v1/spool/" + spool + "/f", std::string(600'000, 'x'), "Expect: 100-continue\r\n")
+            .status == 200);
+  CHECK(site.http().request("PUT", "/v1/spool/" + std::string(32, 'a') + "/f", std::string(8u << 20, 'x')).status ==
+        404);
 }
 
 TEST_CASE("a wait ends at its time, at the job's end, and when its client leaves") {
@@ -253,7 +278,8 @@ TEST_CASE("one connection serves many requests, also pipelined") {
   char block[4096];
   auto answers = [&] {
     std::size_t count = 0;
-    for (std::size_t at = got.find("HTTP/1.1 200"); at != std::string::npos; at = got.find("HTTP/1.1 200", at + 1)) ++count;
+    for (std::size_t at = got.find("HTTP/1.1 200"); at != std::string::npos; at = got.find("HTTP/1.1 200", at + 1))
+      ++count;
     return count;
   };
   while (answers() < 3) {

@@ -44,9 +44,7 @@ bool split(std::string_view text, char separator, Take take) {
 }  // namespace
 
 Result<HttpRequest> parse_target(std::string_view target) {
-  const auto bad = [&](const char* cause) {
-    return Error{ErrorKind::refused, "reading", "request target", cause};
-  };
+  const auto bad = [&](const char* cause) { return Error{ErrorKind::refused, "reading", "request target", cause}; };
   HttpRequest request;
   const std::size_t mark = std::min(target.find('?'), target.size());
   const std::string_view path = target.substr(0, mark);

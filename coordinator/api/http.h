@@ -35,9 +35,9 @@ struct HttpResponse {
 // One request on its way through the API.
 struct HttpCall {
   HttpRequest request;
-  std::function<void(HttpResponse)> respond;                   // once; any thread
-  std::function<void(std::function<void()>)> on_worker;        // runs what blocks
-  std::shared_ptr<std::atomic<bool>> gone;                     // shared with the connection: the client has left
+  std::function<void(HttpResponse)> respond;             // once; any thread
+  std::function<void(std::function<void()>)> on_worker;  // runs what blocks
+  std::shared_ptr<std::atomic<bool>> gone;               // shared with the connection: the client has left
 };
 
 // Splits a request target. Refused: broken escapes, an empty component, NUL, a key twice.

@@ -96,7 +96,8 @@ class HttpServer::Connection : public std::enable_shared_from_this<HttpServer::C
   void on_worker(Work work, Then then) {
     asio::post(server_->workers, [self = shared_from_this(), work = std::move(work), then = std::move(then)]() mutable {
       auto result = std::make_shared<decltype(work())>(work());
-      asio::post(self->server_->executor, [self, result, then = std::move(then)]() mutable { then(std::move(*result)); });
+      asio::post(self->server_->executor,
+                 [self, result, then = std::move(then)]() mutable { then(std::move(*result)); });
     });
   }
 
@@ -108,7 +109,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<HttpServer::C
   // Of the request under way.
   std::optional<Parser> parser_;
   HttpRequest request_;
-  std::string piece_;                     // where the body's next bytes go
+  std::string piece_;                      // where the body's next bytes go
   std::optional<Api::Incoming> incoming_;  // an upload
   bool answering_ = false;
 
@@ -130,9 +131,8 @@ void HttpServer::Connection::read_header() {
   incoming_.reset();
   answering_ = false;
   stream_.expires_after(server_->limits.idle);
-  http::async_read_header(stream_, buffer_, *parser_, [self = shared_from_this()](error_code failed, std::size_t) {
-    self->took_header(failed);
-  });
+  http::async_read_header(stream_, buffer_, *parser_,
+                          [self = shared_from_this()](error_code failed, std::size_t) { self->took_header(failed); });
 }
 
 void HttpServer::Connection::took_header(error_code failed) {
@@ -151,7 +151,8 @@ void HttpServer::Connection::took_header(error_code failed) {
   request_.mode_header = std::string(message["X-Mode"]);
   const std::uint64_t length = parser_->content_length() ? *parser_->content_length() : 0;
   if (!Api::is_upload(request_) && length > server_->api.limits().body_bytes)
-    return answer(Api::error_response(413, "the body may have at most " + std::to_string(server_->api.limits().body_bytes) + " bytes"));
+    return answer(Api::error_response(
+        413, "the body may have at most " + std::to_string(server_->api.limits().body_bytes) + " bytes"));
   if (!beast::iequals(message[http::field::expect], "100-continue")) return go_on_with_body();
   auto go_on = std::make_shared<http::response<http::empty_body>>(http::status::continue_, 11);
   stream_.expires_after(server_->limits.progress);
@@ -168,12 +169,13 @@ void HttpServer::Connection::go_on_with_body() {
 }
 
 void HttpServer::Connection::start_upload() {
-  on_worker([this] { return server_->api.begin_upload(request_); }, [this](Result<Api::Incoming> begun) {
-    if (!begun) return answer(Api::error_response(begun.error()));
-    incoming_ = std::move(*begun);
-    piece_.resize(server_->limits.piece_bytes);
-    read_body();
-  });
+  on_worker([this] { return server_->api.begin_upload(request_); },
+            [this](Result<Api::Incoming> begun) {
+              if (!begun) return answer(Api::error_response(begun.error()));
+              incoming_ = std::move(*begun);
+              piece_.resize(server_->limits.piece_bytes);
+              read_body();
+            });
 }
 
 void HttpServer::Connection::read_body() {
@@ -181,9 +183,8 @@ void HttpServer::Connection::read_body() {
   parser_->get().body().data = piece_.data();
   parser_->get().body().size = piece_.size();
   stream_.expires_after(server_->limits.progress);
-  http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](error_code failed, std::size_t) {
-    self->took_body(failed);
-  });
+  http::async_read(stream_, buffer_, *parser_,
+                   [self = shared_from_this()](error_code failed, std::size_t) { self->took_body(failed); });
 }
 
 void HttpServer::Connection::took_body(error_code failed) {
@@ -199,7 +200,8 @@ void HttpServer::Connection::took_body(error_code failed) {
   }
   request_.body.append(piece_, 0, got);
   if (request_.body.size() > server_->api.limits().body_bytes)
-    return answer(Api::error_response(413, "the body may have at most " + std::to_string(server_->api.limits().body_bytes) + " bytes"));
+    return answer(Api::error_response(
+        413, "the body may have at most " + std::to_string(server_->api.limits().body_bytes) + " bytes"));
   read_body();
 }
 
@@ -305,19 +307,20 @@ void HttpServer::Connection::write_file_piece() {
   const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(left, server_->limits.piece_bytes));
   on_worker([this, length] { return read_at(response_.file.get(), file_at_, length, "output file"); },
             [this, length](Result<std::string> data) {
-    // The length was promised: a file that can no longer be read whole ends the connection, which the client sees.
-    if (!data || data->size() != length) return close();
-    piece_ = std::move(*data);
-    file_at_ += length;
-    out_.body().data = piece_.data();
-    out_.body().size = piece_.size();
-    out_.body().more = file_at_ < response_.file_bytes;
-    stream_.expires_after(server_->limits.progress);
-    http::async_write(stream_, *serializer_, [self = shared_from_this()](error_code failed, std::size_t) {
-      if (failed == http::error::need_buffer) return self->write_file_piece();
-      self->wrote(failed);
-    });
-  });
+              // The length was promised: a file that can no longer be read whole ends the connection, which the client
+              // sees.
+              if (!data || data->size() != length) return close();
+              piece_ = std::move(*data);
+              file_at_ += length;
+              out_.body().data = piece_.data();
+              out_.body().size = piece_.size();
+              out_.body().more = file_at_ < response_.file_bytes;
+              stream_.expires_after(server_->limits.progress);
+              http::async_write(stream_, *serializer_, [self = shared_from_this()](error_code failed, std::size_t) {
+                if (failed == http::error::need_buffer) return self->write_file_piece();
+                self->wrote(failed);
+              });
+            });
 }
 
 void HttpServer::Connection::wrote(error_code failed) {
@@ -383,8 +386,7 @@ void HttpServer::Impl::next() {
     }
     if (self->connections.size() < self->limits.connections)
       std::make_shared<Connection>(std::move(client), self)->start();
-    else
-      log_warn("API connection refused: too many are open", {{"limit", self->limits.connections}});
+    else log_warn("API connection refused: too many are open", {{"limit", self->limits.connections}});
     self->next();
   });
 }

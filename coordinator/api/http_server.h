@@ -18,9 +18,9 @@ namespace stillpoint::coordinator {
 struct HttpLimits {
   std::size_t connections = 256;
   std::uint32_t header_bytes = 16u << 10;
-  std::size_t piece_bytes = 256u << 10;              // of a file, in memory at a time
-  std::chrono::milliseconds idle{60'000};            // between requests, and for the header
-  std::chrono::milliseconds progress{30'000};        // for the next bytes of a body or an answer
+  std::size_t piece_bytes = 256u << 10;        // of a file, in memory at a time
+  std::chrono::milliseconds idle{60'000};      // between requests, and for the header
+  std::chrono::milliseconds progress{30'000};  // for the next bytes of a body or an answer
 };
 
 class HttpServer {

@@ -15,7 +15,8 @@ const JobRecord* find_job(const CatalogState& state, const std::string& id_or_na
 bool has_ended(JobState state);
 
 // ranks: as the hosts just said; empty = as last known.
-nlohmann::json status_json(const Coordinator& core, const JobRecord& job, const std::vector<wire::RankReport>& ranks = {});
+nlohmann::json status_json(const Coordinator& core, const JobRecord& job,
+                           const std::vector<wire::RankReport>& ranks = {});
 nlohmann::json jobs_json(const Coordinator& core);  // oldest first
 nlohmann::json checkpoint_json(const EpochRecord& epoch);
 nlohmann::json checkpoints_json(const Coordinator& core, const JobRecord& job);  // oldest first

@@ -17,7 +17,7 @@
 namespace stillpoint::coordinator {
 namespace {
 
-constexpr int kBusyMs = 5000;             // somebody looks at the database with the sqlite3 shell
+constexpr int kBusyMs = 5000;                  // somebody looks at the database with the sqlite3 shell
 constexpr std::int64_t kKeptEvents = 100'000;  // history is bounded; trimmed at start
 
 std::int64_t number(std::uint64_t value) { return static_cast<std::int64_t>(value); }
@@ -39,7 +39,8 @@ std::string new_identity() {
 template <class Message>
 Message parse(const SQLite::Column& column, const char* what) {
   Message message;
-  if (!message.ParseFromArray(column.getBlob(), column.getBytes())) throw std::runtime_error(std::string("unreadable ") + what);
+  if (!message.ParseFromArray(column.getBlob(), column.getBytes()))
+    throw std::runtime_error(std::string("unreadable ") + what);
   return message;
 }
 
@@ -96,7 +97,8 @@ void Catalog::Impl::check() {
     throw std::runtime_error("integrity check: " + verdict);
   SQLite::Statement orphans(db, "PRAGMA foreign_key_check");
   if (orphans.executeStep())
-    throw std::runtime_error("integrity check: a row of table " + orphans.getColumn(0).getString() + " refers to nothing");
+    throw std::runtime_error("integrity check: a row of table " + orphans.getColumn(0).getString() +
+                             " refers to nothing");
 }
 
 Error Catalog::Impl::error(const char* step, const std::exception& cause) const {
@@ -107,8 +109,10 @@ Error Catalog::Impl::error(const char* step, const std::exception& cause) const 
     if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) error.kind = ErrorKind::damaged;
     if (code == SQLITE_BUSY) error.kind = ErrorKind::transient;
   }
-  if (error.cause.starts_with("integrity check") || error.cause.starts_with("unreadable")) error.kind = ErrorKind::damaged;
-  if (error.kind == ErrorKind::damaged) error.cause += "; restore the catalog from a backup, or move it away to begin anew";
+  if (error.cause.starts_with("integrity check") || error.cause.starts_with("unreadable"))
+    error.kind = ErrorKind::damaged;
+  if (error.kind == ErrorKind::damaged)
+    error.cause += "; restore the catalog from a backup, or move it away to begin anew";
   return error;
 }
 
@@ -116,8 +120,10 @@ Error Catalog::Impl::error(const char* step, const std::exception& cause) const 
 
 void Catalog::Impl::put(const PutJob& change) {
   const JobRecord& job = change.job;
-  SQLite::Statement insert(db,
-      "INSERT INTO jobs (id, name, spec, manifest, spool, state, reason, incarnation, restarts, exit_code, stopping, attempt)"
+  SQLite::Statement insert(
+      db,
+      "INSERT INTO jobs (id, name, spec, manifest, spool, state, reason, incarnation, restarts, exit_code, stopping, "
+      "attempt)"
       " VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET name=excluded.name, spec=excluded.spec,"
       " manifest=excluded.manifest, spool=excluded.spool, state=excluded.state, reason=excluded.reason,"
       " incarnation=excluded.incarnation, restarts=excluded.restarts, exit_code=excluded.exit_code,"
@@ -150,7 +156,8 @@ void Catalog::Impl::put(const DropJob& change) { run("DELETE FROM jobs WHERE id 
 
 void Catalog::Impl::put(const PutEpoch& change) {
   const EpochRecord& e = change.epoch;
-  run("INSERT INTO epochs (epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, stall_ms,"
+  run("INSERT INTO epochs (epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, "
+      "stall_ms,"
       " capture_ms, commit_ms, control) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
       " ON CONFLICT (epoch) DO UPDATE SET job=excluded.job, incarnation=excluded.incarnation, state=excluded.state,"
       " time=excluded.time, reason=excluded.reason, output_offset=excluded.output_offset, bytes_raw=excluded.bytes_raw,"
@@ -179,8 +186,8 @@ void Catalog::Impl::put_images(const EpochRecord& e) {
     cut.exec();
   }
   run("DELETE FROM images WHERE epoch = ?", number(e.epoch.value));
-  SQLite::Statement image(db,
-      "INSERT INTO images (epoch, position, guest, memory_path, disk_path, image) VALUES (?,?,?,?,?,?)");
+  SQLite::Statement image(
+      db, "INSERT INTO images (epoch, position, guest, memory_path, disk_path, image) VALUES (?,?,?,?,?,?)");
   for (std::size_t i = 0; i < e.images.size(); ++i) {
     const std::string bytes = e.images[i].SerializeAsString();
     image.reset();
@@ -201,7 +208,8 @@ void Catalog::Impl::put(const PutHost& change) {
 }
 
 void Catalog::Impl::put(const PutCounters& change) {
-  const char* sql = "INSERT INTO counters (name, value) VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value=excluded.value";
+  const char* sql =
+      "INSERT INTO counters (name, value) VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value=excluded.value";
   run(sql, "next_job", number(change.next_job));
   run(sql, "next_epoch", number(change.next_epoch.value));
   run(sql, "next_vni", std::int64_t{change.next_vni});
@@ -209,8 +217,8 @@ void Catalog::Impl::put(const PutCounters& change) {
 
 void Catalog::Impl::put(const AddEvent& change) {
   const EventRecord& e = change.event;
-  run("INSERT INTO events (time, job, host, epoch, what, detail) VALUES (?,?,?,?,?,?)", std::int64_t{e.time}, e.job.value,
-      e.host.value, number(e.epoch.value), e.what, e.detail);
+  run("INSERT INTO events (time, job, host, epoch, what, detail) VALUES (?,?,?,?,?,?)", std::int64_t{e.time},
+      e.job.value, e.host.value, number(e.epoch.value), e.what, e.detail);
 }
 
 // ---- reading
@@ -234,9 +242,11 @@ void Catalog::Impl::load_site(CatalogState& state) {
 }
 
 void Catalog::Impl::load_jobs(CatalogState& state) {
-  SQLite::Statement rows(db,
+  SQLite::Statement rows(
+      db,
       "SELECT j.id, j.spec, j.manifest, j.spool, j.state, j.reason, j.incarnation, i.vni, i.restored_from, j.restarts,"
-      " j.exit_code, j.stopping, j.attempt FROM jobs j JOIN incarnations i ON i.job = j.id AND i.incarnation = j.incarnation");
+      " j.exit_code, j.stopping, j.attempt FROM jobs j JOIN incarnations i ON i.job = j.id AND i.incarnation = "
+      "j.incarnation");
   while (rows.executeStep()) {
     JobRecord job;
     job.job = JobId{rows.getColumn(0).getString()};
@@ -257,7 +267,8 @@ void Catalog::Impl::load_jobs(CatalogState& state) {
     if (!rows.getColumn(12).isNull()) job.attempt = Epoch{number(rows.getColumn(12))};
     state.jobs.emplace(job.job, std::move(job));
   }
-  SQLite::Statement places(db,
+  SQLite::Statement places(
+      db,
       "SELECT p.job, p.guest, p.host FROM placements p JOIN jobs j ON j.id = p.job AND j.incarnation = p.incarnation"
       " ORDER BY p.job, p.position");
   while (places.executeStep())
@@ -267,8 +278,9 @@ void Catalog::Impl::load_jobs(CatalogState& state) {
 
 void Catalog::Impl::load_epochs(CatalogState& state) {
   SQLite::Statement rows(db,
-      "SELECT epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, stall_ms, capture_ms,"
-      " commit_ms, control FROM epochs");
+                         "SELECT epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, "
+                         "stall_ms, capture_ms,"
+                         " commit_ms, control FROM epochs");
   while (rows.executeStep()) {
     EpochRecord e;
     e.epoch = Epoch{number(rows.getColumn(0))};
@@ -347,8 +359,7 @@ Result<CatalogState> Catalog::load() {
 Status Catalog::apply(const std::vector<CatalogChange>& changes) {
   try {
     SQLite::Transaction transaction(impl_->db, SQLite::TransactionBehavior::IMMEDIATE);
-    for (const auto& change : changes)
-      std::visit([this](const auto& one) { impl_->put(one); }, change);
+    for (const auto& change : changes) std::visit([this](const auto& one) { impl_->put(one); }, change);
     transaction.commit();
     return {};
   } catch (const std::exception& cause) {
@@ -358,7 +369,8 @@ Status Catalog::apply(const std::vector<CatalogChange>& changes) {
 
 Result<std::vector<EventRecord>> Catalog::events(const JobId& job, std::size_t limit) {
   try {
-    SQLite::Statement rows(impl_->db,
+    SQLite::Statement rows(
+        impl_->db,
         "SELECT time, job, host, epoch, what, detail FROM (SELECT * FROM events WHERE ?1 = '' OR job = ?1"
         " ORDER BY id DESC LIMIT ?2) ORDER BY id");
     rows.bind(1, job.value);

@@ -197,8 +197,10 @@ TEST_CASE("every field of every record comes back as it was") {
   {
     auto catalog = must_open(dir.file());
     // The epoch before its job: the order within a transaction is the core's own.
-    REQUIRE(catalog.apply({PutEpoch{epoch}, PutJob{job}, PutJob{blank}, PutHost{{HostName{"h1"}, "192.0.2.1", true}},
-                           PutCounters{3, Epoch{10}, 78}}).has_value());
+    REQUIRE(catalog
+                .apply({PutEpoch{epoch}, PutJob{job}, PutJob{blank}, PutHost{{HostName{"h1"}, "192.0.2.1", true}},
+                        PutCounters{3, Epoch{10}, 78}})
+                .has_value());
   }
   auto catalog = must_open(dir.file());
   const auto state = must_load(catalog);
@@ -237,9 +239,11 @@ TEST_CASE("writing a record again replaces it whole") {
 TEST_CASE("dropping a job drops its epochs and leaves its history") {
   Directory dir;
   auto catalog = must_open(dir.file());
-  REQUIRE(catalog.apply({PutJob{rich_job("j1")}, PutEpoch{rich_epoch(9, "j1")}, PutJob{rich_job("j2")},
-                         PutEpoch{rich_epoch(10, "j2")},
-                         AddEvent{{1, JobId{"j1"}, HostName{}, Epoch{}, "job submitted", ""}}}).has_value());
+  REQUIRE(
+      catalog
+          .apply({PutJob{rich_job("j1")}, PutEpoch{rich_epoch(9, "j1")}, PutJob{rich_job("j2")},
+                  PutEpoch{rich_epoch(10, "j2")}, AddEvent{{1, JobId{"j1"}, HostName{}, Epoch{}, "job submitted", ""}}})
+          .has_value());
   REQUIRE(catalog.apply({DropJob{JobId{"j1"}}}).has_value());
   REQUIRE(catalog.apply({DropJob{JobId{"j1"}}}).has_value());
   const auto state = must_load(catalog);
@@ -318,8 +322,7 @@ TEST_CASE("what is not a catalog of this version is refused in words") {
   SUBCASE("pages overwritten") {
     {
       auto catalog = must_open(dir.file());
-      for (int i = 1; i < 100; ++i)
-        REQUIRE(catalog.apply({PutJob{rich_job("j" + std::to_string(i))}}).has_value());
+      for (int i = 1; i < 100; ++i) REQUIRE(catalog.apply({PutJob{rich_job("j" + std::to_string(i))}}).has_value());
     }
     const auto size = fs::file_size(dir.file());
     std::fstream file(dir.file(), std::ios::in | std::ios::out | std::ios::binary);

@@ -36,8 +36,7 @@ class JsonReader {
     }
   }
   template <std::unsigned_integral T>
-    requires(!std::same_as<T, bool>)
-  void read(const std::string& key, T& target, bool required = false) {
+  requires(!std::same_as<T, bool>) void read(const std::string& key, T& target, bool required = false) {
     if (const auto* v = find(key, required)) number(key, *v, target);
   }
   // null counts as absent.

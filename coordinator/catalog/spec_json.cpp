@@ -45,7 +45,8 @@ void read_policies(JsonReader& reader, JobSpec& spec, std::vector<std::string>& 
 
 bool plain_name(std::string_view name) {
   return !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.';
   });
 }
 
@@ -143,10 +144,13 @@ std::vector<std::string> spec_problems(const JobSpec& spec) {
     expect(safe_relative_name(file), "files: \"" + file + "\" is not a relative path without '..'");
   for (const auto& file : spec.outputs)
     expect(safe_relative_name(file), "outputs: \"" + file + "\" is not a relative path without '..'");
-  expect(!spec.interval_seconds || *spec.interval_seconds >= 1, "checkpoint.intervalSeconds: expected at least 1, or null");
+  expect(!spec.interval_seconds || *spec.interval_seconds >= 1,
+         "checkpoint.intervalSeconds: expected at least 1, or null");
   expect(spec.keep >= 1, "checkpoint.keep: expected at least 1");
-  expect(spec.durability == "host-loss" || spec.durability == "local", "durability: expected \"host-loss\" or \"local\"");
-  for (const auto& host : spec.hosts) expect(plain_name(host.value), "placement.hosts: \"" + host.value + "\" is no host name");
+  expect(spec.durability == "host-loss" || spec.durability == "local",
+         "durability: expected \"host-loss\" or \"local\"");
+  for (const auto& host : spec.hosts)
+    expect(plain_name(host.value), "placement.hosts: \"" + host.value + "\" is no host name");
   return problems;
 }
 

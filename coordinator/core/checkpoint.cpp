@@ -12,7 +12,8 @@ namespace {
 using Phase = CheckpointRun::Phase;
 
 void enter(Core& core, CheckpointRun& run, Phase phase) {
-  if (core.now > run.since || run.phase != phase) add_phase(run.phases, name(run.phase), ms_between(run.since, core.now));
+  if (core.now > run.since || run.phase != phase)
+    add_phase(run.phases, name(run.phase), ms_between(run.since, core.now));
   run.phase = phase;
   run.since = core.now;
 }
@@ -105,7 +106,8 @@ void verify(Core& core, JobRecord& job, CheckpointRun& run) {
     run.problems = cut_problems(cuts, job.spec.guests);
   }
   if (run.problems.empty()) return capture(core, job, run);
-  const std::string what = fmt::format("cut {} of {} is not quiet: {}", run.verified, core.settings.verify_attempts, summary(run.problems));
+  const std::string what =
+      fmt::format("cut {} of {} is not quiet: {}", run.verified, core.settings.verify_attempts, summary(run.problems));
   if (run.verified >= core.settings.verify_attempts)
     return abort(core, job, Error{ErrorKind::not_quiet, "verify", fmt::format("epoch {}", run.epoch.value), what});
   core.note(Log::Level::warn, job.job, {}, run.epoch, "verify failed", what);
@@ -115,8 +117,9 @@ void verify(Core& core, JobRecord& job, CheckpointRun& run) {
 
 void captured(Core& core, JobRecord& job, CheckpointRun& run) {
   if (!run.all_held && !run.gap)
-    return abort(core, job, Error{ErrorKind::deadline, "release", fmt::format("epoch {}", run.epoch.value),
-                                  "a guest had let go by itself before all were captured"});
+    return abort(core, job,
+                 Error{ErrorKind::deadline, "release", fmt::format("epoch {}", run.epoch.value),
+                       "a guest had let go by itself before all were captured"});
   enter(core, run, Phase::upload);
   run.waiting.clear();
   run.deadline = core.now + core.settings.upload_deadline;
@@ -138,9 +141,7 @@ void captured(Core& core, JobRecord& job, CheckpointRun& run) {
 
 void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
   switch (run.phase) {
-    case Phase::close:
-      enter(core, run, Phase::drain);
-      return count(core, job, run);
+    case Phase::close: enter(core, run, Phase::drain); return count(core, job, run);
     case Phase::drain:
       if (settled(run)) return freeze(core, job, run);
       return count(core, job, run);
@@ -214,7 +215,8 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
   job.attempt = run.epoch;
   core.set_state(job, JobState::checkpointing, "");
   core.note(Log::Level::info, job.job, {}, run.epoch, "epoch begun", gap ? "test only: without quiescing" : "");
-  if (job.spec.interval_seconds) core.run(job.job).next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
+  if (job.spec.interval_seconds)
+    core.run(job.job).next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
   if (!gap) return close(core, job, run);
   run.gap = std::chrono::milliseconds(*gap);
   for (const auto& host : core.gang_hosts(job)) run.turns.push_back(host);
@@ -233,15 +235,16 @@ void on_request(Core& core, const CheckpointJob& event) {
   if (job->attempt)
     why = fmt::format("checkpoint {} is still under way ({}); wait for its end", job->attempt->value,
                       run.checkpoint ? name(run.checkpoint->phase) : "settling");
-  else if (run.finish)
-    why = fmt::format("job {} is ending", job->job.value);
+  else if (run.finish) why = fmt::format("job {} is ending", job->job.value);
   else if (job->state != JobState::running)
-    why = fmt::format("job {} is {}, only a running job can be checkpointed", job->job.value, coordinator::name(job->state));
+    why = fmt::format("job {} is {}, only a running job can be checkpointed", job->job.value,
+                      coordinator::name(job->state));
   if (!why.empty()) return core.refuse(event.request, refused("checkpoint", job->job.value, why));
   for (const auto& host : core.gang_hosts(*job))
     if (!core.connected(host))
-      return core.refuse(event.request, Error{ErrorKind::transient, "checkpoint", job->job.value,
-                                              fmt::format("host {} is not connected; try again when it is back", host.value)});
+      return core.refuse(event.request,
+                         Error{ErrorKind::transient, "checkpoint", job->job.value,
+                               fmt::format("host {} is not connected; try again when it is back", host.value)});
   begin(core, *job, event.request, event.control_gap_ms);
 }
 
@@ -274,13 +277,15 @@ void abort(Core& core, JobRecord& job, const Error& cause) {
   core.note(Log::Level::warn, job.job, {}, run.epoch, "epoch aborted", epoch.reason);
   clean_up(core, job, run.epoch);
   if (run.request)
-    core.refuse(*run.request, Error{cause.kind, "checkpoint", fmt::format("{}, epoch {}", job.job.value, run.epoch.value),
-                                    cause.message() + "; the job goes on"});
+    core.refuse(*run.request,
+                Error{cause.kind, "checkpoint", fmt::format("{}, epoch {}", job.job.value, run.epoch.value),
+                      cause.message() + "; the job goes on"});
 }
 
 void clean_up(Core& core, const JobRecord& job, Epoch epoch) {
   auto& waiting = core.run(job.job).cleanup[epoch];
-  core.ask_gang(Owner::background, job, epoch, waiting, [](wire::ToHost& m, const HostName&) { m.mutable_release()->set_discard(true); });
+  core.ask_gang(Owner::background, job, epoch, waiting,
+                [](wire::ToHost& m, const HostName&) { m.mutable_release()->set_discard(true); });
   if (waiting.empty()) on_cleaned(core, job.job, epoch, HostName{});
 }
 
@@ -309,11 +314,13 @@ void tick(Core& core, JobRecord& job) {
   auto& run = *runs.checkpoint;
   if (core.now < run.deadline) return;
   if (run.phase == Phase::gap) return freeze(core, job, run);
-  std::string cause = fmt::format("not done {} ms after its begin", static_cast<std::int64_t>(ms_between(run.since, core.now)));
+  std::string cause =
+      fmt::format("not done {} ms after its begin", static_cast<std::int64_t>(ms_between(run.since, core.now)));
   if (!run.waiting.empty()) cause += "; no answer from " + joined(run.waiting);
   if (run.phase == Phase::upload) cause += "; images missing of " + missing_images(core, job);
   if (run.phase == Phase::drain) cause += unrest(core, job, run);
-  abort(core, job, Error{ErrorKind::deadline, std::string(name(run.phase)), fmt::format("epoch {}", run.epoch.value), cause});
+  abort(core, job,
+        Error{ErrorKind::deadline, std::string(name(run.phase)), fmt::format("epoch {}", run.epoch.value), cause});
 }
 
 std::string_view name(Phase phase) {

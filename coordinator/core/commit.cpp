@@ -46,7 +46,8 @@ void commit(Core& core, JobRecord& job, CheckpointRun run) {
   job.attempt.reset();
   core.save(epoch);
   core.save(job);
-  core.note(Log::Level::info, job.job, {}, run.epoch, "epoch committed", fmt::format("{} bytes stored", epoch.bytes_stored));
+  core.note(Log::Level::info, job.job, {}, run.epoch, "epoch committed",
+            fmt::format("{} bytes stored", epoch.bytes_stored));
   core.effects.push_back(JobChanged{job.job});
   if (run.request) core.reply(*run.request, CheckpointTaken{epoch});
   prune(core, job);
@@ -89,7 +90,8 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
     return abort(core, *job, error);
   }
   for (const auto& image : report.images()) {
-    if (core.host_of(*job, image.guest()) != host) return core.stale(host, id, number, "an image of a guest that is not there");
+    if (core.host_of(*job, image.guest()) != host)
+      return core.stale(host, id, number, "an image of a guest that is not there");
     run->images[image.guest()] = image;
   }
   commit_if_complete(core, *job);

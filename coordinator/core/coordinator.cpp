@@ -69,7 +69,8 @@ void forgive_own_pause(Core& core) {
 
 }  // namespace
 
-Coordinator::Coordinator(Settings settings, CatalogState state) : impl_(std::make_unique<Impl>(settings, std::move(state))) {}
+Coordinator::Coordinator(Settings settings, CatalogState state)
+    : impl_(std::make_unique<Impl>(settings, std::move(state))) {}
 Coordinator::~Coordinator() = default;
 
 Effects Coordinator::step(Event event, Time now, WallSeconds wall) {

@@ -54,7 +54,8 @@ void Core::set_state(JobRecord& record, JobState state, std::string reason) {
   if (changed) effects.push_back(JobChanged{record.job});
 }
 
-void Core::note(Log::Level level, const JobId& id, const HostName& host, Epoch at, std::string what, std::string detail) {
+void Core::note(Log::Level level, const JobId& id, const HostName& host, Epoch at, std::string what,
+                std::string detail) {
   EventRecord event{wall, id, host, at, std::move(what), std::move(detail)};
   persist(AddEvent{event});
   effects.push_back(Log{level, std::move(event)});
@@ -189,8 +190,7 @@ void Core::destroy_gang(const JobId& id, Incarnation incarnation, const std::set
       return r.owner == Owner::background && r.host == host && r.job == id && r.message.has_destroy() &&
              r.message.gang().incarnation() == incarnation.value;
     });
-    if (!asked)
-      ask(Owner::background, host, id, incarnation, Epoch{}, [](wire::ToHost& m) { m.mutable_destroy(); });
+    if (!asked) ask(Owner::background, host, id, incarnation, Epoch{}, [](wire::ToHost& m) { m.mutable_destroy(); });
   }
 }
 
@@ -217,7 +217,8 @@ bool holds_gang(JobState state) { return !is_over(state) && state != JobState::p
 
 Error host_error(const Request& request, const wire::FromHost& answer) {
   if (!answer.has_failure())
-    return Error{ErrorKind::permanent, "answer", at_host("", request.host), "the host answered with another kind of message"};
+    return Error{ErrorKind::permanent, "answer", at_host("", request.host),
+                 "the host answered with another kind of message"};
   Error error = from_wire(answer.failure());
   error.object = at_host(std::move(error.object), request.host);
   return error;
@@ -252,7 +253,8 @@ std::string mac_of(const JobId& job, std::uint32_t guest) {
   std::uint32_t number = 0;
   for (char c : job.value)
     if (c >= '0' && c <= '9') number = number * 10 + static_cast<std::uint32_t>(c - '0');
-  return fmt::format("52:54:{:02x}:{:02x}:{:02x}:{:02x}", (number >> 8) & 255, number & 255, (guest >> 8) & 255, guest & 255);
+  return fmt::format("52:54:{:02x}:{:02x}:{:02x}:{:02x}", (number >> 8) & 255, number & 255, (guest >> 8) & 255,
+                     guest & 255);
 }
 
 wire::GangNetwork network_of(const Core& core, const JobRecord& job) {

@@ -17,16 +17,16 @@
 
 namespace stillpoint::coordinator {
 
-inline constexpr std::uint32_t kPieceBytes = 256u << 10;     // of a file, one message
-inline constexpr std::size_t kEarlyOutputBytes = 1u << 20;   // output kept while the stored length is not known
+inline constexpr std::uint32_t kPieceBytes = 256u << 10;          // of a file, one message
+inline constexpr std::size_t kEarlyOutputBytes = 1u << 20;        // output kept while the stored length is not known
 inline constexpr std::uint64_t kUndurableOutputBytes = 8u << 20;  // given to the disk and not durable yet, per job
-inline constexpr std::size_t kMaxQueries = 64;               // rank queries under way, per job
-inline constexpr std::size_t kMaxStops = 64;                 // clients that wait for one stop
+inline constexpr std::size_t kMaxQueries = 64;                    // rank queries under way, per job
+inline constexpr std::size_t kMaxStops = 64;                      // clients that wait for one stop
 inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};   // hosts answer at their deadline; hear them out
 inline constexpr std::chrono::milliseconds kSettle{200};          // for the kernel's TCP to settle under freeze
 inline constexpr std::chrono::milliseconds kStopGrace{5'000};     // SIGTERM to SIGKILL
 inline constexpr std::chrono::milliseconds kDestroyDeadline{60'000};
-inline constexpr std::chrono::milliseconds kRetry{5'000};         // between tries of a clean-up that failed
+inline constexpr std::chrono::milliseconds kRetry{5'000};  // between tries of a clean-up that failed
 
 // Which machine a request's answer belongs to.
 enum class Owner { start, checkpoint, restart, finish, remove, query, background };
@@ -34,7 +34,7 @@ enum class Owner { start, checkpoint, restart, finish, remove, query, background
 struct Request {
   std::uint64_t id = 0;
   Owner owner = Owner::background;
-  HostName host;                     // empty: any host will do (images lie where all reach them)
+  HostName host;  // empty: any host will do (images lie where all reach them)
   JobId job;
   wire::ToHost message;
   std::optional<SessionId> sent_on;  // the session it went out on; nothing: waits for the host
@@ -44,10 +44,10 @@ struct Request {
 // What is known of a host. Survives sessions, not the coordinator.
 struct HostRun {
   bool connected = false;
-  bool lost = false;       // no word for a whole lease; said once
-  SessionId session{};     // of the connection, while connected
-  Time last_word{};        // from the host; the start of this coordinator when there was none yet
-  Time last_sent{};        // to the host: its own lease counts from there at the earliest
+  bool lost = false;    // no word for a whole lease; said once
+  SessionId session{};  // of the connection, while connected
+  Time last_word{};     // from the host; the start of this coordinator when there was none yet
+  Time last_sent{};     // to the host: its own lease counts from there at the earliest
   Time next_ping{};
   std::uint64_t ping = 0;  // number of the last one
   bool ping_out = false;   // not answered yet: no further one is sent
@@ -87,11 +87,11 @@ struct CheckpointRun {
   std::optional<RequestId> request;
   std::set<HostName> waiting;
   Time asked{}, shut{}, since{}, deadline{};
-  unsigned verified = 0;                                 // how often the cut was looked at
+  unsigned verified = 0;  // how often the cut was looked at
   std::uint32_t round = 0;
   std::map<std::uint32_t, wire::RoundFigures> previous, current;
   std::map<std::uint32_t, wire::GuestCut> cuts;
-  std::vector<std::string> problems;                     // of the last look at the cut
+  std::vector<std::string> problems;  // of the last look at the cut
   std::map<std::uint32_t, wire::GuestImage> images;
   bool all_held = true;
   PhaseTimes phases;
@@ -147,9 +147,9 @@ struct JobRun {
   std::optional<RemoveRun> remove;
   OutputRun output;
   std::vector<RanksQuery> queries;
-  std::map<std::uint32_t, wire::RankReport> ranks;                    // as last heard
+  std::map<std::uint32_t, wire::RankReport> ranks;                       // as last heard
   std::map<std::uint64_t, std::optional<wire::LaunchOutcome>> launches;  // of this incarnation; nothing: under way
-  std::map<Epoch, std::set<HostName>> cleanup;                        // aborted epochs that hosts still have to let go
+  std::map<Epoch, std::set<HostName>> cleanup;  // aborted epochs that hosts still have to let go
   Time next_checkpoint{};
   unsigned failed_starts = 0;
   std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before
@@ -162,7 +162,7 @@ struct Core {
   CatalogState catalog;
   Time now{};
   WallSeconds wall = 0;
-  Time begun{};            // first step of this coordinator
+  Time begun{};  // first step of this coordinator
   Time last_step{};
   bool recovered = false;
   std::map<HostName, HostRun> hosts;
@@ -183,7 +183,8 @@ struct Core {
   void save_counters();
   void set_state(JobRecord& job, JobState state, std::string reason);
   // A line of history, in the catalog and in the log.
-  void note(Log::Level level, const JobId& job, const HostName& host, Epoch epoch, std::string what, std::string detail);
+  void note(Log::Level level, const JobId& job, const HostName& host, Epoch epoch, std::string what,
+            std::string detail);
 
   // ---- answers to clients
   void reply(RequestId request, Answer answer) { effects.push_back(Reply{request, std::move(answer)}); }
@@ -191,7 +192,7 @@ struct Core {
 
   // ---- hosts
   bool connected(const HostName& host) const;
-  bool usable(const HostName& host) const;      // connected and heard of lately
+  bool usable(const HostName& host) const;           // connected and heard of lately
   bool fenced_by_lease(const HostName& host) const;  // what ran there has ended itself
   std::string underlay(const HostName& host) const;
   std::set<HostName> gang_hosts(const JobRecord& job) const;
@@ -201,7 +202,8 @@ struct Core {
   // ---- requests
   // Fill sets the message's body. Sent now, or as soon as the host can be spoken to.
   template <class Fill>
-  std::uint64_t ask(Owner owner, const HostName& host, const JobId& job, Incarnation incarnation, Epoch epoch, Fill fill) {
+  std::uint64_t ask(Owner owner, const HostName& host, const JobId& job, Incarnation incarnation, Epoch epoch,
+                    Fill fill) {
     Request request{next_request++, owner, host, job, {}, {}, {}};
     address(request, incarnation, epoch);
     fill(request.message);
@@ -215,7 +217,7 @@ struct Core {
       ask(owner, host, job.job, job.incarnation, epoch, [&](wire::ToHost& message) { fill(message, host); });
   }
   void cancel(const JobId& job, Owner owner);
-  void flush(const HostName& host);             // what waits for this host
+  void flush(const HostName& host);                       // what waits for this host
   void send(const HostName& host, wire::ToHost message);  // no answer, not repeated; dropped when there is no session
   void retry_later(Request request);
   // DestroyGang in the background: until each host has answered, over reconnects.
@@ -236,8 +238,8 @@ struct Core {
 };
 
 // ---- small helpers
-bool is_over(JobState state);    // completed, failed, stopped
-bool holds_gang(JobState state); // starting, running, checkpointing, restarting, migrating
+bool is_over(JobState state);     // completed, failed, stopped
+bool holds_gang(JobState state);  // starting, running, checkpointing, restarting, migrating
 // The failure that a host answered, with the host's name in it; or that the answer is of the wrong kind.
 Error host_error(const Request& request, const wire::FromHost& answer);
 Error refused(std::string step, std::string object, std::string cause);

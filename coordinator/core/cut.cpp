@@ -47,7 +47,8 @@ std::map<Ends, End> index_sockets(const std::vector<wire::GuestCut>& cuts, std::
 void check_alone(const End& end, std::vector<std::string>& problems) {
   const auto& s = *end.figures;
   const std::string who = describe(end.guest, s);
-  if (s.state() != kEstablished) problems.push_back(fmt::format("{} is in TCP state {}, not established", who, s.state()));
+  if (s.state() != kEstablished)
+    problems.push_back(fmt::format("{} is in TCP state {}, not established", who, s.state()));
   if (s.unacked() != 0) problems.push_back(fmt::format("{} has {} segments unacknowledged", who, s.unacked()));
   if (s.notsent() != 0) problems.push_back(fmt::format("{} has {} bytes not sent", who, s.notsent()));
   if (s.send_queue() != 0) problems.push_back(fmt::format("{} has {} bytes in its send queue", who, s.send_queue()));
@@ -81,10 +82,8 @@ std::vector<std::string> cut_problems(const std::vector<wire::GuestCut>& cuts, s
   for (const auto& [key, end] : sockets) {
     check_alone(end, problems);
     const auto peer = sockets.find(reversed(key));
-    if (peer == sockets.end())
-      problems.push_back(describe(end.guest, *end.figures) + " has no other end in the gang");
-    else if (key < peer->first)
-      check_pair(end, peer->second, problems);
+    if (peer == sockets.end()) problems.push_back(describe(end.guest, *end.figures) + " has no other end in the gang");
+    else if (key < peer->first) check_pair(end, peer->second, problems);
   }
   return problems;
 }
@@ -103,7 +102,8 @@ std::vector<std::string> cut_differences(const std::vector<wire::GuestCut>& reco
     }
     const auto& was = *end.figures;
     const auto& is = *now->second.figures;
-    if (now->second.guest != end.guest) problems.push_back(fmt::format("{} is now in guest {}", who, now->second.guest));
+    if (now->second.guest != end.guest)
+      problems.push_back(fmt::format("{} is now in guest {}", who, now->second.guest));
     if (was.bytes_acked() != is.bytes_acked() || was.bytes_received() != is.bytes_received())
       problems.push_back(fmt::format("{} had {} acknowledged and {} received at the cut, now {} and {}", who,
                                      was.bytes_acked(), was.bytes_received(), is.bytes_acked(), is.bytes_received()));

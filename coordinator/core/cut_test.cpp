@@ -7,8 +7,8 @@ using namespace stillpoint::coordinator;
 
 namespace {
 
-wire::SocketFigures socket(std::uint32_t local, std::uint32_t remote, std::uint32_t lport, std::uint32_t rport, std::uint64_t acked,
-                           std::uint64_t received) {
+wire::SocketFigures socket(std::uint32_t local, std::uint32_t remote, std::uint32_t lport, std::uint32_t rport,
+                           std::uint64_t acked, std::uint64_t received) {
   wire::SocketFigures s;
   s.set_local_ip(0x0a630000 + 1 + local);
   s.set_remote_ip(0x0a630000 + 1 + remote);

@@ -7,37 +7,96 @@
 
 namespace stillpoint::coordinator {
 
-struct Persist { std::vector<CatalogChange> changes; };  // one transaction
+struct Persist {
+  std::vector<CatalogChange> changes;
+};  // one transaction
 
 // Dropped when the session is not the host's current one; the core asks again after the next HostConnected.
-struct Send { HostName host; SessionId session; wire::ToHost message; };
-struct CloseSession { HostName host; SessionId session; std::string why; };
+struct Send {
+  HostName host;
+  SessionId session;
+  wire::ToHost message;
+};
+struct CloseSession {
+  HostName host;
+  SessionId session;
+  std::string why;
+};
 
 // ---- answers to clients
-struct Submitted { JobId job; Incarnation incarnation; };
-struct CheckpointTaken { EpochRecord epoch; };
-struct Restarted { JobId job; Incarnation incarnation; Epoch epoch; double restart_ms = 0; PhaseTimes phases; };
-struct Ranks { std::vector<wire::RankReport> ranks; };
+struct Submitted {
+  JobId job;
+  Incarnation incarnation;
+};
+struct CheckpointTaken {
+  EpochRecord epoch;
+};
+struct Restarted {
+  JobId job;
+  Incarnation incarnation;
+  Epoch epoch;
+  double restart_ms = 0;
+  PhaseTimes phases;
+};
+struct Ranks {
+  std::vector<wire::RankReport> ranks;
+};
 struct Acknowledged {};
 using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Acknowledged>;
-struct Reply { RequestId request; Result<Answer> answer; };
+struct Reply {
+  RequestId request;
+  Result<Answer> answer;
+};
 
 // ---- the program's output and files; blocking work, done on a worker, answered by an event
-struct AppendOutput { JobId job; std::uint64_t offset; std::string data; };  // → OutputDurable
+struct AppendOutput {
+  JobId job;
+  std::uint64_t offset;
+  std::string data;
+};  // → OutputDurable
 // A restart may go back to an epoch and later forward to one of the history that it left. So each captured epoch keeps
 // the stream that it belongs to, and a restart from it goes on with that stream's bytes before offset.
-struct KeepOutput { JobId job; Epoch epoch; };                               // no answer; what fails is logged
-struct TruncateOutput { JobId job; std::uint64_t offset; Epoch epoch; };     // → OutputDurable{what is stored then, cut}; never makes it longer
-struct MeasureOutput { JobId job; };  // → OutputDurable{what is stored now; 0 when there is nothing}; after a start of the coordinator
-struct ReadSpool { JobId job; std::string spool; std::string file; std::uint64_t offset; std::uint32_t length; };  // → SpoolRead
-struct StoreOutputPiece { JobId job; std::string file; std::uint64_t offset; std::string data; bool last; };
-struct DropJobFiles { JobId job; std::string spool; };  // spool, output, fetched files
+struct KeepOutput {
+  JobId job;
+  Epoch epoch;
+};  // no answer; what fails is logged
+struct TruncateOutput {
+  JobId job;
+  std::uint64_t offset;
+  Epoch epoch;
+};  // → OutputDurable{what is stored then, cut}; never makes it longer
+struct MeasureOutput {
+  JobId job;
+};  // → OutputDurable{what is stored now; 0 when there is nothing}; after a start of the coordinator
+struct ReadSpool {
+  JobId job;
+  std::string spool;
+  std::string file;
+  std::uint64_t offset;
+  std::uint32_t length;
+};  // → SpoolRead
+struct StoreOutputPiece {
+  JobId job;
+  std::string file;
+  std::uint64_t offset;
+  std::string data;
+  bool last;
+};
+struct DropJobFiles {
+  JobId job;
+  std::string spool;
+};  // spool, output, fetched files
 
 // A structured log line.
-struct Log { enum class Level { info, warn, error } level; EventRecord event; };
+struct Log {
+  enum class Level { info, warn, error } level;
+  EventRecord event;
+};
 
 // The job's state or reason changed: wakes whoever waits for it.
-struct JobChanged { JobId job; };
+struct JobChanged {
+  JobId job;
+};
 
 using Effect = std::variant<Persist, Send, CloseSession, Reply, AppendOutput, KeepOutput, TruncateOutput, MeasureOutput,
                             ReadSpool, StoreOutputPiece, DropJobFiles, Log, JobChanged>;

@@ -7,7 +7,8 @@ namespace stillpoint::coordinator::epochs {
 std::optional<Epoch> newest_committed(const Core& core, const JobId& job, std::optional<Epoch> before) {
   std::optional<Epoch> newest;
   for (const auto& [number, epoch] : core.catalog.epochs)
-    if (epoch.job == job && epoch.state == EpochState::committed && !epoch.control && (!before || number < *before)) newest = number;
+    if (epoch.job == job && epoch.state == EpochState::committed && !epoch.control && (!before || number < *before))
+      newest = number;
   return newest;
 }
 
@@ -21,9 +22,11 @@ Result<Epoch> choose(const Core& core, const JobRecord& job, std::optional<Epoch
   if (found == core.catalog.epochs.end()) return Error{ErrorKind::not_found, "restart", object, "no such checkpoint"};
   const auto& epoch = found->second;
   if (epoch.job != job.job)
-    return Error{ErrorKind::not_found, "restart", object, fmt::format("no such checkpoint: {} is one of {}", from->value, epoch.job.value)};
+    return Error{ErrorKind::not_found, "restart", object,
+                 fmt::format("no such checkpoint: {} is one of {}", from->value, epoch.job.value)};
   if (epoch.state != EpochState::committed)
-    return refused("restart", object, fmt::format("it is {}{}", name(epoch.state), epoch.reason.empty() ? "" : ": " + epoch.reason));
+    return refused("restart", object,
+                   fmt::format("it is {}{}", name(epoch.state), epoch.reason.empty() ? "" : ": " + epoch.reason));
   return *from;
 }
 

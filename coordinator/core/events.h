@@ -45,9 +45,9 @@ struct JobSpec {
   std::string durability = "host-loss";
   bool restart_on_failure = true;
   std::uint32_t max_restarts = 5;
-  std::vector<HostName> hosts;  // allowed hosts; empty = any
-  bool spread = true;           // at most one guest per host while there are hosts enough
-  std::string submit_directory; // on the submitter's machine, where outputs go back to; only clients read it
+  std::vector<HostName> hosts;   // allowed hosts; empty = any
+  bool spread = true;            // at most one guest per host while there are hosts enough
+  std::string submit_directory;  // on the submitter's machine, where outputs go back to; only clients read it
   std::uint32_t ranks() const {
     std::uint32_t sum = 0;
     for (auto n : ranks_per_guest) sum += n;
@@ -56,27 +56,82 @@ struct JobSpec {
 };
 
 // ---- from hosts
-struct HostConnected { HostName host; SessionId session; wire::HostHello hello; };
-struct HostDisconnected { HostName host; SessionId session; };
-struct HostSpoke { HostName host; SessionId session; wire::FromHost message; };
+struct HostConnected {
+  HostName host;
+  SessionId session;
+  wire::HostHello hello;
+};
+struct HostDisconnected {
+  HostName host;
+  SessionId session;
+};
+struct HostSpoke {
+  HostName host;
+  SessionId session;
+  wire::FromHost message;
+};
 
 // ---- from clients
-struct SubmitJob { RequestId request; JobSpec spec; std::string manifest; std::string spool; };
+struct SubmitJob {
+  RequestId request;
+  JobSpec spec;
+  std::string manifest;
+  std::string spool;
+};
 // control_gap_ms, test only: no quiescing; each host in turn freezes, captures and releases its guests, so long apart.
-struct CheckpointJob { RequestId request; JobId job; std::optional<std::uint32_t> control_gap_ms; };
+struct CheckpointJob {
+  RequestId request;
+  JobId job;
+  std::optional<std::uint32_t> control_gap_ms;
+};
 // skip_link_check, test only: let the ranks go on although the links do not match.
-struct RestartJob { RequestId request; JobId job; std::optional<Epoch> from; std::vector<HostName> hosts; bool skip_link_check = false; };
-struct StopJob { RequestId request; JobId job; };
-struct RemoveJob { RequestId request; JobId job; };
-struct CordonHost { RequestId request; HostName host; bool cordoned; };
-struct QueryRanks { RequestId request; JobId job; };  // fresh rank states for `status`
+struct RestartJob {
+  RequestId request;
+  JobId job;
+  std::optional<Epoch> from;
+  std::vector<HostName> hosts;
+  bool skip_link_check = false;
+};
+struct StopJob {
+  RequestId request;
+  JobId job;
+};
+struct RemoveJob {
+  RequestId request;
+  JobId job;
+};
+struct CordonHost {
+  RequestId request;
+  HostName host;
+  bool cordoned;
+};
+struct QueryRanks {
+  RequestId request;
+  JobId job;
+};  // fresh rank states for `status`
 
 // ---- from the coordinator's own adapters
 // A piece of one of the job's input files, read from its spool directory because of a ReadSpool effect.
-struct SpoolRead { JobId job; std::string file; std::uint64_t offset; std::string data; bool last; std::uint32_t mode; Error error; bool failed; };
+struct SpoolRead {
+  JobId job;
+  std::string file;
+  std::uint64_t offset;
+  std::string data;
+  bool last;
+  std::uint32_t mode;
+  Error error;
+  bool failed;
+};
 // Everything before offset is on disk. cut: the answer to a TruncateOutput.
-struct OutputDurable { JobId job; std::uint64_t offset; bool cut = false; };
-struct OutputFailed { JobId job; Error error; };
+struct OutputDurable {
+  JobId job;
+  std::uint64_t offset;
+  bool cut = false;
+};
+struct OutputFailed {
+  JobId job;
+  Error error;
+};
 struct Tick {};  // time has passed; step() compares deadlines with now
 
 using Event = std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob,

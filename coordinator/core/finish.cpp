@@ -83,7 +83,8 @@ void skip_output(Core& core, JobRecord& job, FinishRun& run, const std::string& 
 }
 
 void take_piece(Core& core, JobRecord& job, FinishRun& run, const Request& request, const wire::FromHost& answer) {
-  if (answer.has_failure() || !answer.has_file()) return skip_output(core, job, run, host_error(request, answer).message());
+  if (answer.has_failure() || !answer.has_file())
+    return skip_output(core, job, run, host_error(request, answer).message());
   const auto& data = answer.file().data();
   if (data.data().empty() && !data.end()) return skip_output(core, job, run, "an empty piece that is not the last");
   core.effects.push_back(StoreOutputPiece{job.job, job.spec.outputs[run.file], run.offset, data.data(), data.end()});
@@ -105,7 +106,8 @@ FinishRun& begin_end(Core& core, JobRecord& job, const std::string& detail) {
   auto& run = core.run(job.job).finish.emplace();
   run.outcome = *job.exit_code == 0 ? JobState::completed : JobState::failed;
   if (*job.exit_code != 0)
-    run.reason = fmt::format("the program ended with exit code {}{}", *job.exit_code, detail.empty() ? "" : ": " + detail);
+    run.reason =
+        fmt::format("the program ended with exit code {}{}", *job.exit_code, detail.empty() ? "" : ": " + detail);
   return run;
 }
 
@@ -115,9 +117,11 @@ void doubt(const Core& core, const JobRecord& job, FinishRun& run, const std::st
   run.reason = fmt::format("{}; {}", why, loss::remedy(core, job));
 }
 
-void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why, bool host_gone) {
+void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why,
+                      bool host_gone) {
   const bool awaited = run.waiting.contains(host);
-  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed) doubt(core, job, run, why + " as the program ended");
+  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed)
+    doubt(core, job, run, why + " as the program ended");
   if (run.phase == Phase::destroy) return;  // fence::expire, or the host's answer, sees to it
   if (!awaited) return;
   std::erase_if(core.requests, [&](const auto& entry) {
@@ -180,7 +184,8 @@ void on_host_lost(Core& core, JobRecord& job, const HostName& host) {
   for (auto& query : runs.queries) query.waiting.erase(host);
   if (!core.gang_hosts(job).contains(host)) return;
   const Error error{ErrorKind::transient, "", "host " + host.value, "it was lost: no word for a whole lease"};
-  if (runs.finish) return gang_partly_gone(core, job, *runs.finish, host, fmt::format("host {} was lost", host.value), true);
+  if (runs.finish)
+    return gang_partly_gone(core, job, *runs.finish, host, fmt::format("host {} was lost", host.value), true);
   if (runs.start) {
     if (runs.start->phase != StartRun::Phase::fence) start::fail(core, job, error);
     return;
@@ -200,7 +205,8 @@ void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std:
   if (runs.finish) return gang_partly_gone(core, job, *runs.finish, host, why, false);
   if (runs.start) {
     const auto& start = *runs.start;
-    const bool coming = start.phase == StartRun::Phase::fence || (start.phase == StartRun::Phase::boot && start.waiting.contains(host));
+    const bool coming =
+        start.phase == StartRun::Phase::fence || (start.phase == StartRun::Phase::boot && start.waiting.contains(host));
     if (!coming) start::fail(core, job, error);
     return;
   }
@@ -253,14 +259,17 @@ void on_output(Core& core, JobRecord& job) {
 
 void on_stop(Core& core, const StopJob& event) {
   JobRecord* job = core.find(event.job);
-  if (job == nullptr) return core.refuse(event.request, Error{ErrorKind::not_found, "stop", event.job.value, "no such job"});
+  if (job == nullptr)
+    return core.refuse(event.request, Error{ErrorKind::not_found, "stop", event.job.value, "no such job"});
   if (job->state == JobState::stopped) return core.reply(event.request, Acknowledged{});
   if (is_over(job->state))
-    return core.refuse(event.request, refused("stop", event.job.value, fmt::format("the job is {} already", coordinator::name(job->state))));
+    return core.refuse(event.request, refused("stop", event.job.value,
+                                              fmt::format("the job is {} already", coordinator::name(job->state))));
   auto& runs = core.run(event.job);
   if (runs.finish) {  // it is ending anyway
     if (runs.finish->stops.size() >= kMaxStops)
-      return core.refuse(event.request, Error{ErrorKind::transient, "stop", event.job.value, "too many wait for its end already"});
+      return core.refuse(event.request,
+                         Error{ErrorKind::transient, "stop", event.job.value, "too many wait for its end already"});
     runs.finish->stops.push_back(event.request);
     return;
   }
@@ -305,7 +314,8 @@ void tick(Core& core, JobRecord& job) {
       const auto silent = run.waiting;
       core.cancel(job.job, Owner::finish);
       run.waiting.clear();
-      if (run.outcome == JobState::completed) doubt(core, job, run, fmt::format("host {} did not answer as the program ended", joined(silent)));
+      if (run.outcome == JobState::completed)
+        doubt(core, job, run, fmt::format("host {} did not answer as the program ended", joined(silent)));
       return next_output(core, job, run);
     }
     case Phase::fetch: {

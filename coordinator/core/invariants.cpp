@@ -47,15 +47,19 @@ void Invariants::check_job(const Core& core, const JobRecord& job) {
   const int machines = int{r.start.has_value()} + int{r.restart.has_value()} + int{r.finish.has_value()};
   expect(machines <= 1, who + " is started, restarted and ended at the same time");
   expect(!r.checkpoint || machines == 0, who + " has a checkpoint under way beside a start, restart or end");
-  expect(!r.checkpoint || job.attempt == r.checkpoint->epoch, who + ": the attempt in the record is not the one under way");
+  expect(!r.checkpoint || job.attempt == r.checkpoint->epoch,
+         who + ": the attempt in the record is not the one under way");
   expect(!job.attempt || r.checkpoint || !core.recovered, who + " names an attempt that nobody drives");
-  expect((job.state == JobState::checkpointing) == (r.checkpoint && r.checkpoint->phase != CheckpointRun::Phase::upload),
-         who + ": state checkpointing and the attempt's phase differ");
-  expect((job.state == JobState::restarting) == (r.restart.has_value() || (r.finish && job.state == JobState::restarting)),
-         who + " is restarting and nobody drives it");
+  expect(
+      (job.state == JobState::checkpointing) == (r.checkpoint && r.checkpoint->phase != CheckpointRun::Phase::upload),
+      who + ": state checkpointing and the attempt's phase differ");
+  expect(
+      (job.state == JobState::restarting) == (r.restart.has_value() || (r.finish && job.state == JobState::restarting)),
+      who + " is restarting and nobody drives it");
   expect(job.state != JobState::starting || r.start || r.finish, who + " is starting and nobody drives it");
   expect(!is_over(job.state) || machines == 0, who + " is over and still driven");
-  expect(job.state != JobState::running || job.placement.size() == job.spec.guests, who + " runs without a place for each guest");
+  expect(job.state != JobState::running || job.placement.size() == job.spec.guests,
+         who + " runs without a place for each guest");
   std::set<std::uint64_t> guests;
   for (const auto& place : job.placement) guests.insert(place.guest.value);
   expect(guests.size() == job.placement.size(), who + " places a guest twice");
@@ -73,7 +77,8 @@ void Invariants::check_epoch(const Core& core, const EpochRecord& epoch) {
   expect(epoch.epoch < core.catalog.next_epoch, who + " is not below the counter");
   if (before == epochs_.end()) {
     expect(epoch.epoch >= next_epoch_, who + " was handed out twice");
-    expect(epoch.state == EpochState::attempted || epoch.state == EpochState::aborted, who + " begins as " + std::string(name(epoch.state)));
+    expect(epoch.state == EpochState::attempted || epoch.state == EpochState::aborted,
+           who + " begins as " + std::string(name(epoch.state)));
   } else {
     expect(may_follow(before->second, epoch.state),
            fmt::format("{} went from {} to {}", who, name(before->second), name(epoch.state)));
@@ -85,7 +90,8 @@ void Invariants::check_epoch(const Core& core, const EpochRecord& epoch) {
   const auto guests = job->second.spec.guests;
   if (epoch.state == EpochState::captured || epoch.state == EpochState::committed)
     expect(epoch.cut.size() == guests, who + " has no cut of each guest");
-  if (epoch.state == EpochState::committed) expect(guests_of(epoch.images).size() == guests, who + " is committed without an image of each guest");
+  if (epoch.state == EpochState::committed)
+    expect(guests_of(epoch.images).size() == guests, who + " is committed without an image of each guest");
 }
 
 // Persist before send: what a message names is in the catalog before.
@@ -98,10 +104,12 @@ void Invariants::check_order(const Core& core, const Effects& effects) {
           if (put->epoch.state == EpochState::attempted) epochs_later.insert(put->epoch.epoch.value);
       }
     if (const auto* send = std::get_if<Send>(&*effect)) {
-      expect(!epochs_later.contains(send->message.epoch()), fmt::format("epoch {} is sent before it is persisted", send->message.epoch()));
+      expect(!epochs_later.contains(send->message.epoch()),
+             fmt::format("epoch {} is sent before it is persisted", send->message.epoch()));
       const auto job = core.catalog.jobs.find(JobId{send->message.gang().job()});
       if (job != core.catalog.jobs.end() && !send->message.has_destroy())
-        expect(send->message.gang().incarnation() <= job->second.incarnation.value, "an incarnation is named that is not in the catalog");
+        expect(send->message.gang().incarnation() <= job->second.incarnation.value,
+               "an incarnation is named that is not in the catalog");
     }
   }
 }
@@ -112,7 +120,8 @@ void Invariants::check(const Core& core, const Effects& effects) {
   check_order(core, effects);
   expect(core.catalog.next_epoch >= next_epoch_ && core.catalog.next_job >= next_job_, "a counter went back");
   for (const auto& [id, request] : core.requests)
-    expect(request.owner == Owner::background || core.catalog.jobs.contains(request.job), "a request of a job that is not there");
+    expect(request.owner == Owner::background || core.catalog.jobs.contains(request.job),
+           "a request of a job that is not there");
 
   next_epoch_ = core.catalog.next_epoch;
   next_job_ = core.catalog.next_job;

@@ -1,5 +1,5 @@
-// What must hold after every step, checked there: in debug builds a broken one ends the process; tests ask for the list.
-// Owned by the Coordinator; its strand.
+// What must hold after every step, checked there: in debug builds a broken one ends the process; tests ask for the
+// list. Owned by the Coordinator; its strand.
 #pragma once
 
 #include <map>

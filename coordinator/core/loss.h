@@ -1,4 +1,5 @@
-// What happens to a running job of which something was lost: a host, a guest, a rank. One place to decide. Core's strand.
+// What happens to a running job of which something was lost: a host, a guest, a rank. One place to decide. Core's
+// strand.
 #pragma once
 
 #include "coordinator/core/core.h"

@@ -13,7 +13,8 @@ void on_failed(Core& core, const OutputFailed& event);
 void acknowledge(Core& core, const JobRecord& job);
 // A restart begins: nothing is taken or acknowledged until begin_at() has been done.
 void pause(Core& core, const JobId& job);
-// The stored output becomes that of the epoch's history up to offset; what comes next continues it. Epoch 0: no history.
+// The stored output becomes that of the epoch's history up to offset; what comes next continues it. Epoch 0: no
+// history.
 void begin_at(Core& core, const JobRecord& job, Epoch epoch, std::uint64_t offset);
 // Asks how much is stored, once, when that is not known.
 void measure(Core& core, const JobId& job);

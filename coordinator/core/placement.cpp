@@ -30,8 +30,8 @@ Room* choose(std::vector<Room>& rooms, std::uint64_t guest_bytes, bool spread) {
 
 }  // namespace
 
-Result<std::vector<Placement>> place(const std::vector<HostRoom>& hosts, std::uint32_t guests, std::uint64_t guest_bytes,
-                                     bool spread) {
+Result<std::vector<Placement>> place(const std::vector<HostRoom>& hosts, std::uint32_t guests,
+                                     std::uint64_t guest_bytes, bool spread) {
   if (hosts.empty()) return Error{ErrorKind::transient, "placement", "", "no host is up that the job may use"};
   std::vector<Room> rooms;
   for (const auto& host : hosts) rooms.push_back({host});

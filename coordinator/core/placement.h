@@ -13,7 +13,7 @@ struct HostRoom {
 
 // With spread: at most one guest per host while there are hosts enough, then as evenly as memory allows. Without:
 // one host after the other is filled. An error of kind transient says what is missing.
-Result<std::vector<Placement>> place(const std::vector<HostRoom>& rooms, std::uint32_t guests, std::uint64_t guest_bytes,
-                                     bool spread);
+Result<std::vector<Placement>> place(const std::vector<HostRoom>& rooms, std::uint32_t guests,
+                                     std::uint64_t guest_bytes, bool spread);
 
 }  // namespace stillpoint::coordinator

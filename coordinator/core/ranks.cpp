@@ -27,7 +27,8 @@ void on_query(Core& core, const QueryRanks& event) {
   if (job == nullptr)
     return core.refuse(event.request, Error{ErrorKind::not_found, "status", event.job.value, "no such job"});
   auto& run = core.run(event.job);
-  const bool can_ask = (job->state == JobState::running || job->state == JobState::checkpointing) && run.queries.size() < kMaxQueries;
+  const bool can_ask =
+      (job->state == JobState::running || job->state == JobState::checkpointing) && run.queries.size() < kMaxQueries;
   if (!can_ask) return core.reply(event.request, Ranks{last(core, event.job)});
   RanksQuery query{event.request, {}, core.now + kAnswerSlack};
   for (const auto& host : core.gang_hosts(*job)) {

@@ -26,10 +26,15 @@ enum class EpochState {
 std::string_view name(EpochState state);
 std::optional<EpochState> epoch_state(std::string_view name);
 
-struct Placement { GuestIndex guest; HostName host; };
+struct Placement {
+  GuestIndex guest;
+  HostName host;
+};
 
 // Milliseconds of each phase, in the order they ran. For people and benchmarks.
-struct PhaseTimes { std::vector<std::pair<std::string, double>> phases; };
+struct PhaseTimes {
+  std::vector<std::pair<std::string, double>> phases;
+};
 
 struct EpochRecord {
   Epoch epoch;
@@ -37,34 +42,34 @@ struct EpochRecord {
   Incarnation incarnation;
   EpochState state = EpochState::attempted;
   WallSeconds time = 0;
-  std::string reason;                     // why it was aborted
-  std::vector<wire::GuestCut> cut;        // with state captured or later
-  std::vector<wire::GuestImage> images;   // with state committed
-  std::uint64_t output_offset = 0;        // of the cut
+  std::string reason;                    // why it was aborted
+  std::vector<wire::GuestCut> cut;       // with state captured or later
+  std::vector<wire::GuestImage> images;  // with state committed
+  std::uint64_t output_offset = 0;       // of the cut
   std::uint64_t bytes_raw = 0;
   std::uint64_t bytes_stored = 0;
-  double stall_ms = 0;                    // gates shut to gates open
+  double stall_ms = 0;  // gates shut to gates open
   double capture_ms = 0;
-  double commit_ms = 0;                   // request to commit
+  double commit_ms = 0;  // request to commit
   PhaseTimes phases;
-  bool control = false;                   // made by the test-only control: no quiescing behind it
+  bool control = false;  // made by the test-only control: no quiescing behind it
 };
 
 struct JobRecord {
   JobId job;
   JobSpec spec;
-  std::string manifest;                   // as submitted
-  std::string spool;                      // directory with the input files
+  std::string manifest;  // as submitted
+  std::string spool;     // directory with the input files
   JobState state = JobState::pending;
-  std::string reason;                     // for people: why pending, failed, …
-  Incarnation incarnation;                // 0 before the first launch
-  std::uint32_t vni = 0;                  // of this incarnation
-  std::vector<Placement> placement;       // of this incarnation
-  Epoch restored_from;                    // of this incarnation; 0 = fresh launch
+  std::string reason;                // for people: why pending, failed, …
+  Incarnation incarnation;           // 0 before the first launch
+  std::uint32_t vni = 0;             // of this incarnation
+  std::vector<Placement> placement;  // of this incarnation
+  Epoch restored_from;               // of this incarnation; 0 = fresh launch
   std::uint32_t restarts = 0;
   std::optional<int> exit_code;
-  bool stopping = false;                  // the user asked for the end
-  std::optional<Epoch> attempt;           // the epoch under way, if any
+  bool stopping = false;         // the user asked for the end
+  std::optional<Epoch> attempt;  // the epoch under way, if any
 };
 
 struct HostRecord {
@@ -76,10 +81,10 @@ struct HostRecord {
 // One line of the job's or site's history.
 struct EventRecord {
   WallSeconds time = 0;
-  JobId job;        // may be empty
-  HostName host;    // may be empty
-  Epoch epoch;      // 0 = none
-  std::string what; // "epoch committed"
+  JobId job;         // may be empty
+  HostName host;     // may be empty
+  Epoch epoch;       // 0 = none
+  std::string what;  // "epoch committed"
   std::string detail;
 };
 
@@ -95,12 +100,26 @@ struct CatalogState {
 };
 
 // The changes that one transaction makes. Whole records: writing one again changes nothing.
-struct PutJob { JobRecord job; };
-struct DropJob { JobId job; };          // with its epochs
-struct PutEpoch { EpochRecord epoch; };
-struct PutHost { HostRecord host; };
-struct PutCounters { std::uint64_t next_job; Epoch next_epoch; std::uint32_t next_vni; };
-struct AddEvent { EventRecord event; };
+struct PutJob {
+  JobRecord job;
+};
+struct DropJob {
+  JobId job;
+};  // with its epochs
+struct PutEpoch {
+  EpochRecord epoch;
+};
+struct PutHost {
+  HostRecord host;
+};
+struct PutCounters {
+  std::uint64_t next_job;
+  Epoch next_epoch;
+  std::uint32_t next_vni;
+};
+struct AddEvent {
+  EventRecord event;
+};
 using CatalogChange = std::variant<PutJob, DropJob, PutEpoch, PutHost, PutCounters, AddEvent>;
 
 }  // namespace stillpoint::coordinator

@@ -21,8 +21,9 @@ void settle_epochs(Core& core) {
   for (auto& [number, epoch] : core.catalog.epochs) {
     if (epoch.state != EpochState::attempted && epoch.state != EpochState::captured) continue;
     auto& job = core.job(epoch.job);
-    const bool going_on = job.state == JobState::running && epoch.state == EpochState::captured && job.attempt == number &&
-                          epoch.incarnation == job.incarnation && !job.exit_code && !job.stopping;
+    const bool going_on = job.state == JobState::running && epoch.state == EpochState::captured &&
+                          job.attempt == number && epoch.incarnation == job.incarnation && !job.exit_code &&
+                          !job.stopping;
     if (going_on) {
       checkpoint::await_images(core, job, number);
       continue;
@@ -54,7 +55,8 @@ void take_up(Core& core, JobRecord& job) {
     case JobState::starting:
       if (job.stopping) return finish::take_up_stop(core, job);
       // The fence of the start machine comes first: the placement is still in the record.
-      return core.set_state(job, JobState::pending, "the coordinator ended while the job was starting; it starts again");
+      return core.set_state(job, JobState::pending,
+                            "the coordinator ended while the job was starting; it starts again");
     case JobState::restarting:
       if (job.stopping) return finish::take_up_stop(core, job);
       return restart::begin_again(core, job);

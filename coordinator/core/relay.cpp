@@ -74,8 +74,9 @@ void on_background(Core& core, const Request& request, const wire::FromHost& mes
       return core.retry_later(request);
     }
   } else if (message.has_failure()) {
-    core.effects.push_back(Log{Log::Level::warn, EventRecord{core.wall, request.job, request.host, epoch, "request failed",
-                                                             host_error(request, message).message()}});
+    core.effects.push_back(
+        Log{Log::Level::warn, EventRecord{core.wall, request.job, request.host, epoch, "request failed",
+                                          host_error(request, message).message()}});
   }
   if (request.message.has_release() && request.message.release().discard())
     checkpoint::on_cleaned(core, request.job, epoch, request.host);

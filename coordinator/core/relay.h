@@ -1,5 +1,5 @@
-// mpirun in guest 0 asks for a daemon in another guest; the coordinator passes the request on and the outcome back, each
-// launch once however often it is asked. Also: answers to what is done in the background. Core's strand.
+// mpirun in guest 0 asks for a daemon in another guest; the coordinator passes the request on and the outcome back,
+// each launch once however often it is asked. Also: answers to what is done in the background. Core's strand.
 #pragma once
 
 #include "coordinator/core/core.h"

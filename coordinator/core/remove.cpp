@@ -22,11 +22,13 @@ void drop(Core& core, const JobId& id, RequestId request) {
 
 void on_remove(Core& core, const RemoveJob& event) {
   JobRecord* job = core.find(event.job);
-  if (job == nullptr) return core.refuse(event.request, Error{ErrorKind::not_found, "rm", event.job.value, "no such job"});
+  if (job == nullptr)
+    return core.refuse(event.request, Error{ErrorKind::not_found, "rm", event.job.value, "no such job"});
   auto& run = core.run(event.job);
   if (!is_over(job->state))
-    return core.refuse(event.request, refused("rm", event.job.value, fmt::format("the job is {}; stop it first: stillpoint stop {}",
-                                                                                 coordinator::name(job->state), event.job.value)));
+    return core.refuse(event.request, refused("rm", event.job.value,
+                                              fmt::format("the job is {}; stop it first: stillpoint stop {}",
+                                                          coordinator::name(job->state), event.job.value)));
   if (run.remove) return core.refuse(event.request, refused("rm", event.job.value, "the job is being removed already"));
   std::vector<Epoch> epochs;
   for (auto& [number, epoch] : core.catalog.epochs) {
@@ -49,7 +51,8 @@ void on_removed(Core& core, const Request& request, const wire::FromHost& answer
   if (!answer.has_failure()) return drop(core, request.job, client);
   run.remove.reset();
   Error error = host_error(request, answer);
-  core.refuse(client, Error{error.kind, "rm", request.job.value, "its images could not be deleted: " + error.message() + "; try again"});
+  core.refuse(client, Error{error.kind, "rm", request.job.value,
+                            "its images could not be deleted: " + error.message() + "; try again"});
 }
 
 }  // namespace stillpoint::coordinator::finish

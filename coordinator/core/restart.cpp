@@ -87,7 +87,8 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
 void begin(Core& core, JobRecord& job, RestartRun fresh) {
   auto& run = core.run(job.job).restart.emplace(std::move(fresh));
   run.asked = run.since = core.now;
-  core.note(Log::Level::info, job.job, {}, run.epoch, "restart begun", fmt::format("of incarnation {}", job.incarnation.value));
+  core.note(Log::Level::info, job.job, {}, run.epoch, "restart begun",
+            fmt::format("of incarnation {}", job.incarnation.value));
   fence_and_go(core, job, run);
 }
 
@@ -96,8 +97,8 @@ void fall_back(Core& core, JobRecord& job, RestartRun& run, const Error& damage)
   const auto older = run.fall_back ? epochs::newest_committed(core, job.job, run.epoch) : std::nullopt;
   if (!older) return fail(core, job, damage);
   core.cancel(job.job, Owner::restart);
-  const std::string what = fmt::format("checkpoint {} cannot be restored ({}); checkpoint {} is taken instead", run.epoch.value,
-                                       damage.message(), older->value);
+  const std::string what = fmt::format("checkpoint {} cannot be restored ({}); checkpoint {} is taken instead",
+                                       run.epoch.value, damage.message(), older->value);
   run.fallen_back += (run.fallen_back.empty() ? "" : "; ") + what;
   core.note(Log::Level::error, job.job, {}, run.epoch, "fell back", what);
   run.epoch = *older;
@@ -110,7 +111,8 @@ std::vector<std::string> link_problems(const JobRecord& job, const EpochRecord& 
   for (const auto& [guest, links] : run.links) {
     const std::set<std::uint32_t> reached(links.reached().begin(), links.reached().end());
     for (std::uint32_t other = 0; other < job.spec.guests; ++other)
-      if (other != guest && !reached.contains(other)) problems.push_back(fmt::format("guest {} does not reach guest {}", guest, other));
+      if (other != guest && !reached.contains(other))
+        problems.push_back(fmt::format("guest {} does not reach guest {}", guest, other));
     auto& cut = found.emplace_back(links.cut());
     cut.set_guest(guest);
   }
@@ -144,10 +146,12 @@ void running(Core& core, JobRecord& job) {
   runs.next_checkpoint = core.now + std::chrono::seconds(job.spec.interval_seconds.value_or(0));
   job.restarts += 1;
   core.set_state(job, JobState::running, run.fallen_back);
-  core.note(Log::Level::info, job.job, {}, run.epoch, "restarted", fmt::format("incarnation {}", job.incarnation.value));
+  core.note(Log::Level::info, job.job, {}, run.epoch, "restarted",
+            fmt::format("incarnation {}", job.incarnation.value));
   output::acknowledge(core, job);
   if (run.request)
-    core.reply(*run.request, Restarted{job.job, job.incarnation, run.epoch, ms_between(run.asked, core.now), run.phases});
+    core.reply(*run.request,
+               Restarted{job.job, job.incarnation, run.epoch, ms_between(run.asked, core.now), run.phases});
 }
 
 void all_answered(Core& core, JobRecord& job, RestartRun& run) {
@@ -183,7 +187,8 @@ bool take(Core& core, const JobRecord& job, RestartRun& run, const Request& requ
       return true;
     case Phase::release:
       if (answer.has_release() && !answer.release().held())
-        core.note(Log::Level::warn, job.job, request.host, run.epoch, "let go early", "a guest had let go by itself before the release");
+        core.note(Log::Level::warn, job.job, request.host, run.epoch, "let go early",
+                  "a guest had let go by itself before the release");
       return answer.has_release();
     case Phase::fence:
     case Phase::place:
@@ -202,7 +207,9 @@ std::optional<Error> refusal(Core& core, const RestartJob& event, JobRecord*& jo
   if (run.remove) return refused("restart", object, "the job is being removed");
   if (job->state != JobState::running && job->state != JobState::checkpointing && job->state != JobState::failed &&
       job->state != JobState::stopped)
-    return refused("restart", object, fmt::format("the job is {}; only a running, failed or stopped one can be restarted", coordinator::name(job->state)));
+    return refused("restart", object,
+                   fmt::format("the job is {}; only a running, failed or stopped one can be restarted",
+                               coordinator::name(job->state)));
   auto chosen = epochs::choose(core, *job, event.from);
   if (!chosen.has_value()) return chosen.error();
   epoch = chosen.value();
@@ -240,7 +247,8 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
     if (!fence::answered(core, request, answer)) return;
   } else if (answer.has_failure() || !take(core, job, run, request, answer)) {
     const Error error = host_error(request, answer);
-    const bool image = run.phase == Phase::restore && (error.kind == ErrorKind::damaged || error.kind == ErrorKind::not_found);
+    const bool image =
+        run.phase == Phase::restore && (error.kind == ErrorKind::damaged || error.kind == ErrorKind::not_found);
     if (!image) return fail(core, job, error);
     run.damage = error;  // the other hosts' answers are awaited: the fence wants nothing half-way
   }
@@ -269,7 +277,8 @@ void cancel(Core& core, JobRecord& job, const Error& error) {
   core.note(Log::Level::error, job.job, {}, run.epoch, "restart failed", error.message());
   core.destroy_gang(job.job, job.incarnation, core.gang_hosts(job));
   if (run.request) {
-    Error told{error.kind, "restart", fmt::format("{} from checkpoint {}", job.job.value, run.epoch.value), error.message()};
+    Error told{error.kind, "restart", fmt::format("{} from checkpoint {}", job.job.value, run.epoch.value),
+               error.message()};
     if (!run.fallen_back.empty()) told.cause += "; before that: " + run.fallen_back;
     core.refuse(*run.request, std::move(told));
   }
@@ -278,8 +287,9 @@ void cancel(Core& core, JobRecord& job, const Error& error) {
 void fail(Core& core, JobRecord& job, const Error& error) {
   if (!core.run(job.job).restart) return;
   cancel(core, job, error);
-  core.set_state(job, JobState::failed,
-                 fmt::format("the restart failed: {}; try again with `stillpoint restart {}`", error.message(), job.job.value));
+  core.set_state(
+      job, JobState::failed,
+      fmt::format("the restart failed: {}; try again with `stillpoint restart {}`", error.message(), job.job.value));
 }
 
 void tick(Core& core, JobRecord& job) {
@@ -291,9 +301,11 @@ void tick(Core& core, JobRecord& job) {
     if (slot->waiting.empty()) return after_fence(core, job, *slot);
   }
   if (core.now < slot->deadline) return;
-  fail(core, job, Error{ErrorKind::deadline, std::string(name(slot->phase)), fmt::format("epoch {}", slot->epoch.value),
-                        fmt::format("not done after {} ms; waiting for {}", static_cast<std::int64_t>(ms_between(slot->since, core.now)),
-                                    slot->waiting.empty() ? "the stored output" : joined(slot->waiting))});
+  fail(core, job,
+       Error{ErrorKind::deadline, std::string(name(slot->phase)), fmt::format("epoch {}", slot->epoch.value),
+             fmt::format("not done after {} ms; waiting for {}",
+                         static_cast<std::int64_t>(ms_between(slot->since, core.now)),
+                         slot->waiting.empty() ? "the stored output" : joined(slot->waiting))});
 }
 
 std::string_view name(Phase phase) {

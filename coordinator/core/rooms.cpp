@@ -37,10 +37,10 @@ Result<std::vector<Placement>> plan_gang(const Core& core, const JobRecord& job,
   const auto& hosts = allowed.empty() ? job.spec.hosts : allowed;
   for (const auto& [name, record] : core.catalog.hosts) {
     if (!allows(hosts, name)) continue;
-    if (core.usable(name) && !record.cordoned)
-      rooms.push_back({name, free_on(core, name, job)});
+    if (core.usable(name) && !record.cordoned) rooms.push_back({name, free_on(core, name, job)});
     else
-      out_of_use += fmt::format("{}{} is {}", out_of_use.empty() ? "" : ", ", name.value, record.cordoned ? "cordoned" : "not up");
+      out_of_use += fmt::format("{}{} is {}", out_of_use.empty() ? "" : ", ", name.value,
+                                record.cordoned ? "cordoned" : "not up");
   }
   auto placed = place(rooms, job.spec.guests, job.spec.memory_bytes, job.spec.spread);
   if (placed.has_value() || out_of_use.empty()) return placed;
@@ -55,7 +55,8 @@ std::optional<Error> unknown_hosts(const Core& core, const std::vector<HostName>
     if (!core.catalog.hosts.contains(name)) unknown += (unknown.empty() ? "" : ", ") + name.value;
   if (unknown.empty()) return std::nullopt;
   for (const auto& [name, record] : core.catalog.hosts) known += (known.empty() ? "" : ", ") + name.value;
-  return Error{ErrorKind::not_found, step, "host " + unknown, "no such host; known are: " + (known.empty() ? "none" : known)};
+  return Error{ErrorKind::not_found, step, "host " + unknown,
+               "no such host; known are: " + (known.empty() ? "none" : known)};
 }
 
 }  // namespace stillpoint::coordinator

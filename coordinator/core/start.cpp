@@ -21,8 +21,10 @@ std::vector<std::string> spec_problems(const JobSpec& spec) {
   if (spec.vcpus == 0) problems.push_back("a guest needs at least one vcpu");
   if (spec.memory_bytes == 0) problems.push_back("a guest needs memory");
   if (spec.ranks_per_guest.size() != spec.guests)
-    problems.push_back(fmt::format("ranksPerGuest has {} entries for {} guests", spec.ranks_per_guest.size(), spec.guests));
-  if (std::count(spec.ranks_per_guest.begin(), spec.ranks_per_guest.end(), 0u) != 0) problems.push_back("a guest without a rank");
+    problems.push_back(
+        fmt::format("ranksPerGuest has {} entries for {} guests", spec.ranks_per_guest.size(), spec.guests));
+  if (std::count(spec.ranks_per_guest.begin(), spec.ranks_per_guest.end(), 0u) != 0)
+    problems.push_back("a guest without a rank");
   if (spec.command.empty()) problems.push_back("no command");
   for (const auto* files : {&spec.files, &spec.outputs})
     for (const auto& file : *files)
@@ -45,7 +47,8 @@ std::optional<Error> refusal(const Core& core, const JobSpec& spec) {
       largest = std::max(largest, host.hello.memory_bytes());
   if (largest != 0 && spec.memory_bytes > largest)
     return refused("submit", object,
-                   fmt::format("a guest asks for {} MiB of memory, but no host has more than {} MiB", spec.memory_bytes >> 20, largest >> 20));
+                   fmt::format("a guest asks for {} MiB of memory, but no host has more than {} MiB",
+                               spec.memory_bytes >> 20, largest >> 20));
   return std::nullopt;
 }
 
@@ -63,7 +66,8 @@ void boot(Core& core, JobRecord& job) {
   auto placed = plan_gang(core, job, {});
   if (!placed.has_value()) {
     core.run(job.job).start.reset();
-    if (const std::string why = placed.error().message(); job.reason != why) core.set_state(job, JobState::pending, why);
+    if (const std::string why = placed.error().message(); job.reason != why)
+      core.set_state(job, JobState::pending, why);
     return;
   }
   auto& run = core.run(job.job);
@@ -120,9 +124,7 @@ void running(Core& core, JobRecord& job) {
 void all_answered(Core& core, JobRecord& job, StartRun& start) {
   switch (start.phase) {
     case StartRun::Phase::fence: return boot(core, job);
-    case StartRun::Phase::boot:
-      enter(core, start, StartRun::Phase::files);
-      return next_piece(core, job, start);
+    case StartRun::Phase::boot: enter(core, start, StartRun::Phase::files); return next_piece(core, job, start);
     case StartRun::Phase::files:
       if (start.last) {
         start.file += 1;
@@ -191,7 +193,8 @@ void on_spool(Core& core, SpoolRead event) {
   JobRecord* job = core.find(event.job);
   StartRun* start = job == nullptr || !core.run(event.job).start ? nullptr : &*core.run(event.job).start;
   if (start == nullptr || start->phase != StartRun::Phase::files || !start->waiting.empty() ||
-      start->file >= job->spec.files.size() || job->spec.files[start->file] != event.file || start->offset != event.offset)
+      start->file >= job->spec.files.size() || job->spec.files[start->file] != event.file ||
+      start->offset != event.offset)
     return core.stale({}, event.job, {}, "a piece of " + event.file + " that nobody waits for");
   if (event.failed) return fail(core, *job, event.error);
   start->piece = event.data.size();
@@ -225,9 +228,10 @@ void tick(Core& core, JobRecord& job) {
   }
   if (core.now < run.start->deadline) return;
   const bool fencing = run.start->phase == StartRun::Phase::fence;
-  fail(core, job, Error{fencing ? ErrorKind::transient : ErrorKind::deadline, std::string(name(run.start->phase)), job.job.value,
-                        fmt::format("not done within {} ms; waiting for {}", core.settings.start_deadline.count(),
-                                    run.start->waiting.empty() ? "the spool" : joined(run.start->waiting))});
+  fail(core, job,
+       Error{fencing ? ErrorKind::transient : ErrorKind::deadline, std::string(name(run.start->phase)), job.job.value,
+             fmt::format("not done within {} ms; waiting for {}", core.settings.start_deadline.count(),
+                         run.start->waiting.empty() ? "the spool" : joined(run.start->waiting))});
 }
 
 std::string_view name(StartRun::Phase phase) {

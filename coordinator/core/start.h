@@ -1,7 +1,8 @@
 // From a submitted spec to a running program: validate, queue, fence what an earlier try left, boot the gang, stream
 // the files, launch. Core's strand.
 //
-//   pending --room--> [fence] --> boot (StartGuests) --> files (ReadSpool, PutJobFile, piece by piece) --> launch --> running
+//   pending --room--> [fence] --> boot (StartGuests) --> files (ReadSpool, PutJobFile, piece by piece) --> launch -->
+//   running
 //
 // A start that fails for a reason of the hosts is tried again with a new incarnation, kStartTries times.
 #pragma once

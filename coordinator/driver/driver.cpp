@@ -36,7 +36,8 @@ void Driver::stop() {
   if (!thread_.joinable()) return;
   thread_.join();
   for (auto& [request, answered] : std::exchange(asked_, {}))
-    answered(Error{ErrorKind::transient, "answer", "request", "the coordinator is stopping; ask again when it is back"});
+    answered(
+        Error{ErrorKind::transient, "answer", "request", "the coordinator is stopping; ask again when it is back"});
   for (auto& watch : std::exchange(watches_, {})) watch.wake();
 }
 
@@ -99,8 +100,7 @@ void Driver::look(Look look) {
 
 void Driver::step(Event event) {
   Effects effects = core_.step(std::move(event), now(), wall());
-  for (auto& effect : effects)
-    std::visit([this](auto& one) { carry_out(one); }, effect);
+  for (auto& effect : effects) std::visit([this](auto& one) { carry_out(one); }, effect);
 }
 
 void Driver::carry_out(Persist& effect) {
@@ -124,7 +124,8 @@ void Driver::carry_out(Reply& effect) {
 
 void Driver::carry_out(Log& effect) {
   const EventRecord& e = effect.event;
-  const LogFields fields = {{"job", e.job.value}, {"host", e.host.value}, {"epoch", e.epoch.value}, {"detail", e.detail}};
+  const LogFields fields = {
+      {"job", e.job.value}, {"host", e.host.value}, {"epoch", e.epoch.value}, {"detail", e.detail}};
   switch (effect.level) {
     case Log::Level::info: return log_info(e.what, fields);
     case Log::Level::warn: return log_warn(e.what, fields);
@@ -137,7 +138,8 @@ void Driver::watch(const JobId& job, Clock::time_point deadline, std::shared_ptr
   watches_.push_back({job, deadline, std::move(gone), std::move(wake)});
 }
 
-// Takes out what is chosen first: a woken watcher may watch again at once and must not meet the list being gone through.
+// Takes out what is chosen first: a woken watcher may watch again at once and must not meet the list being gone
+// through.
 template <class Chosen>
 void Driver::wake_chosen(Chosen chosen) {
   const auto kept = std::stable_partition(watches_.begin(), watches_.end(), [&](const Watch& w) { return !chosen(w); });

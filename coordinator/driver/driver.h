@@ -77,7 +77,9 @@ class Driver {
   void carry_out(Log& effect);
   void carry_out(JobChanged& effect) { wake(effect.job); }
   template <class FileWork>
-  void carry_out(FileWork& effect) { files_.push(std::move(effect)); }
+  void carry_out(FileWork& effect) {
+    files_.push(std::move(effect));
+  }
 
   // The thread's own.
   Catalog catalog_;

@@ -29,7 +29,8 @@ Error open_error(const std::string& object, int code) {
 Result<Place> place_below(const std::filesystem::path& root, std::string_view name, Missing missing) {
   const std::string object = describe(root, name);
   if (!safe_relative_name(name))
-    return Error{ErrorKind::refused, "opening", std::string(name), "expected a relative path without '..' or control characters"};
+    return Error{ErrorKind::refused, "opening", std::string(name),
+                 "expected a relative path without '..' or control characters"};
   Fd at(::open(root.c_str(), kDirectory));
   if (!at) return open_error(root.string(), errno);
   std::string_view rest = name;
@@ -45,7 +46,8 @@ Result<Place> place_below(const std::filesystem::path& root, std::string_view na
   return Place{std::move(at), std::string(rest)};
 }
 
-Result<Fd> open_below(const std::filesystem::path& root, std::string_view name, int flags, mode_t mode, Missing missing) {
+Result<Fd> open_below(const std::filesystem::path& root, std::string_view name, int flags, mode_t mode,
+                      Missing missing) {
   auto place = place_below(root, name, missing);
   if (!place) return place.error();
   // O_NONBLOCK: a pipe that was put there must not hold us up before it is seen for what it is.

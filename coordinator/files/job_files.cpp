@@ -29,9 +29,7 @@ std::size_t weight(const JobFiles::Work& work) {
 
 std::string kept_name(Epoch epoch) { return fmt::format("output.e{}", epoch.value); }
 
-bool safe_job(const JobId& job) {
-  return safe_relative_name(job.value) && job.value.find('/') == std::string::npos;
-}
+bool safe_job(const JobId& job) { return safe_relative_name(job.value) && job.value.find('/') == std::string::npos; }
 
 }  // namespace
 
@@ -101,7 +99,8 @@ void JobFiles::carry_out(Work& work) {
     if (auto appended = append(*append_work); !appended) tell_(OutputFailed{append_work->job, appended.error()});
   } else if (auto* kept = std::get_if<KeepOutput>(&work)) {
     if (auto done = keep(*kept); !done)
-      log_error("output of an epoch not kept", {{"job", kept->job.value}, {"epoch", kept->epoch.value}, {"cause", done.error().message()}});
+      log_error("output of an epoch not kept",
+                {{"job", kept->job.value}, {"epoch", kept->epoch.value}, {"cause", done.error().message()}});
   } else if (auto* cut = std::get_if<TruncateOutput>(&work)) {
     auto length = truncate(*cut);
     if (length) tell_(OutputDurable{cut->job, *length, true});
@@ -114,7 +113,8 @@ void JobFiles::carry_out(Work& work) {
     tell_(read_spool(*read));
   } else if (auto* piece = std::get_if<StoreOutputPiece>(&work)) {
     if (auto stored = store(*piece); !stored)
-      log_error("output file not stored", {{"job", piece->job.value}, {"file", piece->file}, {"cause", stored.error().message()}});
+      log_error("output file not stored",
+                {{"job", piece->job.value}, {"file", piece->file}, {"cause", stored.error().message()}});
   } else if (auto* dropped = std::get_if<DropJobFiles>(&work)) {
     drop(*dropped);
   } else {
@@ -200,7 +200,8 @@ Result<std::uint64_t> JobFiles::truncate(const TruncateOutput& work) {
   if (auto output = output_of(work.job); !output) return output.error();
   appended_.erase(work.job);
   auto source = open_below(directory(work.job), kept_name(work.epoch), O_RDONLY);
-  if (!source && source.error().kind == ErrorKind::not_found) source = open_below(directory(work.job), "output", O_RDONLY);
+  if (!source && source.error().kind == ErrorKind::not_found)
+    source = open_below(directory(work.job), "output", O_RDONLY);
   if (!source) return source.error();
   const std::string object = "output of " + work.job.value;
   auto size = size_of(source->get(), object);
@@ -212,14 +213,16 @@ Result<std::uint64_t> JobFiles::truncate(const TruncateOutput& work) {
   auto file = open_below(directory(work.job), "output.next", O_RDWR | O_CREAT | O_EXCL);
   if (!file) return file.error();
   for (std::uint64_t at = 0; at < length;) {
-    auto part = read_at(source->get(), at, static_cast<std::size_t>(std::min<std::uint64_t>(length - at, 1u << 20)), object);
+    auto part =
+        read_at(source->get(), at, static_cast<std::size_t>(std::min<std::uint64_t>(length - at, 1u << 20)), object);
     if (!part) return part.error();
     if (auto written = write_at(file->get(), *part, at, object); !written) return written.error();
     at += part->size();
   }
   if (::fsync(file->get()) != 0) return errno_error("fsync", object, errno);
   std::lock_guard lock(readable_);
-  if (::rename(next.c_str(), (directory(work.job) / "output").c_str()) != 0) return errno_error("rename", object, errno);
+  if (::rename(next.c_str(), (directory(work.job) / "output").c_str()) != 0)
+    return errno_error("rename", object, errno);
   if (auto synced = sync_directory(directory(work.job)); !synced) return synced.error();
   durable_[work.job] = length;
   return length;
@@ -277,7 +280,8 @@ Status JobFiles::store(const StoreOutputPiece& work) {
   for (const auto& path : {directory(work.job), partial, whole})
     if (auto made = make_private_directory(path); !made) return made;
   if (auto room = room_for(root_, work.data.size()); !room) return room;
-  auto file = open_below(partial, work.file, O_WRONLY | O_CREAT | (work.offset == 0 ? O_TRUNC : 0), 0600, Missing::make);
+  auto file =
+      open_below(partial, work.file, O_WRONLY | O_CREAT | (work.offset == 0 ? O_TRUNC : 0), 0600, Missing::make);
   if (!file) return file.error();
   if (auto written = write_at(file->get(), work.data, work.offset, work.file); !written) return written;
   if (!work.last) return {};

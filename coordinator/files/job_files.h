@@ -24,8 +24,8 @@ namespace stillpoint::coordinator {
 
 class JobFiles {
  public:
-  using Work = std::variant<AppendOutput, KeepOutput, TruncateOutput, MeasureOutput, ReadSpool, StoreOutputPiece, DropJobFiles,
-                            std::function<void()>>;
+  using Work = std::variant<AppendOutput, KeepOutput, TruncateOutput, MeasureOutput, ReadSpool, StoreOutputPiece,
+                            DropJobFiles, std::function<void()>>;
   using Tell = std::function<void(Event)>;  // called on the worker
 
   JobFiles(std::filesystem::path root, Spools& spools, std::size_t queue_bytes = 64u << 20)

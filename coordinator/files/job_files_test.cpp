@@ -96,7 +96,8 @@ TEST_CASE("a gap in the output is an error, never filled with nothing") {
   f.files->push(AppendOutput{JobId{"j1"}, 5, "xyz"});
   f.settle();
   std::lock_guard lock(f.mutex);
-  CHECK(std::any_of(f.told.begin(), f.told.end(), [](const Event& e) { return std::holds_alternative<OutputFailed>(e); }));
+  CHECK(std::any_of(f.told.begin(), f.told.end(),
+                    [](const Event& e) { return std::holds_alternative<OutputFailed>(e); }));
 }
 
 TEST_CASE("output is cut back and goes on from there; cutting never makes it longer") {
@@ -190,7 +191,8 @@ TEST_CASE("output files arrive whole under their names") {
 
 TEST_CASE("names from hosts stay below the job's directory") {
   Fixture f;
-  for (const char* name : {"../x", "/etc/x", "a/../../x", "", "."}) f.files->push(StoreOutputPiece{JobId{"j1"}, name, 0, "x", true});
+  for (const char* name : {"../x", "/etc/x", "a/../../x", "", "."})
+    f.files->push(StoreOutputPiece{JobId{"j1"}, name, 0, "x", true});
   f.files->push(StoreOutputPiece{JobId{"../../j9"}, "x", 0, "x", true});
   f.files->push(AppendOutput{JobId{".."}, 0, "x"});
   f.settle();

@@ -18,7 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 Error no_spool(const std::string& id) {
-  return Error{ErrorKind::not_found, "look-up", "spool " + id.substr(0, 40), "there is none; it may have been left unused too long"};
+  return Error{ErrorKind::not_found, "look-up", "spool " + id.substr(0, 40),
+               "there is none; it may have been left unused too long"};
 }
 
 Result<std::string> random_id() {
@@ -41,9 +42,7 @@ Status remove_tree(const fs::path& path) {
 
 }  // namespace
 
-bool is_spool_id(std::string_view id) {
-  return id.size() == 32 && id.find_first_not_of("0123456789abcdef") == id.npos;
-}
+bool is_spool_id(std::string_view id) { return id.size() == 32 && id.find_first_not_of("0123456789abcdef") == id.npos; }
 
 // ---- an upload
 
@@ -118,9 +117,11 @@ Result<std::string> Spools::create() {
   {
     std::lock_guard lock(mutex_);
     make_room(now);
-    const auto unclaimed = std::count_if(spools_.begin(), spools_.end(), [](const auto& s) { return !s.second.claimed; });
+    const auto unclaimed =
+        std::count_if(spools_.begin(), spools_.end(), [](const auto& s) { return !s.second.claimed; });
     if (static_cast<std::size_t>(unclaimed) >= limits_.unclaimed)
-      return Error{ErrorKind::transient, "creation", "spool", "too many uploads without a submit are waiting; try again later"};
+      return Error{ErrorKind::transient, "creation", "spool",
+                   "too many uploads without a submit are waiting; try again later"};
     spools_[*id].touched = now;
   }
   for (const auto& path : {directory(*id), directory(*id) / "files", directory(*id) / "partial"})
@@ -143,7 +144,8 @@ Result<std::unique_ptr<Spools::Upload>> Spools::begin(const std::string& id, con
     Spool& spool = found->second;
     if (spool.claimed) return Error{ErrorKind::refused, "upload", "spool " + id, "a job has taken it already"};
     if (spool.files >= limits_.files)
-      return Error{ErrorKind::refused, "upload", "spool " + id, "it may have at most " + std::to_string(limits_.files) + " files"};
+      return Error{ErrorKind::refused, "upload", "spool " + id,
+                   "it may have at most " + std::to_string(limits_.files) + " files"};
     ++spool.files;
     ++spool.uploads;
     spool.touched = std::chrono::steady_clock::now();
@@ -190,7 +192,8 @@ Status Spools::claim(const std::string& id, const std::vector<std::string>& file
     const auto found = spools_.find(id);
     if (found == spools_.end()) return no_spool(id);
     if (found->second.claimed) return Error{ErrorKind::refused, "submission", "spool " + id, "another job has it"};
-    if (found->second.uploads > 0) return Error{ErrorKind::refused, "submission", "spool " + id, "uploads to it are under way"};
+    if (found->second.uploads > 0)
+      return Error{ErrorKind::refused, "submission", "spool " + id, "uploads to it are under way"};
     found->second.claimed = true;
   }
   std::string missing;

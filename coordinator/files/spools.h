@@ -19,11 +19,11 @@
 namespace stillpoint::coordinator {
 
 struct SpoolLimits {
-  std::size_t unclaimed = 64;               // spools
-  std::size_t files = 4096;                 // in one spool
-  std::uint64_t bytes = 8ull << 30;         // in one spool
+  std::size_t unclaimed = 64;        // spools
+  std::size_t files = 4096;          // in one spool
+  std::uint64_t bytes = 8ull << 30;  // in one spool
   std::uint64_t file_bytes = 1ull << 30;
-  std::chrono::minutes abandoned{60};       // an unclaimed spool so long untouched makes room for a new one
+  std::chrono::minutes abandoned{60};  // an unclaimed spool so long untouched makes room for a new one
 };
 
 class Spools {

@@ -26,13 +26,14 @@ struct Connection {
   SessionId id;                                // of the host's session
   asio::steady_timer hello_timer;
   bool paused = false;
-  std::atomic<std::size_t> undelivered{0};     // bytes; counted down from the core's thread
+  std::atomic<std::size_t> undelivered{0};  // bytes; counted down from the core's thread
 };
 
 }  // namespace
 
 struct HostSessions::Impl : std::enable_shared_from_this<Impl> {
-  Impl(const asio::any_io_executor& ex, const HostLimits& l, Deliver d) : executor(ex), limits(l), deliver(std::move(d)) {}
+  Impl(const asio::any_io_executor& ex, const HostLimits& l, Deliver d)
+      : executor(ex), limits(l), deliver(std::move(d)) {}
 
   net::FrameSession::Handlers accept(const std::shared_ptr<net::FrameSession>& session);
   void opened(const std::shared_ptr<Connection>& connection, const std::string& name);
@@ -51,7 +52,7 @@ struct HostSessions::Impl : std::enable_shared_from_this<Impl> {
   std::size_t unnamed = 0;
   bool stopped = false;
 
-  std::mutex mutex;  // guards hosts: the core's thread sends through it
+  std::mutex mutex;                                       // guards hosts: the core's thread sends through it
   std::map<HostName, std::shared_ptr<Connection>> hosts;  // named sessions; shared with their callbacks
 };
 
@@ -76,8 +77,7 @@ void HostSessions::Impl::opened(const std::shared_ptr<Connection>& connection, c
 }
 
 void HostSessions::Impl::give_up(const std::shared_ptr<Connection>& connection, const std::string& why) {
-  if (connection->session)
-    connection->session->close(Error{ErrorKind::refused, "session", connection->certified, why});
+  if (connection->session) connection->session->close(Error{ErrorKind::refused, "session", connection->certified, why});
 }
 
 void HostSessions::Impl::took(const std::shared_ptr<Connection>& connection, const std::string& payload) {
@@ -98,7 +98,8 @@ void HostSessions::Impl::greet(const std::shared_ptr<Connection>& connection, co
     return give_up(connection, "it speaks protocol " + std::to_string(hello.protocol()) + ", this coordinator speaks " +
                                    std::to_string(kProtocol) + ": install the same version on both");
   if (hello.host() != connection->certified)
-    return give_up(connection, "it calls itself \"" + hello.host() + "\", its certificate says \"" + connection->certified + "\"");
+    return give_up(connection,
+                   "it calls itself \"" + hello.host() + "\", its certificate says \"" + connection->certified + "\"");
   connection->hello_timer.cancel();
   connection->host = HostName{hello.host()};
   connection->id = next_session;
@@ -113,8 +114,10 @@ void HostSessions::Impl::greet(const std::shared_ptr<Connection>& connection, co
     hand_over(older, HostDisconnected{*older->host, older->id}, 0);
     give_up(older, "replaced by a newer session of the same host");
   }
-  log_info("host connected", {{"host", connection->host->value}, {"session", connection->id.value},
-                              {"from", connection->session->remote()}, {"version", hello.version()}});
+  log_info("host connected", {{"host", connection->host->value},
+                              {"session", connection->id.value},
+                              {"from", connection->session->remote()},
+                              {"version", hello.version()}});
   hand_over(connection, HostConnected{*connection->host, connection->id, hello}, 0);
 }
 

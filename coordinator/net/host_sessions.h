@@ -19,10 +19,10 @@
 namespace stillpoint::coordinator {
 
 struct HostLimits {
-  std::size_t unopened = 64;                          // connections that have not finished their TLS handshake
-  std::size_t unnamed = 64;                           // sessions that have not said hello
+  std::size_t unopened = 64;  // connections that have not finished their TLS handshake
+  std::size_t unnamed = 64;   // sessions that have not said hello
   std::chrono::milliseconds hello_deadline{10'000};
-  std::size_t undelivered_bytes = 16u << 20;          // per session, on the way to the core; then it is not read further
+  std::size_t undelivered_bytes = 16u << 20;  // per session, on the way to the core; then it is not read further
 };
 
 class HostSessions {

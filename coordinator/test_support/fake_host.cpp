@@ -44,17 +44,17 @@ void FakeHost::connect(std::optional<std::string> raw_hello) {
     closed_.clear();
   }
   impl_->session = net::connect_session(impl_->io.get_executor(), impl_->tls, "127.0.0.1:" + std::to_string(port_), {},
-      {[this](const std::string&) {
-         std::lock_guard lock(mutex_);
-         open_ = true;
-         changed_.notify_all();
-       },
-       [this](const std::string& payload) { take(payload); },
-       [this](const Error& why) {
-         std::lock_guard lock(mutex_);
-         closed_ = why.message();
-         changed_.notify_all();
-       }});
+                                        {[this](const std::string&) {
+                                           std::lock_guard lock(mutex_);
+                                           open_ = true;
+                                           changed_.notify_all();
+                                         },
+                                         [this](const std::string& payload) { take(payload); },
+                                         [this](const Error& why) {
+                                           std::lock_guard lock(mutex_);
+                                           closed_ = why.message();
+                                           changed_.notify_all();
+                                         }});
   wait_for([this] { return open_ || !closed_.empty(); });
   wire::FromHost first;
   *first.mutable_hello() = hello();

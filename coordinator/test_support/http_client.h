@@ -25,7 +25,9 @@ class HttpClient {
   explicit HttpClient(std::filesystem::path socket) : socket_(std::move(socket)) {}
 
   HttpReply get(const std::string& target) const { return request("GET", target, ""); }
-  HttpReply post(const std::string& target, const std::string& body = "") const { return request("POST", target, body); }
+  HttpReply post(const std::string& target, const std::string& body = "") const {
+    return request("POST", target, body);
+  }
   HttpReply request(const std::string& method, const std::string& target, const std::string& body,
                     const std::string& extra_headers = "") const;
   // Sends these bytes as they are and reads until the answer is whole or the connection ends.

@@ -12,7 +12,8 @@ TestServer::TestServer() : directory(site.directory() / "state") {
   options.listen = "127.0.0.1:0";
   options.tls = site.identity("coordinator");
   options.settings.heartbeat = std::chrono::milliseconds(100);
-  options.settings.lease = std::chrono::milliseconds(3000);  // a lost host is waited out: short, but not too short for a busy machine
+  options.settings.lease =
+      std::chrono::milliseconds(3000);  // a lost host is waited out: short, but not too short for a busy machine
 }
 
 TestServer::~TestServer() { stop(); }

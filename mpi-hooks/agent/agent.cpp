@@ -36,9 +36,7 @@ void Agent::take(const wire::GuestRequest& request) {
   if (hold_.held() && request.epoch() == hold_.epoch()) hold_.extend(last_request_);
 
   switch (request.body_case()) {
-    case wire::GuestRequest::kOutputAck:
-      job_.output().acked(request.output_ack().offset(), last_request_);
-      return;
+    case wire::GuestRequest::kOutputAck: job_.output().acked(request.output_ack().offset(), last_request_); return;
     case wire::GuestRequest::kCloseGates: {
       auto begun = close_gates(request);
       if (!begun.ok()) return reply(request, begun.failure());
@@ -66,8 +64,7 @@ void Agent::take(const wire::GuestRequest& request) {
     case wire::GuestRequest::kReleaseRanks:
     case wire::GuestRequest::kAdopt:
     case wire::GuestRequest::kCheckLinks:
-    case wire::GuestRequest::BODY_NOT_SET:
-      return reply(request, answer(request));
+    case wire::GuestRequest::BODY_NOT_SET: return reply(request, answer(request));
   }
 }
 
@@ -75,7 +72,8 @@ void Agent::take(const wire::GuestRequest& request) {
 std::optional<wire::Failure> Agent::wrong_gang(const wire::GuestRequest& request) const {
   const auto refused = [&](std::string cause) {
     return failure(wire::Failure::REFUSED, "take a request",
-                   request.gang().job() + " incarnation " + std::to_string(request.gang().incarnation()), std::move(cause));
+                   request.gang().job() + " incarnation " + std::to_string(request.gang().incarnation()),
+                   std::move(cause));
   };
   if (request.has_configure() && gang_.job().empty()) return std::nullopt;
   if (gang_.job().empty()) return refused("this guest is not configured yet");
@@ -86,7 +84,8 @@ std::optional<wire::Failure> Agent::wrong_gang(const wire::GuestRequest& request
     return refused("this guest has incarnation " + std::to_string(gang_.incarnation()));
   }
   if (request.gang().incarnation() > gang_.incarnation() && !request.has_adopt())
-    return refused("this guest has incarnation " + std::to_string(gang_.incarnation()) + " and has not adopted the new one");
+    return refused("this guest has incarnation " + std::to_string(gang_.incarnation()) +
+                   " and has not adopted the new one");
   return std::nullopt;
 }
 
@@ -109,9 +108,7 @@ Outcome<wire::GuestReply> Agent::answer(const wire::GuestRequest& request) {
       if (auto refused = needs_disk("start daemon")) return *refused;
       return done(job_.start_daemon(request.start_daemon(), workdir_));
     }
-    case wire::GuestRequest::kLaunchOutcome:
-      launches_.outcome(request.launch_outcome());
-      return wire::GuestReply();
+    case wire::GuestRequest::kLaunchOutcome: launches_.outcome(request.launch_outcome()); return wire::GuestReply();
     case wire::GuestRequest::kFreezeRanks: return freeze(request);
     case wire::GuestRequest::kThawRanks: {
       if (auto refused = hold_.require(request.epoch(), monotonic_ms())) return *refused;
@@ -132,7 +129,8 @@ Outcome<wire::GuestReply> Agent::answer(const wire::GuestRequest& request) {
     case wire::GuestRequest::kOutputAck:
     case wire::GuestRequest::BODY_NOT_SET: break;
   }
-  return failure(wire::Failure::REFUSED, "take a request", "request " + std::to_string(request.id()), "this agent does not know it");
+  return failure(wire::Failure::REFUSED, "take a request", "request " + std::to_string(request.id()),
+                 "this agent does not know it");
 }
 
 void Agent::reply(const wire::GuestRequest& request, Outcome<wire::GuestReply> outcome) {
@@ -150,9 +148,11 @@ void Agent::reply(const wire::GuestRequest& request, Outcome<wire::GuestReply> o
 
 void Agent::wait_for_answer(const wire::GuestRequest& request, Millis deadline) {
   // Sent again because the answer takes its time: one answer will do.
-  if (std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& w) { return w.request.id() == request.id(); })) return;
+  if (std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& w) { return w.request.id() == request.id(); }))
+    return;
   if (waiting_.size() >= kMaxWaiting)
-    return reply(request, failure(wire::Failure::TRANSIENT, "take a request", "guest " + std::to_string(guest_), "too many requests wait for an answer"));
+    return reply(request, failure(wire::Failure::TRANSIENT, "take a request", "guest " + std::to_string(guest_),
+                                  "too many requests wait for an answer"));
   waiting_.push_back({request, deadline});
   advance(monotonic_ms());
 }
@@ -190,7 +190,8 @@ std::optional<Outcome<wire::GuestReply>> Agent::try_answer(const Waiting& waitin
     const std::uint32_t expected = request.close_gates().expected_ranks();
     if (ranks_.at_rest() < expected && !late) return std::nullopt;
     if (ranks_.at_rest() < expected)
-      return failure(wire::Failure::NOT_QUIET, "close the gates", "guest " + std::to_string(guest_), ranks_.not_at_rest(expected));
+      return failure(wire::Failure::NOT_QUIET, "close the gates", "guest " + std::to_string(guest_),
+                     ranks_.not_at_rest(expected));
   } else if (!late && !ranks_.all_answered()) {
     return std::nullopt;
   }
@@ -238,7 +239,8 @@ Done Agent::start_job(const wire::StartJob& start) {
 // Whatever writes would hang in a frozen file system, and the agent with it.
 std::optional<wire::Failure> Agent::needs_disk(const std::string& step) const {
   if (!disk_.frozen()) return std::nullopt;
-  return failure(wire::Failure::TRANSIENT, step, "guest " + std::to_string(guest_), "the guest is held and its file system is frozen");
+  return failure(wire::Failure::TRANSIENT, step, "guest " + std::to_string(guest_),
+                 "the guest is held and its file system is frozen");
 }
 
 // A held job is let go first: frozen processes do not see SIGTERM.

@@ -90,11 +90,11 @@ class Agent {
   AgentOptions options_;
 
   std::string boot_id_;
-  wire::GangRef gang_;                 // empty until configured
+  wire::GangRef gang_;  // empty until configured
   std::uint32_t guest_ = 0;
   std::string workdir_;
-  std::vector<std::string> names_;     // of all guests, by index
-  std::vector<std::uint32_t> others_;  // addresses of the other guests
+  std::vector<std::string> names_;           // of all guests, by index
+  std::vector<std::uint32_t> others_;        // addresses of the other guests
   std::vector<std::uint32_t> other_guests_;  // their indices
   AddressSet gang_addresses_;
 

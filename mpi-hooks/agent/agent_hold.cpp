@@ -61,7 +61,8 @@ void Agent::settle(Millis deadline) const {
   for (;;) {
     auto sockets = gang_sockets(gang_addresses_);
     if (!sockets.ok() || monotonic_ms() >= deadline) return;
-    if (std::none_of(sockets.value().begin(), sockets.value().end(), [](const auto& s) { return in_flight(s) != 0; })) return;
+    if (std::none_of(sockets.value().begin(), sockets.value().end(), [](const auto& s) { return in_flight(s) != 0; }))
+      return;
     const timespec pause{0, 2'000'000};
     ::nanosleep(&pause, nullptr);
   }
@@ -150,7 +151,8 @@ Outcome<wire::GuestReply> Agent::check_links(const wire::CheckLinks& check) {
   wire::GuestReply reply;
   wire::LinkReport& links = *reply.mutable_links();
   for (std::size_t i = 0; i < others_.size(); ++i) {
-    const bool answered = std::find(reached.value().begin(), reached.value().end(), others_[i]) != reached.value().end();
+    const bool answered =
+        std::find(reached.value().begin(), reached.value().end(), others_[i]) != reached.value().end();
     (answered ? links.mutable_reached() : links.mutable_unreachable())->Add(other_guests_[i]);
   }
   *links.mutable_cut() = std::move(figures.value());

@@ -29,7 +29,9 @@ std::string read_boot_id() {
 Agent::Agent(const AgentOptions& options)
     : link_(options.port),
       ranks_([this](std::uint32_t rank, std::string detail) {
-        if (std::any_of(peer_reports_.begin(), peer_reports_.end(), [&](const auto& r) { return r.failed.rank() == rank; })) return;
+        if (std::any_of(peer_reports_.begin(), peer_reports_.end(),
+                        [&](const auto& r) { return r.failed.rank() == rank; }))
+          return;
         PeerReport report;
         report.failed.set_rank(rank);
         report.failed.set_detail(std::move(detail));
@@ -120,10 +122,10 @@ void Agent::hello_if_due(Millis now) {
   hello_at_ = now + kHelloEvery;
   wire::FromGuest message;
   wire::GuestHello& hello = *message.mutable_hello();
-  hello.set_phase(hold_.held()            ? wire::GuestHello::HELD
-                  : job_.started()        ? wire::GuestHello::RUNNING
-                  : gang_.job().empty()   ? wire::GuestHello::BLANK
-                                          : wire::GuestHello::READY);
+  hello.set_phase(hold_.held()          ? wire::GuestHello::HELD
+                  : job_.started()      ? wire::GuestHello::RUNNING
+                  : gang_.job().empty() ? wire::GuestHello::BLANK
+                                        : wire::GuestHello::READY);
   *hello.mutable_gang() = gang_;
   hello.set_guest(guest_);
   hello.set_epoch(hold_.epoch());

@@ -1,4 +1,5 @@
 // The agent's rules, without a VM.
+#include <arpa/inet.h>
 #include <doctest/doctest.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
@@ -8,8 +9,6 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <arpa/inet.h>
 
 #include <cstring>
 #include <filesystem>
@@ -28,7 +27,8 @@ using namespace stillpoint::agent;
 
 TEST_CASE("paths that leave the work directory are refused") {
   for (const char* good : {"a", "a/b", "in.melt", "..a", "a..", "a b"}) CHECK(is_plain_relative_path(good));
-  for (const char* bad : {"", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a/.."}) CHECK_FALSE(is_plain_relative_path(bad));
+  for (const char* bad : {"", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a/.."})
+    CHECK_FALSE(is_plain_relative_path(bad));
   CHECK_FALSE(is_plain_relative_path(std::string("a\0b", 3)));
   CHECK_FALSE(is_plain_relative_path(std::string(300, 'x')));
 }
@@ -130,7 +130,8 @@ TEST_CASE("output has a bound and a window") {
 
 namespace {
 
-std::string socket_message(const char* from, std::uint16_t from_port, const char* to, std::uint16_t to_port, std::uint64_t acked) {
+std::string socket_message(const char* from, std::uint16_t from_port, const char* to, std::uint16_t to_port,
+                           std::uint64_t acked) {
   nlmsghdr header{};
   inet_diag_msg diag{};
   rtattr attribute{};
@@ -160,7 +161,8 @@ std::string socket_message(const char* from, std::uint16_t from_port, const char
 
 TEST_CASE("a socket dump gives the figures of the gang's connections alone") {
   const AddressSet gang{0x0a630001, 0x0a630002};
-  std::string dump = socket_message("10.99.0.1", 1000, "10.99.0.2", 2000, 42) + socket_message("10.99.0.1", 1, "10.0.0.9", 2, 1) +
+  std::string dump = socket_message("10.99.0.1", 1000, "10.99.0.2", 2000, 42) +
+                     socket_message("10.99.0.1", 1, "10.0.0.9", 2, 1) +
                      socket_message("10.99.0.1", 7, "10.99.0.1", 8, 1);
   std::vector<wire::SocketFigures> sockets;
   bool end = false;
@@ -180,7 +182,8 @@ TEST_CASE("a socket dump gives the figures of the gang's connections alone") {
   for (std::size_t cut = 1; cut < dump.size(); cut += 3) {
     bool ended = false;
     std::vector<wire::SocketFigures> some;
-    if (cut % (dump.size() / 3) != 0) CHECK_FALSE(parse_socket_dump(std::string_view(dump).substr(0, cut), gang, some, ended));
+    if (cut % (dump.size() / 3) != 0)
+      CHECK_FALSE(parse_socket_dump(std::string_view(dump).substr(0, cut), gang, some, ended));
   }
 }
 
@@ -198,8 +201,9 @@ TEST_CASE("mpirun's command line pins what quiescing rests on and keeps the user
   REQUIRE(argv.ok());
   std::string line;
   for (const std::string& word : argv.value()) line += word + " ";
-  for (const char* part : {"--with-ft ulfm", "--mca pml ob1", "--mca btl self,sm,tcp", "--mca osc ^ucx", "btl_tcp_if_include eth0",
-                           "--host guest-0:2,guest-2:1 -n 3", "mpi_yield_when_idle 1", "-x A ", "plm_ssh_agent /run/stillpoint/stillpoint-launch",
+  for (const char* part : {"--with-ft ulfm", "--mca pml ob1", "--mca btl self,sm,tcp", "--mca osc ^ucx",
+                           "btl_tcp_if_include eth0", "--host guest-0:2,guest-2:1 -n 3", "mpi_yield_when_idle 1",
+                           "-x A ", "plm_ssh_agent /run/stillpoint/stillpoint-launch",
                            "-x LD_PRELOAD=/run/stillpoint/libstillpoint-mpi.so:/lib/own.so heat --size=3 "})
     CHECK_MESSAGE(line.find(part) != line.npos, line);
   const auto env = job_environment("/job", &job);
@@ -246,8 +250,8 @@ TEST_CASE("files arrive in pieces, appear whole, and never outside of the work d
   CHECK(put("sub/a", 0, "hello ", false).ok());
   CHECK_FALSE(read("sub/a").ok());
   CHECK(put("sub/a", 6, "world", true).ok());
-  CHECK(put("sub/a", 6, "world", true).ok());         // the reply was lost
-  CHECK_FALSE(put("sub/b", 3, "late", true).ok());    // a gap
+  CHECK(put("sub/a", 6, "world", true).ok());       // the reply was lost
+  CHECK_FALSE(put("sub/b", 3, "late", true).ok());  // a gap
   auto piece = read("sub/a");
   REQUIRE(piece.ok());
   CHECK(piece.value().data() == "hello world");

@@ -22,7 +22,8 @@ bool write_word(const std::string& path, const char* word) {
 std::string read_small(int fd) {
   std::string text(64u << 10, '\0');
   std::size_t got = 0;
-  for (ssize_t n; got < text.size() && (n = ::pread(fd, text.data() + got, text.size() - got, static_cast<off_t>(got))) > 0;)
+  for (ssize_t n;
+       got < text.size() && (n = ::pread(fd, text.data() + got, text.size() - got, static_cast<off_t>(got))) > 0;)
     got += static_cast<std::size_t>(n);
   text.resize(got);
   return text;
@@ -35,7 +36,8 @@ bool says(const std::string& events, const char* key, bool value) {
 }  // namespace
 
 Done Cgroup::create() {
-  if (::mkdir(directory_.c_str(), 0755) != 0 && errno != EEXIST) return errno_failure("make the job's cgroup", directory_);
+  if (::mkdir(directory_.c_str(), 0755) != 0 && errno != EEXIST)
+    return errno_failure("make the job's cgroup", directory_);
   return Nothing{};
 }
 

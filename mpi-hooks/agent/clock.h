@@ -2,8 +2,8 @@
 // agent are on it, so neither a capture nor a stored image uses them up.
 #pragma once
 
-#include <ctime>
 #include <cstdint>
+#include <ctime>
 
 namespace stillpoint::agent {
 

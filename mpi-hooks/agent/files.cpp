@@ -71,7 +71,8 @@ Done put_file(const std::string& workdir, const wire::PutFile& piece) {
   if (::fstat(file.get(), &status) != 0) return errno_failure(step, piece.path());
   if (static_cast<std::uint64_t>(status.st_size) < piece.offset())
     return failure(wire::Failure::REFUSED, step, piece.path(), "the pieces before this one have not arrived");
-  if (!write_all(file.get(), piece.data(), static_cast<off_t>(piece.offset()))) return errno_failure(step, piece.path());
+  if (!write_all(file.get(), piece.data(), static_cast<off_t>(piece.offset())))
+    return errno_failure(step, piece.path());
   if (!piece.last()) return Nothing{};
 
   // A longer temporary of an earlier attempt must not lengthen the file.
@@ -93,12 +94,14 @@ Outcome<wire::FileData> read_file_piece(const std::string& workdir, const wire::
   if (!file) return errno_failure(step, request.path());
   struct stat status {};
   if (::fstat(file.get(), &status) != 0) return errno_failure(step, request.path());
-  if (!S_ISREG(status.st_mode)) return failure(wire::Failure::REFUSED, step, request.path(), "it is not a regular file");
+  if (!S_ISREG(status.st_mode))
+    return failure(wire::Failure::REFUSED, step, request.path(), "it is not a regular file");
 
   std::string data(std::min<std::size_t>(request.length(), kMaxFilePiece), '\0');
   std::size_t got = 0;
   while (got < data.size()) {
-    const ssize_t n = ::pread(file.get(), data.data() + got, data.size() - got, static_cast<off_t>(request.offset() + got));
+    const ssize_t n =
+        ::pread(file.get(), data.data() + got, data.size() - got, static_cast<off_t>(request.offset() + got));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno_failure(step, request.path());
     if (n == 0) break;

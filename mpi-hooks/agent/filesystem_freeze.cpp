@@ -12,7 +12,8 @@ FilesystemFreeze::FilesystemFreeze(const std::string& mount_point)
 
 Done FilesystemFreeze::freeze() {
   if (frozen_ || !layer_) return Nothing{};
-  if (::ioctl(layer_.get(), FIFREEZE, 0) != 0 && errno != EBUSY) return errno_failure("freeze", "the guest's file system");
+  if (::ioctl(layer_.get(), FIFREEZE, 0) != 0 && errno != EBUSY)
+    return errno_failure("freeze", "the guest's file system");
   frozen_ = true;
   return Nothing{};
 }

@@ -47,7 +47,8 @@ Done Job::start_daemon(const wire::StartDaemon& start, const std::string& workdi
   // As ssh does it: the words become one command line for the shell.
   std::string line;
   for (const std::string& word : start.argv()) line += (line.empty() ? "" : " ") + word;
-  auto pid = spawn({{"/bin/sh", "-c", line}, job_environment(workdir, nullptr), workdir, cgroup_.directory(), STDERR_FILENO});
+  auto pid =
+      spawn({{"/bin/sh", "-c", line}, job_environment(workdir, nullptr), workdir, cgroup_.directory(), STDERR_FILENO});
   if (!pid.ok()) return pid.failure();
   launched_.insert(start.launch());
   started_ = true;
@@ -61,7 +62,8 @@ void Job::wait_for(std::vector<pollfd>& polls) const {
 
 void Job::handle(const std::vector<pollfd>& polls) {
   if (!pipe_ || output_held_) return;
-  if (std::none_of(polls.begin(), polls.end(), [&](const pollfd& p) { return p.fd == pipe_.get() && p.revents != 0; })) return;
+  if (std::none_of(polls.begin(), polls.end(), [&](const pollfd& p) { return p.fd == pipe_.get() && p.revents != 0; }))
+    return;
   char bytes[65536];
   while (output_.room() > 0) {
     const ssize_t n = ::read(pipe_.get(), bytes, std::min(sizeof bytes, output_.room()));

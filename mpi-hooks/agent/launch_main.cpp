@@ -34,7 +34,8 @@ int main(int argc, char** argv) {
     words[n] = '\0';
     std::fprintf(stderr, "stillpoint: %s: %s\n", argv[1], words);
   } else {
-    std::fprintf(stderr, "stillpoint: %s: the guest's agent does not answer: %s\n", argv[1], n == 0 ? "it hung up" : std::strerror(errno));
+    std::fprintf(stderr, "stillpoint: %s: the guest's agent does not answer: %s\n", argv[1],
+                 n == 0 ? "it hung up" : std::strerror(errno));
   }
   return 1;
 }

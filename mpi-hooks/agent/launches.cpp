@@ -91,7 +91,8 @@ void Launches::outcome(const wire::LaunchOutcome& outcome) {
   if (at == waiting_.end()) return;
   // One packet: empty words are success, anything else is what to say before failing.
   std::string words(1, '\0');
-  if (outcome.has_failure()) words = outcome.failure().step() + " of " + outcome.failure().object() + ": " + outcome.failure().cause();
+  if (outcome.has_failure())
+    words = outcome.failure().step() + " of " + outcome.failure().object() + ": " + outcome.failure().cause();
   (void)::send(at->second.fd.get(), words.data(), words.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   waiting_.erase(at);
 }

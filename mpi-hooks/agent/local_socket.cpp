@@ -11,7 +11,8 @@ Outcome<Fd> listen_local(const std::string& path) {
   const std::string step = "listen on";
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return failure(wire::Failure::REFUSED, step, path, "the path is too long");
+  if (path.size() >= sizeof address.sun_path)
+    return failure(wire::Failure::REFUSED, step, path, "the path is too long");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   ::unlink(path.c_str());

@@ -24,7 +24,8 @@ int main() {
   Agent agent(options);
   auto listening = agent.listen();
   if (children < 0 || !listening.ok()) {
-    std::fprintf(stderr, "stillpoint-agent: %s: %s\n", listening.ok() ? "signalfd" : listening.failure().object().c_str(),
+    std::fprintf(stderr, "stillpoint-agent: %s: %s\n",
+                 listening.ok() ? "signalfd" : listening.failure().object().c_str(),
                  listening.ok() ? "failed" : listening.failure().cause().c_str());
     return 1;
   }

@@ -70,7 +70,8 @@ Outcome<std::vector<std::string>> mpirun_command(const MpirunInputs& inputs) {
 }
 
 std::map<std::string, std::string> job_environment(const std::string& workdir, const wire::StartJob* job) {
-  std::map<std::string, std::string> env{{"HOME", "/root"}, {"USER", "root"}, {"LANG", "C.UTF-8"}, {"SHELL", "/bin/sh"}};
+  std::map<std::string, std::string> env{
+      {"HOME", "/root"}, {"USER", "root"}, {"LANG", "C.UTF-8"}, {"SHELL", "/bin/sh"}};
   if (job != nullptr) env.insert(job->env().begin(), job->env().end());
   env.erase(kPreload);  // for the ranks, not for mpirun
   std::string& path = env["PATH"];

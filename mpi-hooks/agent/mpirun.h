@@ -15,10 +15,10 @@ inline constexpr char kLaunchProgram[] = "/run/stillpoint/stillpoint-launch";
 
 struct MpirunInputs {
   const wire::StartJob* job = nullptr;
-  std::vector<std::string> guests;   // names; the index is the guest
+  std::vector<std::string> guests;  // names; the index is the guest
   std::string workdir;
-  unsigned cpus = 1;                 // of each guest
-  bool hooks = true;                 // whether the hook library is there
+  unsigned cpus = 1;  // of each guest
+  bool hooks = true;  // whether the hook library is there
 };
 
 // Refused: no ranks, more entries in ranks_per_guest than guests, an empty command, a variable without a proper name.

@@ -119,7 +119,8 @@ Done configure_network(const wire::ConfigureGuest& configuration) {
     if (::sethostname(n.name().data(), n.name().size()) != 0) return errno_failure(step, n.name());
     ifreq request = interface(kInterface);
     request.ifr_mtu = static_cast<int>(configuration.mtu());
-    if (configuration.mtu() != 0 && ::ioctl(control.get(), SIOCSIFMTU, &request) != 0) return errno_failure(step, "MTU of eth0");
+    if (configuration.mtu() != 0 && ::ioctl(control.get(), SIOCSIFMTU, &request) != 0)
+      return errno_failure(step, "MTU of eth0");
     if (!set_address(control.get(), *address, configuration.prefix_length()) || !bring_up(control.get(), kInterface))
       return errno_failure(step, kInterface);
   }
@@ -150,7 +151,8 @@ Outcome<std::vector<std::uint32_t>> ping(const std::vector<std::uint32_t>& addre
       next_send = now + 200;
       for (std::uint32_t address : addresses) {
         const sockaddr_in to = ipv4(address);
-        if (!answered(address)) ::sendto(raw.get(), &echo, sizeof echo, 0, reinterpret_cast<const sockaddr*>(&to), sizeof to);
+        if (!answered(address))
+          ::sendto(raw.get(), &echo, sizeof echo, 0, reinterpret_cast<const sockaddr*>(&to), sizeof to);
       }
     }
     pollfd wait{raw.get(), POLLIN, 0};
@@ -158,11 +160,13 @@ Outcome<std::vector<std::uint32_t>> ping(const std::vector<std::uint32_t>& addre
     unsigned char packet[1500];
     sockaddr_in from{};
     socklen_t length = sizeof from;
-    for (ssize_t n; (n = ::recvfrom(raw.get(), packet, sizeof packet, 0, reinterpret_cast<sockaddr*>(&from), &length)) > 0;) {
+    for (ssize_t n;
+         (n = ::recvfrom(raw.get(), packet, sizeof packet, 0, reinterpret_cast<sockaddr*>(&from), &length)) > 0;) {
       const std::size_t header = static_cast<std::size_t>(packet[0] & 0xf) * 4;
       if (static_cast<std::size_t>(n) < header + sizeof(icmphdr) || packet[header] != ICMP_ECHOREPLY) continue;
       const std::uint32_t address = ntohl(from.sin_addr.s_addr);
-      if (std::find(addresses.begin(), addresses.end(), address) != addresses.end() && !answered(address)) reached.push_back(address);
+      if (std::find(addresses.begin(), addresses.end(), address) != addresses.end() && !answered(address))
+        reached.push_back(address);
     }
   }
   return reached;

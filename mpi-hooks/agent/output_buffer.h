@@ -26,8 +26,8 @@ class OutputBuffer {
 
   // The next piece to send, if any is due.
   std::optional<wire::Output> next(Millis now);
-  // Everything before offset is durable. An offset that was never sent is passed over: it is about the output of another
-  // incarnation, and believing it would lose what this one has yet to send.
+  // Everything before offset is durable. An offset that was never sent is passed over: it is about the output of
+  // another incarnation, and believing it would lose what this one has yet to send.
   void acked(std::uint64_t offset, Millis now);
   // The link lost bytes, or leads somewhere else: send everything that is not acknowledged again.
   void send_again() { sent_ = acked_; }
@@ -37,10 +37,10 @@ class OutputBuffer {
  private:
   std::size_t kept() const { return bytes_.size() - start_; }
 
-  std::string bytes_;      // from start_ on: positions acked_ …
+  std::string bytes_;  // from start_ on: positions acked_ …
   std::size_t start_ = 0;
   std::uint64_t acked_ = 0;
-  std::uint64_t sent_ = 0;  // acked_ <= sent_ <= produced()
+  std::uint64_t sent_ = 0;       // acked_ <= sent_ <= produced()
   std::uint64_t sent_ever_ = 0;  // the most that sent_ has been
   Millis last_progress_ = 0;
 };

@@ -144,7 +144,8 @@ void Ranks::ask(RankMessage question, std::uint64_t epoch) {
 }
 
 std::uint32_t Ranks::at_rest() const {
-  return finalized_and_gone_ + static_cast<std::uint32_t>(std::count_if(connections_.begin(), connections_.end(), [](const auto& r) {
+  return finalized_and_gone_ +
+         static_cast<std::uint32_t>(std::count_if(connections_.begin(), connections_.end(), [](const auto& r) {
            return r->finalized || (r->ready && r->closed);
          }));
 }
@@ -196,7 +197,8 @@ std::vector<wire::RankReport> Ranks::reports(std::uint32_t guest) const {
     report.set_guest(guest);
     report.set_state(rank->finalized ? wire::RankReport::FINALIZED : wire_state(rank->last.state));
     report.set_call(call_name(rank->last));
-    report.set_since_ms(static_cast<std::uint64_t>(std::max<std::int64_t>(0, now - static_cast<std::int64_t>(rank->last.since_ns)) / 1'000'000));
+    report.set_since_ms(static_cast<std::uint64_t>(
+        std::max<std::int64_t>(0, now - static_cast<std::int64_t>(rank->last.since_ns)) / 1'000'000));
     report.set_calls(rank->last.calls);
     report.set_pid(static_cast<std::uint32_t>(rank->pid));
     reports.push_back(std::move(report));

@@ -50,10 +50,10 @@ class Ranks {
     Fd fd;
     pid_t pid = 0;
     hooks::RankPacket last;
-    bool ready = false;      // MPI_Init has finished
-    bool closed = false;     // its gate is shut for epoch_
+    bool ready = false;   // MPI_Init has finished
+    bool closed = false;  // its gate is shut for epoch_
     bool finalized = false;
-    bool owes = false;       // an answer to ask()
+    bool owes = false;  // an answer to ask()
   };
 
   void accept_all();

@@ -93,7 +93,8 @@ Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang) {
   query.request.sdiag_protocol = IPPROTO_TCP;
   query.request.idiag_ext = 1u << (INET_DIAG_INFO - 1);
   query.request.idiag_states = kWantedStates;
-  if (::send(link.get(), &query, sizeof query, 0) != static_cast<ssize_t>(sizeof query)) return errno_failure(step, "sock_diag");
+  if (::send(link.get(), &query, sizeof query, 0) != static_cast<ssize_t>(sizeof query))
+    return errno_failure(step, "sock_diag");
 
   std::vector<wire::SocketFigures> sockets;
   std::string datagram(64u << 10, '\0');

@@ -15,7 +15,8 @@ using AddressSet = std::set<std::uint32_t>;  // IPv4, host byte order
 
 // One netlink datagram of a dump. Connections whose two ends are in gang are appended; `end` is set by the message
 // that ends the dump. False where the datagram is malformed or carries an error.
-bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets, bool& end);
+bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets,
+                       bool& end);
 
 // Every TCP connection between two different addresses of gang, in any state but LISTEN, CLOSE and TIME_WAIT.
 Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang);

@@ -23,8 +23,9 @@ std::string mac(unsigned guest) { return "52:54:00:99:00:0" + std::to_string(gue
 std::string guest_name(unsigned guest) { return "guest-" + std::to_string(guest); }
 
 std::uint64_t wall_clock_ns() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-      std::chrono::system_clock::now().time_since_epoch()).count());
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
 }
 
 Fd connect_to(const std::filesystem::path& path) {
@@ -35,21 +36,56 @@ Fd connect_to(const std::filesystem::path& path) {
   return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0 ? std::move(fd) : Fd();
 }
 
-std::vector<std::string> qemu_command(const std::filesystem::path& dir, const std::filesystem::path& image, unsigned guest) {
+std::vector<std::string> qemu_command(const std::filesystem::path& dir, const std::filesystem::path& image,
+                                      unsigned guest) {
   const std::string own = dir.string() + "/" + guest_name(guest);
   const std::string wire = ",addr.type=unix,addr.path=" + dir.string() + "/net.sock";
-  return {"qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "512M", "-smp", "1", "-nodefaults",
-          "-no-user-config", "-display", "none", "-no-reboot", "-kernel", image / "vmlinuz", "-initrd", image / "initrd.img",
-          "-append", "console=ttyS0 quiet panic=-1",
-          "-drive", "if=none,id=base,format=raw,readonly=on,file=" + (image / "base.squashfs").string(),
-          "-device", "virtio-blk-pci,drive=base,serial=base",
-          "-drive", "if=none,id=disk,format=raw,file=" + own + ".disk", "-device", "virtio-blk-pci,drive=disk,serial=disk",
-          "-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path=" + own + ".agent",
-          "-device", "virtserialport,chardev=agent,name=stillpoint.0",
-          "-netdev", std::string("stream,id=net") + (guest == 0 ? ",server=on" : ",server=off,reconnect-ms=500") + wire,
-          "-device", "virtio-net-pci,netdev=net,mac=" + mac(guest), "-device", "virtio-rng-pci",
-          "-chardev", "file,id=console,append=on,path=" + own + ".console", "-serial", "chardev:console",
-          "-qmp", "unix:" + own + ".monitor,server=on,wait=off"};
+  return {"qemu-system-x86_64",
+          "-machine",
+          "q35,accel=tcg",
+          "-cpu",
+          "max",
+          "-m",
+          "512M",
+          "-smp",
+          "1",
+          "-nodefaults",
+          "-no-user-config",
+          "-display",
+          "none",
+          "-no-reboot",
+          "-kernel",
+          image / "vmlinuz",
+          "-initrd",
+          image / "initrd.img",
+          "-append",
+          "console=ttyS0 quiet panic=-1",
+          "-drive",
+          "if=none,id=base,format=raw,readonly=on,file=" + (image / "base.squashfs").string(),
+          "-device",
+          "virtio-blk-pci,drive=base,serial=base",
+          "-drive",
+          "if=none,id=disk,format=raw,file=" + own + ".disk",
+          "-device",
+          "virtio-blk-pci,drive=disk,serial=disk",
+          "-device",
+          "virtio-serial-pci",
+          "-chardev",
+          "socket,id=agent,server=on,wait=off,path=" + own + ".agent",
+          "-device",
+          "virtserialport,chardev=agent,name=stillpoint.0",
+          "-netdev",
+          std::string("stream,id=net") + (guest == 0 ? ",server=on" : ",server=off,reconnect-ms=500") + wire,
+          "-device",
+          "virtio-net-pci,netdev=net,mac=" + mac(guest),
+          "-device",
+          "virtio-rng-pci",
+          "-chardev",
+          "file,id=console,append=on,path=" + own + ".console",
+          "-serial",
+          "chardev:console",
+          "-qmp",
+          "unix:" + own + ".monitor,server=on,wait=off"};
 }
 
 }  // namespace
@@ -197,7 +233,8 @@ bool VmGang::save() {
   bool saved = true;
   // All stand before the first is saved: a guest's hold does not run while its machine stands.
   for (auto& vm : vms_) vm->monitor("stop");
-  for (unsigned guest = 0; guest < vms_.size(); ++guest) saved = vms_[guest]->save(directory_ / (guest_name(guest) + ".image")) && saved;
+  for (unsigned guest = 0; guest < vms_.size(); ++guest)
+    saved = vms_[guest]->save(directory_ / (guest_name(guest) + ".image")) && saved;
   for (auto& vm : vms_) vm->monitor("cont");
   return saved;
 }
@@ -299,7 +336,8 @@ void VmGang::take(unsigned guest, wire::FromGuest message) {
       }
       wire::GuestRequest outcome;
       outcome.mutable_launch_outcome()->set_launch(relay->second);
-      if (message.reply().has_failure()) *outcome.mutable_launch_outcome()->mutable_failure() = message.reply().failure();
+      if (message.reply().has_failure())
+        *outcome.mutable_launch_outcome()->mutable_failure() = message.reply().failure();
       relayed_.erase(relay);
       send(0, std::move(outcome));
       return;
@@ -328,7 +366,8 @@ bool VmGang::put_file(unsigned guest, const std::string& name, const std::string
 
 std::string VmGang::problem() const {
   std::ostringstream text;
-  for (const auto& vm : vms_) text << "machine: " << vm->monitor("query-status") << "\nconsole: " << vm->console() << "\n";
+  for (const auto& vm : vms_)
+    text << "machine: " << vm->monitor("query-status") << "\nconsole: " << vm->console() << "\n";
   text << "output: " << output_ << "\n";
   return text.str();
 }

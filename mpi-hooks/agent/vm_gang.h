@@ -67,7 +67,8 @@ class VmGang {
   // and acknowledged, launches are relayed, the exit is noted.
   std::optional<wire::GuestReply> ask(unsigned guest, wire::GuestRequest request, std::chrono::milliseconds deadline);
   // The same of all guests at once.
-  std::optional<std::vector<wire::GuestReply>> ask_all(const std::function<wire::GuestRequest(unsigned)>& request, std::chrono::milliseconds deadline);
+  std::optional<std::vector<wire::GuestReply>> ask_all(const std::function<wire::GuestRequest(unsigned)>& request,
+                                                       std::chrono::milliseconds deadline);
   bool serve_until(const std::function<bool()>& condition, std::chrono::milliseconds deadline);
   bool put_file(unsigned guest, const std::string& name, const std::string& content, unsigned mode);
 

@@ -32,8 +32,8 @@ wire::GuestRequest start_job(std::vector<std::string> command) {
 
 const wire::SocketFigures* other_end(const wire::GuestCut& cut, const wire::SocketFigures& socket) {
   for (const wire::SocketFigures& s : cut.sockets())
-    if (s.local_ip() == socket.remote_ip() && s.local_port() == socket.remote_port() && s.remote_ip() == socket.local_ip() &&
-        s.remote_port() == socket.local_port())
+    if (s.local_ip() == socket.remote_ip() && s.local_port() == socket.remote_port() &&
+        s.remote_ip() == socket.local_ip() && s.remote_port() == socket.local_port())
       return &s;
   return nullptr;
 }
@@ -48,8 +48,10 @@ void check_quiet(const wire::GuestCut& a, const wire::GuestCut& b) {
     CHECK(socket.state() == 1);
     CHECK(socket.send_queue() + socket.notsent() + socket.unacked() == 0);
     CHECK(peer->send_queue() + peer->notsent() + peer->unacked() == 0);
-    const std::int64_t there = static_cast<std::int64_t>(socket.bytes_acked()) - static_cast<std::int64_t>(peer->bytes_received());
-    const std::int64_t back = static_cast<std::int64_t>(peer->bytes_acked()) - static_cast<std::int64_t>(socket.bytes_received());
+    const std::int64_t there =
+        static_cast<std::int64_t>(socket.bytes_acked()) - static_cast<std::int64_t>(peer->bytes_received());
+    const std::int64_t back =
+        static_cast<std::int64_t>(peer->bytes_acked()) - static_cast<std::int64_t>(socket.bytes_received());
     CHECK((there == 0 || there == 1));  // the active opener counts its SYN
     CHECK((back == 0 || back == 1));
     CHECK(there + back == 1);
@@ -62,7 +64,13 @@ struct Standstill {
   unsigned hold_ms = 30'000;
 
   std::vector<wire::GuestReply> all(const std::function<void(wire::GuestRequest&)>& fill) {
-    auto replies = gang.ask_all([&](unsigned) { wire::GuestRequest r; fill(r); return r; }, kShort);
+    auto replies = gang.ask_all(
+        [&](unsigned) {
+          wire::GuestRequest r;
+          fill(r);
+          return r;
+        },
+        kShort);
     REQUIRE_MESSAGE(replies.has_value(), gang.problem());
     for (const wire::GuestReply& reply : *replies) REQUIRE_MESSAGE(!reply.has_failure(), reply.failure().cause());
     return *replies;
@@ -78,7 +86,9 @@ struct Standstill {
       before = now;
       now = 0;
       for (const auto& reply : all([](auto& r) { r.mutable_count_round(); }))
-        now += reply.round().busy() ? before + 1 : reply.round().bytes_acked() + reply.round().bytes_received() + reply.round().mpi_calls();
+        now += reply.round().busy()
+                   ? before + 1
+                   : reply.round().bytes_acked() + reply.round().bytes_received() + reply.round().mpi_calls();
     }
   }
   std::vector<wire::GuestReply> freeze() {
@@ -183,7 +193,8 @@ TEST_CASE("images of a standstill: the machines let go by themselves, the restor
   // The same state from the images: as long as nobody adopts them they stand, whatever the hold.
   gang.output().resize(cuts[0].cut().output_offset());
   REQUIRE_MESSAGE(gang.restore(), gang.problem());
-  CHECK_FALSE(gang.serve_until([&] { return gang.output().size() != cuts[0].cut().output_offset(); }, milliseconds(8000)));
+  CHECK_FALSE(
+      gang.serve_until([&] { return gang.output().size() != cuts[0].cut().output_offset(); }, milliseconds(8000)));
   for (unsigned guest : {0u, 1u}) {
     REQUIRE(gang.hello(guest));
     CHECK(gang.hello(guest)->phase() == wire::GuestHello::HELD);

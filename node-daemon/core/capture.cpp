@@ -34,7 +34,8 @@ void Host::Impl::capture_gang(Gang& gang, const wire::ToHost& ask) {
   if (const auto found = gang.captures.find(epoch); found != gang.captures.end()) {
     const Capture& capture = found->second;
     if (capture.discarded)
-      return answer_failure(ask, ask.request(), {ErrorKind::refused, "capture", object, "this epoch was discarded here"});
+      return answer_failure(ask, ask.request(),
+                            {ErrorKind::refused, "capture", object, "this epoch was discarded here"});
     if (capture.failure) return answer_failure(ask, ask.request(), *capture.failure);
     wire::FromHost message;
     *message.mutable_capture() = capture_report(capture);
@@ -42,12 +43,17 @@ void Host::Impl::capture_gang(Gang& gang, const wire::ToHost& ask) {
   }
   for (const auto& [index, guest] : gang.guests)
     if (guest.lost)
-      return answer_failure(ask, ask.request(), {ErrorKind::not_found, "capture", "guest " + std::to_string(index) + " of " + gang.id.job.value,
-                                                 guest.lost_reason});
+      return answer_failure(ask, ask.request(),
+                            {ErrorKind::not_found, "capture",
+                             "guest " + std::to_string(index) + " of " + gang.id.job.value, guest.lost_reason});
   if (!gang.captures.empty() && gang.captures.rbegin()->first > epoch)
-    return answer_failure(ask, ask.request(), {ErrorKind::refused, "capture", object, "a newer epoch was captured already"});
-  if (std::ranges::any_of(gang.captures, [](const auto& e) { return !e.second.running.empty() && !e.second.discarded; }))
-    return answer_failure(ask, ask.request(), {ErrorKind::transient, "capture", object, "images of the epoch before are still being stored"});
+    return answer_failure(ask, ask.request(),
+                          {ErrorKind::refused, "capture", object, "a newer epoch was captured already"});
+  if (std::ranges::any_of(gang.captures,
+                          [](const auto& e) { return !e.second.running.empty() && !e.second.discarded; }))
+    return answer_failure(
+        ask, ask.request(),
+        {ErrorKind::transient, "capture", object, "images of the epoch before are still being stored"});
   forget_older(gang, epoch);
   Capture& capture = gang.captures[epoch];
   // Durable before the CaptureReport goes out: whoever finds the record knows that images were promised. It is written
@@ -85,10 +91,8 @@ void Host::Impl::guest_stored(const GuestStored& event) {
   capture.running.erase(index);
   if (event.layers > 0) gang->guests.at(index).layers = event.layers;
   gang->guests.at(index).last_heard = now;
-  if (event.image)
-    capture.images[index] = *event.image;
-  else if (!capture.discarded && !gang->dying)
-    capture_failed(*gang, event.epoch, event.image.error());
+  if (event.image) capture.images[index] = *event.image;
+  else if (!capture.discarded && !gang->dying) capture_failed(*gang, event.epoch, event.image.error());
   if (gang->dying) return;  // gang_removed() clears up
   if (!capture.running.empty()) return;
   if (capture.discarded || capture.failure) {
@@ -135,8 +139,7 @@ void Host::Impl::report_images(Gang& gang, Epoch epoch) {
   const Capture& capture = gang.captures.at(epoch);
   wire::FromHost message;
   auto& report = *message.mutable_images();
-  if (capture.failure)
-    *report.mutable_failure() = to_wire(*capture.failure);
+  if (capture.failure) *report.mutable_failure() = to_wire(*capture.failure);
   else
     for (const auto& [guest, image] : capture.images) *report.add_images() = image;
   say(gang, epoch, std::move(message));
@@ -174,7 +177,8 @@ void Host::Impl::drop_discarded(Gang& gang, Epoch epoch) {
 
 // A newer attempt has begun: nobody will ask for the older ones' reports again.
 void Host::Impl::forget_older(Gang& gang, Epoch epoch) {
-  std::erase_if(gang.captures, [epoch](const auto& entry) { return entry.first < epoch && entry.second.running.empty(); });
+  std::erase_if(gang.captures,
+                [epoch](const auto& entry) { return entry.first < epoch && entry.second.running.empty(); });
 }
 
 void Host::Impl::delete_images(const wire::ToHost& ask) {
@@ -216,10 +220,8 @@ void Host::Impl::disk_flattened(const DiskFlattened& event) {
   if (gang == nullptr) return;
   Guest& guest = gang->guests.at(index_of(event.id));
   guest.flattening = false;
-  if (event.status)
-    guest.layers = 2;
-  else
-    log(Log::Level::warn, "disk chain not shortened", gang->id, {}, event.status.error().message());
+  if (event.status) guest.layers = 2;
+  else log(Log::Level::warn, "disk chain not shortened", gang->id, {}, event.status.error().message());
   release_back(*gang);
 }
 

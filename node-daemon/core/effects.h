@@ -16,14 +16,26 @@
 
 namespace stillpoint::node {
 
-struct SendToCoordinator { wire::FromHost message; };  // dropped when no session is open
-struct DropCoordinator { std::string why; };
+struct SendToCoordinator {
+  wire::FromHost message;
+};  // dropped when no session is open
+struct DropCoordinator {
+  std::string why;
+};
 
 // Dropped when the link is down or full: what needs an answer is sent again. stamp_clock: put the wall clock of the
 // moment of sending into it.
-struct SendToGuest { DomainId id; wire::GuestRequest request; bool stamp_clock = false; };
-struct OpenLink { DomainId id; };   // and keep it open → LinkOpened, GuestSaid
-struct CloseLink { DomainId id; };
+struct SendToGuest {
+  DomainId id;
+  wire::GuestRequest request;
+  bool stamp_clock = false;
+};
+struct OpenLink {
+  DomainId id;
+};  // and keep it open → LinkOpened, GuestSaid
+struct CloseLink {
+  DomainId id;
+};
 
 // Everything about a gang that work on a guest needs.
 struct GuestPlan {
@@ -33,18 +45,45 @@ struct GuestPlan {
   std::string mac;
 };
 
-struct PrepareGang { record::Gang record; };                          // record durable, then network → GangPrepared
-struct StoreRecord { record::Gang record; std::uint64_t version; };   // → RecordStored
-struct StoreHost { record::Host record; };                            // no event
-struct StartGuest { GuestPlan plan; };                                // disk, domain → GuestStarted
-struct RestoreGuest { GuestPlan plan; wire::GuestImage image; };      // → GuestRestored
-struct ResumeGuest { DomainId id; };                                  // → GuestResumed
-struct CaptureGuest { DomainId id; Epoch epoch; };                    // → GuestCaptured, GuestStored
-struct CancelCapture { DomainId id; Epoch epoch; };                   // at once; its GuestStored comes soon, failed
-struct FlattenDisk { DomainId id; };                                  // → DiskFlattened
-struct DestroyGuest { DomainId id; };                                 // domain and disks → GuestDestroyed
-struct RemoveGang { GangId gang; std::uint32_t vni; };                // network, directory, record → GangRemoved
-struct DeleteImages {                                                 // → ImagesDeleted
+struct PrepareGang {
+  record::Gang record;
+};  // record durable, then network → GangPrepared
+struct StoreRecord {
+  record::Gang record;
+  std::uint64_t version;
+};  // → RecordStored
+struct StoreHost {
+  record::Host record;
+};  // no event
+struct StartGuest {
+  GuestPlan plan;
+};  // disk, domain → GuestStarted
+struct RestoreGuest {
+  GuestPlan plan;
+  wire::GuestImage image;
+};  // → GuestRestored
+struct ResumeGuest {
+  DomainId id;
+};  // → GuestResumed
+struct CaptureGuest {
+  DomainId id;
+  Epoch epoch;
+};  // → GuestCaptured, GuestStored
+struct CancelCapture {
+  DomainId id;
+  Epoch epoch;
+};  // at once; its GuestStored comes soon, failed
+struct FlattenDisk {
+  DomainId id;
+};  // → DiskFlattened
+struct DestroyGuest {
+  DomainId id;
+};  // domain and disks → GuestDestroyed
+struct RemoveGang {
+  GangId gang;
+  std::uint32_t vni;
+};                     // network, directory, record → GangRemoved
+struct DeleteImages {  // → ImagesDeleted
   JobId job;
   std::vector<Epoch> epochs;
   std::optional<std::vector<GuestIndex>> guests;  // nothing: all of the epoch
@@ -59,9 +98,9 @@ struct Log {
   std::string detail;
 };
 
-using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang, StoreRecord,
-                            StoreHost, StartGuest, RestoreGuest, ResumeGuest, CaptureGuest, CancelCapture, FlattenDisk,
-                            DestroyGuest, RemoveGang, DeleteImages, Log>;
+using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
+                            StoreRecord, StoreHost, StartGuest, RestoreGuest, ResumeGuest, CaptureGuest, CancelCapture,
+                            FlattenDisk, DestroyGuest, RemoveGang, DeleteImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

@@ -15,28 +15,79 @@ namespace stillpoint::node {
 // ---- the coordinator
 struct Connected {};     // a session with it is open; HostHello has to go first
 struct Disconnected {};  // its answers to what is under way would reach nobody
-struct CoordinatorSaid { wire::ToHost message; };
+struct CoordinatorSaid {
+  wire::ToHost message;
+};
 
 // ---- the guests
-struct LinkOpened { DomainId id; };  // bytes of before may be lost
-struct GuestSaid { DomainId id; wire::FromGuest message; };
-struct DomainEnded { DomainId id; std::string reason; };  // by itself; never after a DestroyGuest
+struct LinkOpened {
+  DomainId id;
+};  // bytes of before may be lost
+struct GuestSaid {
+  DomainId id;
+  wire::FromGuest message;
+};
+struct DomainEnded {
+  DomainId id;
+  std::string reason;
+};  // by itself; never after a DestroyGuest
 
 // ---- ends of the work that effects asked for
-struct GangPrepared { GangId gang; std::uint32_t mtu = 0; Status status; };
-struct RecordStored { GangId gang; std::uint64_t version = 0; Status status; };
-struct GuestStarted { DomainId id; Status status; };
-struct GuestRestored { DomainId id; Status status; };
-struct GuestResumed { DomainId id; Status status; };
-struct GuestCaptured { DomainId id; Epoch epoch; CaptureTimes times; };  // the instant has passed
+struct GangPrepared {
+  GangId gang;
+  std::uint32_t mtu = 0;
+  Status status;
+};
+struct RecordStored {
+  GangId gang;
+  std::uint64_t version = 0;
+  Status status;
+};
+struct GuestStarted {
+  DomainId id;
+  Status status;
+};
+struct GuestRestored {
+  DomainId id;
+  Status status;
+};
+struct GuestResumed {
+  DomainId id;
+  Status status;
+};
+struct GuestCaptured {
+  DomainId id;
+  Epoch epoch;
+  CaptureTimes times;
+};  // the instant has passed
 // After it, or instead of it: memory stream and disk are durable, or why not. layers: the disk's chain now.
-struct GuestStored { DomainId id; Epoch epoch; Result<wire::GuestImage> image; std::uint32_t layers = 0; };
-struct DiskFlattened { DomainId id; Status status; };
-struct GuestDestroyed { DomainId id; Status status; };
-struct GangRemoved { GangId gang; Status status; };
-struct ImagesDeleted { std::uint64_t token = 0; Status status; };
+struct GuestStored {
+  DomainId id;
+  Epoch epoch;
+  Result<wire::GuestImage> image;
+  std::uint32_t layers = 0;
+};
+struct DiskFlattened {
+  DomainId id;
+  Status status;
+};
+struct GuestDestroyed {
+  DomainId id;
+  Status status;
+};
+struct GangRemoved {
+  GangId gang;
+  Status status;
+};
+struct ImagesDeleted {
+  std::uint64_t token = 0;
+  Status status;
+};
 
-struct HostFigures { std::uint64_t memory_free = 0; std::uint64_t image_free = 0; };
+struct HostFigures {
+  std::uint64_t memory_free = 0;
+  std::uint64_t image_free = 0;
+};
 struct Tick {};  // time has passed; step() compares deadlines with now
 
 using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, GangPrepared,

@@ -63,7 +63,8 @@ void Host::Impl::configure(Gang& gang, std::uint32_t index) {
   for (const auto& [k, operation] : gang.operations)
     if (operation.ask.has_start_guests() && operation.waiting.contains(index)) key = k;
   if (key.empty()) return;
-  const bool asked = std::ranges::any_of(gang.outstanding, [&](const auto& entry) { return entry.second.guest == index; });
+  const bool asked =
+      std::ranges::any_of(gang.outstanding, [&](const auto& entry) { return entry.second.guest == index; });
   if (asked) return resend(gang, index);
   wire::GuestRequest request;
   *request.mutable_gang() = gang.record.gang();
@@ -116,11 +117,11 @@ void Host::Impl::guest_lost(Gang& gang, std::uint32_t index, const std::string& 
   for (const auto& key : concerned) {
     const auto operation = gang.operations.find(key);
     if (operation == gang.operations.end()) continue;
-    if (operation->second.ask.has_release() || operation->second.ask.has_query())
-      guest_done(gang, key, index, {});
+    if (operation->second.ask.has_release() || operation->second.ask.has_query()) guest_done(gang, key, index, {});
     else
-      fail(gang, key, {ErrorKind::transient, request_name(operation->second.ask.body_case()),
-                       "guest " + std::to_string(index) + " of " + gang.id.job.value, reason});
+      fail(gang, key,
+           {ErrorKind::transient, request_name(operation->second.ask.body_case()),
+            "guest " + std::to_string(index) + " of " + gang.id.job.value, reason});
   }
   if (gang.dying) return;  // it was still being made: the failed request has its removal begun
   wire::FromHost news;
@@ -146,14 +147,15 @@ void Host::Impl::watch_guests(Gang& gang) {
   std::vector<std::uint32_t> silent;
   for (auto& [index, guest] : gang.guests) {
     if (guest.lost) continue;
-    const bool captured_now = std::ranges::any_of(
-        gang.captures, [i = index](const auto& entry) { return entry.second.running.contains(i); });
+    const bool captured_now =
+        std::ranges::any_of(gang.captures, [i = index](const auto& entry) { return entry.second.running.contains(i); });
     if (captured_now) guest.last_heard = now;
     if (now - guest.last_heard >= settings.silent_limit) {
       silent.push_back(index);
       continue;
     }
-    const bool asked = std::ranges::any_of(gang.outstanding, [i = index](const auto& entry) { return entry.second.guest == i; });
+    const bool asked =
+        std::ranges::any_of(gang.outstanding, [i = index](const auto& entry) { return entry.second.guest == i; });
     if (now - guest.last_heard < settings.probe_after || asked) continue;
     wire::GuestRequest request;
     *request.mutable_gang() = gang.record.gang();
@@ -161,8 +163,10 @@ void Host::Impl::watch_guests(Gang& gang) {
     ask_guest(gang, index, "", std::move(request), false);
   }
   for (std::uint32_t index : silent)
-    guest_lost(gang, index, "its agent has been silent for " +
-                                std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings.silent_limit).count()) + " s");
+    guest_lost(gang, index,
+               "its agent has been silent for " +
+                   std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings.silent_limit).count()) +
+                   " s");
 }
 
 }  // namespace stillpoint::node

@@ -16,7 +16,7 @@ struct Guest {
   std::string lost_reason;
   std::string boot_id;
   Time last_heard{};
-  std::uint32_t layers = 0;   // of its disk, as far as known
+  std::uint32_t layers = 0;  // of its disk, as far as known
   bool flattening = false;
 };
 
@@ -27,9 +27,9 @@ struct Operation {
   std::set<std::uint32_t> waiting;     // guests that are not done
   GuestReplies replies;
   Time deadline{};
-  bool held_back = false;              // guests are not asked before the disk work under way is done
-  std::uint64_t needs_version = 0;     // not answered before the record of this version is durable
-  std::uint64_t stored_version = 0;    // not 0: done but for the record of this version
+  bool held_back = false;            // guests are not asked before the disk work under way is done
+  std::uint64_t needs_version = 0;   // not answered before the record of this version is durable
+  std::uint64_t stored_version = 0;  // not 0: done but for the record of this version
 };
 
 // A request that a guest has not answered yet.
@@ -45,30 +45,30 @@ struct Outstanding {
 struct Capture {
   std::map<std::uint32_t, CaptureTimes> captured;
   std::map<std::uint32_t, wire::GuestImage> images;
-  std::set<std::uint32_t> running;    // guests whose stream or disk is still being stored
+  std::set<std::uint32_t> running;  // guests whose stream or disk is still being stored
   std::optional<Error> failure;
-  bool reported = false;              // the CaptureReport was given: an ImageReport follows
-  std::uint64_t stored_version = 0;   // not 0: all images durable; reported as soon as the record of this version is
-  bool durable = false;               // and it is: these images are the coordinator's to delete
+  bool reported = false;             // the CaptureReport was given: an ImageReport follows
+  std::uint64_t stored_version = 0;  // not 0: all images durable; reported as soon as the record of this version is
+  bool durable = false;              // and it is: these images are the coordinator's to delete
   bool discarded = false;
-  bool repeat_report = false;         // say the ImageReport again after a reconnect
+  bool repeat_report = false;  // say the ImageReport again after a reconnect
 };
 
 struct Gang {
   GangId id;
   record::Gang record;
-  std::uint64_t version = 0;          // of the record, counted at each change
+  std::uint64_t version = 0;  // of the record, counted at each change
   std::uint64_t durable_version = 0;
   std::uint32_t mtu = 0;
-  bool dying = false;                 // VMs, disks, network are being removed; nothing else is done for it
+  bool dying = false;  // VMs, disks, network are being removed; nothing else is done for it
   std::set<std::uint32_t> undestroyed;
   std::optional<Time> retry_removal;
   std::map<std::uint32_t, Guest> guests;
   std::map<std::string, Operation> operations;
   std::map<std::uint64_t, Outstanding> outstanding;
   std::map<Epoch, Capture> captures;
-  Epoch held;                                       // 0 = not held
-  std::optional<std::pair<Epoch, bool>> released;   // the newest release and whether it had been held
+  Epoch held;                                      // 0 = not held
+  std::optional<std::pair<Epoch, bool>> released;  // the newest release and whether it had been held
   std::map<std::pair<std::uint32_t, std::uint64_t>, wire::LaunchRequest> launches;  // not answered yet
   std::vector<wire::RankFailed> rank_failures;
 
@@ -77,7 +77,11 @@ struct Gang {
   bool disk_busy() const;
 };
 
-struct DestroyWait { JobId job; Incarnation upto; wire::ToHost ask; };
+struct DestroyWait {
+  JobId job;
+  Incarnation upto;
+  wire::ToHost ask;
+};
 
 struct Host::Impl {
   explicit Impl(HostSettings s) : settings(std::move(s)), next_request(settings.first_request) {}
@@ -92,8 +96,8 @@ struct Host::Impl {
   std::uint64_t next_request;
   std::uint64_t next_token = 1;
   std::map<GangId, Gang> gangs;
-  std::map<JobId, Incarnation> destroyed;           // up to these nothing may be made again
-  std::vector<wire::ToHost> deferred;               // wait for an older gang of their job to be gone
+  std::map<JobId, Incarnation> destroyed;  // up to these nothing may be made again
+  std::vector<wire::ToHost> deferred;      // wait for an older gang of their job to be gone
   std::vector<DestroyWait> destroy_waits;
   std::map<std::uint64_t, wire::ToHost> deletions;  // token → request
   Effects effects;

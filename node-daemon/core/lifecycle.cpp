@@ -54,11 +54,13 @@ std::optional<Error> Host::Impl::refuse_making(const ToHost& ask) const {
   std::size_t present = 0;
   for (const auto& [id, gang] : gangs) present += gang.guests.size();
   if (present + guests.size() > settings.max_guests)
-    return Error{ErrorKind::refused, step, object, "this host runs " + std::to_string(present) + " guests, and takes " +
-                                                       std::to_string(settings.max_guests) + " at most"};
+    return Error{ErrorKind::refused, step, object,
+                 "this host runs " + std::to_string(present) + " guests, and takes " +
+                     std::to_string(settings.max_guests) + " at most"};
   const auto& network = network_of(ask);
   if (network.vni() == 0 || network.vni() >= 1u << 24)
-    return Error{ErrorKind::refused, step, object, "VXLAN id " + std::to_string(network.vni()) + " is not between 1 and 2^24 - 1"};
+    return Error{ErrorKind::refused, step, object,
+                 "VXLAN id " + std::to_string(network.vni()) + " is not between 1 and 2^24 - 1"};
   for (std::uint32_t guest : guests)
     if (std::ranges::none_of(network.places(), [guest](const auto& place) { return place.guest() == guest; }))
       return Error{ErrorKind::refused, step, object, "the network has no place for guest " + std::to_string(guest)};
@@ -77,8 +79,9 @@ void Host::Impl::make_gang(const ToHost& ask) {
   }
   if (waits) {
     if (deferred.size() < kMaxDeferred) return deferred.push_back(ask);
-    return answer_failure(ask, ask.request(), {ErrorKind::transient, request_name(ask.body_case()), "job " + id.job.value,
-                                               "an older incarnation is still being removed"});
+    return answer_failure(ask, ask.request(),
+                          {ErrorKind::transient, request_name(ask.body_case()), "job " + id.job.value,
+                           "an older incarnation is still being removed"});
   }
   if (auto error = refuse_making(ask)) return answer_failure(ask, ask.request(), *error);
 
@@ -107,8 +110,9 @@ void Host::Impl::answer_made(Gang& gang, const ToHost& ask) {
   const bool same = ask.has_restore() ? gang.record.restored_from() == ask.epoch() && ask.epoch() != 0
                                       : gang.record.restored_from() == 0;
   if (!same || !gang.settled())
-    return answer_failure(ask, ask.request(), {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
-                                               "this incarnation is here already, made another way"});
+    return answer_failure(ask, ask.request(),
+                          {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
+                           "this incarnation is here already, made another way"});
   Operation done;
   done.ask = ask;
   answer(ask, ask.request(), answer_of(gang, done));
@@ -126,7 +130,8 @@ void Host::Impl::gang_prepared(const GangPrepared& event) {
   if (gang == nullptr || gang->dying) return;
   gang->mtu = event.mtu;
   if (gang->settled()) {
-    if (!event.status) log(Log::Level::error, "network of a running gang is not whole", gang->id, {}, event.status.error().message());
+    if (!event.status)
+      log(Log::Level::error, "network of a running gang is not whole", gang->id, {}, event.status.error().message());
     return;
   }
   if (!event.status) return making_failed(*gang, gang->record.guests(0), event.status.error());
@@ -167,8 +172,9 @@ void Host::Impl::resume_gang(Gang& gang, const ToHost& ask) {
     return answer(ask, ask.request(), answer_of(gang, done));
   }
   if (gang.record.stage() != record::Gang::LOADED || gang.record.restored_from() != ask.epoch())
-    return answer_failure(ask, ask.request(), {ErrorKind::refused, "resume", "job " + gang.id.job.value,
-                                               "nothing of that epoch was restored here"});
+    return answer_failure(
+        ask, ask.request(),
+        {ErrorKind::refused, "resume", "job " + gang.id.job.value, "nothing of that epoch was restored here"});
   begin(gang, ask, gang.local());
   for (std::uint32_t guest : gang.local()) effects.push_back(ResumeGuest{domain_of(gang.id, guest)});
 }
@@ -192,9 +198,7 @@ void Host::Impl::guest_resumed(const GuestResumed& event) {
 
 // ---- the record
 
-void Host::Impl::store_record(Gang& gang) {
-  effects.push_back(StoreRecord{gang.record, ++gang.version});
-}
+void Host::Impl::store_record(Gang& gang) { effects.push_back(StoreRecord{gang.record, ++gang.version}); }
 
 void Host::Impl::record_stored(const RecordStored& event) {
   Gang* gang = find(event.gang);
@@ -217,7 +221,8 @@ void Host::Impl::record_stored(const RecordStored& event) {
     for (const auto& key : waiting) finish(*gang, key);
   }
   for (auto& [epoch, capture] : gang->captures)
-    if (capture.stored_version != 0 && capture.stored_version <= event.version && !capture.repeat_report && !capture.discarded)
+    if (capture.stored_version != 0 && capture.stored_version <= event.version && !capture.repeat_report &&
+        !capture.discarded)
       images_durable(*gang, epoch);
 }
 
@@ -248,8 +253,9 @@ void Host::Impl::tear_down(Gang& gang, const std::string& why) {
   log(Log::Level::info, "gang is being removed", gang.id, {}, why);
   for (auto& [key, operation] : std::exchange(gang.operations, {}))
     for (std::uint64_t waiter : operation.waiters)
-      answer_failure(operation.ask, waiter, {ErrorKind::refused, request_name(operation.ask.body_case()),
-                                             "job " + gang.id.job.value, "the gang is being removed: " + why});
+      answer_failure(operation.ask, waiter,
+                     {ErrorKind::refused, request_name(operation.ask.body_case()), "job " + gang.id.job.value,
+                      "the gang is being removed: " + why});
   gang.outstanding.clear();
   for (auto& [epoch, capture] : gang.captures)
     for (std::uint32_t guest : capture.running) effects.push_back(CancelCapture{domain_of(gang.id, guest), epoch});
@@ -281,10 +287,8 @@ void Host::Impl::gang_removed(const GangRemoved& event) {
   gangs.erase(event.gang);
   settle_destroy_waits(job, std::nullopt);
   for (const ToHost& ask : std::exchange(deferred, {})) {
-    if (ask.gang().job() == job.value)
-      coordinator_said(ask);
-    else
-      deferred.push_back(ask);
+    if (ask.gang().job() == job.value) coordinator_said(ask);
+    else deferred.push_back(ask);
   }
 }
 

@@ -38,10 +38,8 @@ std::string request_name(ToHost::BodyCase body) {
 std::string request_key(const ToHost& ask) {
   std::string key = std::to_string(ask.body_case()) + "/" + std::to_string(ask.epoch());
   auto add = [&key](const auto& part) {
-    if constexpr (std::is_convertible_v<decltype(part), std::string>)
-      key += "/" + part;
-    else
-      key += "/" + std::to_string(part);
+    if constexpr (std::is_convertible_v<decltype(part), std::string>) key += "/" + part;
+    else key += "/" + std::to_string(part);
   };
   if (ask.has_put_file()) {
     add(ask.put_file().piece().path());

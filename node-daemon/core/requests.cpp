@@ -31,8 +31,9 @@ void Host::Impl::coordinator_said(const ToHost& ask) {
   if (ask.has_start_guests() || ask.has_restore()) return make_gang(ask);
   Gang* gang = find(id);
   if (gang == nullptr || gang->dying)
-    return answer_failure(ask, ask.request(), {ErrorKind::not_found, request_name(ask.body_case()),
-                                               "job " + id.job.value, "this host runs no guest of it"});
+    return answer_failure(
+        ask, ask.request(),
+        {ErrorKind::not_found, request_name(ask.body_case()), "job " + id.job.value, "this host runs no guest of it"});
   gang_request(*gang, ask);
 }
 
@@ -53,13 +54,15 @@ void Host::Impl::gang_request(Gang& gang, const ToHost& ask) {
     return;
   }
   if (!gang.settled())
-    return answer_failure(ask, ask.request(), {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
-                                               "its guests are still being made"});
+    return answer_failure(ask, ask.request(),
+                          {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
+                           "its guests are still being made"});
   if (ask.has_capture()) return capture_gang(gang, ask);
   if (ask.has_resume()) return resume_gang(gang, ask);
   if (is_relayed(ask)) return relay(gang, ask);
-  answer_failure(ask, ask.request(), {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
-                                      "this version does not know that request"});
+  answer_failure(ask, ask.request(),
+                 {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
+                  "this version does not know that request"});
 }
 
 // ---- requests that guests answer
@@ -68,8 +71,9 @@ void Host::Impl::relay(Gang& gang, const ToHost& ask) {
   const Epoch epoch{ask.epoch()};
   std::vector<std::uint32_t> targets = request_targets(ask, gang.local());
   if (targets.empty())
-    return answer_failure(ask, ask.request(), {ErrorKind::not_found, request_name(ask.body_case()),
-                                               "job " + gang.id.job.value, "the guest it is for is not on this host"});
+    return answer_failure(ask, ask.request(),
+                          {ErrorKind::not_found, request_name(ask.body_case()), "job " + gang.id.job.value,
+                           "the guest it is for is not on this host"});
   if (ask.has_release()) {
     if (ask.release().discard()) discard(gang, epoch);
     // Its answer may have been lost; the guests, no longer held, could only say so.
@@ -81,12 +85,14 @@ void Host::Impl::relay(Gang& gang, const ToHost& ask) {
   } else {
     for (std::uint32_t index : targets)
       if (gang.guests.at(index).lost && !ask.has_query())
-        return answer_failure(ask, ask.request(),
-                              {ErrorKind::not_found, request_name(ask.body_case()),
-                               "guest " + std::to_string(index) + " of " + gang.id.job.value, gang.guests.at(index).lost_reason});
+        return answer_failure(
+            ask, ask.request(),
+            {ErrorKind::not_found, request_name(ask.body_case()),
+             "guest " + std::to_string(index) + " of " + gang.id.job.value, gang.guests.at(index).lost_reason});
   }
   if (ask.has_answer_launch())
-    std::erase_if(gang.launches, [&](const auto& entry) { return entry.first.second == ask.answer_launch().outcome().launch(); });
+    std::erase_if(gang.launches,
+                  [&](const auto& entry) { return entry.first.second == ask.answer_launch().outcome().launch(); });
   if (ask.has_close() || ask.has_freeze()) {
     gang.held = epoch;
     forget_older(gang, epoch);
@@ -123,7 +129,8 @@ Operation& Host::Impl::begin(Gang& gang, const ToHost& ask, const std::vector<st
   return operation;
 }
 
-void Host::Impl::ask_guest(Gang& gang, std::uint32_t guest, const std::string& key, wire::GuestRequest request, bool stamp_clock) {
+void Host::Impl::ask_guest(Gang& gang, std::uint32_t guest, const std::string& key, wire::GuestRequest request,
+                           bool stamp_clock) {
   request.set_id(next_request++);
   effects.push_back(SendToGuest{domain_of(gang.id, guest), request, stamp_clock});
   const std::uint64_t id = request.id();
@@ -146,8 +153,7 @@ void Host::Impl::guest_done(Gang& gang, const std::string& key, std::uint32_t gu
   }
   if (found->second.needs_version > gang.durable_version)
     found->second.stored_version = found->second.needs_version;  // record_stored() goes on
-  else
-    finish(gang, key);
+  else finish(gang, key);
 }
 
 void Host::Impl::finish_when_stored(Gang& gang, const std::string& key) {
@@ -162,7 +168,8 @@ void Host::Impl::finish(Gang& gang, const std::string& key) {
   if (operation.ask.has_release()) {
     gang.released = {Epoch{operation.ask.epoch()}, message.release().held()};
     gang.held = {};
-    if (!message.release().held()) log(Log::Level::warn, "released, but not held until then", gang.id, Epoch{operation.ask.epoch()});
+    if (!message.release().held())
+      log(Log::Level::warn, "released, but not held until then", gang.id, Epoch{operation.ask.epoch()});
   }
   if (operation.ask.has_start_guests()) log(Log::Level::info, "guests started", gang.id);
   if (operation.ask.has_restore()) log(Log::Level::info, "guests restored", gang.id, Epoch{operation.ask.epoch()});
@@ -175,12 +182,12 @@ void Host::Impl::fail(Gang& gang, const std::string& key, const Error& error) {
   if (node.empty()) return;
   const Operation& operation = node.mapped();
   std::erase_if(gang.outstanding, [&](const auto& entry) { return entry.second.operation == key; });
-  log(Log::Level::warn, request_name(operation.ask.body_case()) + " failed", gang.id, Epoch{operation.ask.epoch()}, error.message());
+  log(Log::Level::warn, request_name(operation.ask.body_case()) + " failed", gang.id, Epoch{operation.ask.epoch()},
+      error.message());
   for (std::uint64_t waiter : operation.waiters) answer_failure(operation.ask, waiter, error);
   if (operation.ask.has_start_guests() || operation.ask.has_restore())
     tear_down(gang, "it could not be made: " + error.message());
-  else if (operation.ask.has_capture())
-    capture_failed(gang, Epoch{operation.ask.epoch()}, error);
+  else if (operation.ask.has_capture()) capture_failed(gang, Epoch{operation.ask.epoch()}, error);
 }
 
 wire::FromHost Host::Impl::answer_of(Gang& gang, const Operation& operation) {

@@ -32,6 +32,8 @@ inline std::string to_string(const GangId& gang) {
 }
 
 // "j7/2/guest-0", for people. (domain_driver.h's to_string, which comes with libvirt, says the same.)
-inline std::string name_of(const DomainId& id) { return to_string(gang_of(id)) + "/guest-" + std::to_string(id.guest.value); }
+inline std::string name_of(const DomainId& id) {
+  return to_string(gang_of(id)) + "/guest-" + std::to_string(id.guest.value);
+}
 
 }  // namespace stillpoint::node

@@ -60,7 +60,7 @@ class Capture {
   const std::function<void(CaptureTimes)>& captured_;
 
   const Clock::time_point start_ = Clock::now();
-  Fd stream_;              // read end; closed as soon as nobody wants the stream: QEMU's writer then fails
+  Fd stream_;  // read end; closed as soon as nobody wants the stream: QEMU's writer then fails
   bool reported_ = false;
   std::int64_t stopped_at_ = 0, resumed_at_ = 0;  // microseconds, QEMU's clock; 0 = not seen
   std::uint64_t bytes_ = 0;
@@ -108,8 +108,8 @@ Status Capture::begin(const std::filesystem::path& new_layer) {
     if (chain && chain->front() != new_layer) std::filesystem::remove(new_layer, code);
     return switched;
   }
-  auto begun = monitor_command(
-      domain_, {{"execute", "migrate"}, {"arguments", {{"uri", std::string("fd:") + kFdName}}}});
+  auto begun =
+      monitor_command(domain_, {{"execute", "migrate"}, {"arguments", {{"uri", std::string("fd:") + kFdName}}}});
   if (!begun) return begun.error();
   return {};
 }
@@ -154,7 +154,8 @@ Status Capture::finish() {
   auto end = wait_migration_end(domain_, events_, deadline);
   if (!end) return end.error();
   if (end->status != "completed")
-    return error(ErrorKind::transient, "QEMU's migration " + end->status + (end->error.empty() ? "" : ": " + end->error));
+    return error(ErrorKind::transient,
+                 "QEMU's migration " + end->status + (end->error.empty() ? "" : ": " + end->error));
   if (mode_ == CaptureMode::paused_save && virDomainResume(domain_) < 0) return libvirt_error("resume", name_);
   while (!resumed_at_ && Clock::now() < deadline) {  // the event may still be on its way
     take_events();
@@ -170,7 +171,8 @@ Status Capture::finish() {
 void Capture::clean_up() {
   stream_.reset();  // first: a QEMU that waits for the pipe answers no command
   if (auto cancelled = cancel_migration(domain_, events_); !cancelled)
-    log_warn("QEMU's migration state could not be cleaned", {{"domain", name_}, {"cause", cancelled.error().message()}});
+    log_warn("QEMU's migration state could not be cleaned",
+             {{"domain", name_}, {"cause", cancelled.error().message()}});
   int state = 0;
   if (virDomainGetState(domain_, &state, nullptr, 0) == 0 && state == VIR_DOMAIN_PAUSED && virDomainResume(domain_) < 0)
     log_error("a machine stays paused after its capture", {{"domain", name_}, {"cause", libvirt_error("", "").cause}});

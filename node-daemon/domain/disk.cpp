@@ -53,8 +53,8 @@ Status make_layer(virDomainPtr domain, const std::filesystem::path& new_layer) {
   if (std::filesystem::exists(new_layer, code))
     return Error{ErrorKind::refused, "make disk layer", new_layer.string(), "the file is there already"};
   // -u: the layer below is open in QEMU, which holds its lock; size and format are known without opening it.
-  auto made = run_checked({"qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "qcow2", "-b", chain->front().string(),
-                           new_layer.string(), std::to_string(info.capacity)});
+  auto made = run_checked({"qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "qcow2", "-b",
+                           chain->front().string(), new_layer.string(), std::to_string(info.capacity)});
   if (!made) {
     std::filesystem::remove(new_layer, code);
     return made.error();
@@ -63,10 +63,10 @@ Status make_layer(virDomainPtr domain, const std::filesystem::path& new_layer) {
 }
 
 Status switch_to_layer(virDomainPtr domain, const std::filesystem::path& new_layer) {
-  const std::unique_ptr<virDomainSnapshot, VirFree> snapshot(virDomainSnapshotCreateXML(
-      domain, disk_snapshot_xml(new_layer).c_str(),
-      VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC |
-          VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT));
+  const std::unique_ptr<virDomainSnapshot, VirFree> snapshot(
+      virDomainSnapshotCreateXML(domain, disk_snapshot_xml(new_layer).c_str(),
+                                 VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC |
+                                     VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT));
   if (!snapshot) return libvirt_error("disk snapshot", virDomainGetName(domain));
   return {};
 }

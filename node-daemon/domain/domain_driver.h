@@ -33,11 +33,11 @@ struct DomainSpec {
   DomainId id;
   std::uint32_t vcpus = 1;
   std::uint64_t memory_bytes = 0;
-  std::string kernel, initramfs;     // direct kernel boot
-  std::string base_image;            // read-only squashfs or user's image, shared by the host's guests
-  std::filesystem::path disk;        // the active writable layer (qcow2)
+  std::string kernel, initramfs;  // direct kernel boot
+  std::string base_image;         // read-only squashfs or user's image, shared by the host's guests
+  std::filesystem::path disk;     // the active writable layer (qcow2)
   std::string mac;
-  std::string bridge;                // where its tap goes
+  std::string bridge;  // where its tap goes
 };
 
 enum class Accelerator { kvm, tcg };

@@ -66,8 +66,8 @@ Status check_domain_id(const DomainId& id) {
 
 std::string domain_uuid(const DomainId& id) {
   // The namespace is any fixed UUID; this one was drawn for Stillpoint's guests.
-  static const boost::uuids::uuid kNamespace = {{0x5b, 0x0e, 0x3d, 0x6a, 0x91, 0xc4, 0x4f, 0x27, 0x8a, 0x60, 0x2e,
-                                                 0x17, 0xd3, 0x45, 0xb8, 0xf9}};
+  static const boost::uuids::uuid kNamespace = {
+      {0x5b, 0x0e, 0x3d, 0x6a, 0x91, 0xc4, 0x4f, 0x27, 0x8a, 0x60, 0x2e, 0x17, 0xd3, 0x45, 0xb8, 0xf9}};
   boost::uuids::name_generator_sha1 make(kNamespace);
   return boost::uuids::to_string(make(id.job.value + "/guest-" + std::to_string(id.guest.value)));
 }

@@ -51,8 +51,9 @@ TEST_CASE("a domain's name carries its id, and only such names are taken for our
   CHECK(domain_name(id) == "sp-j7-i12-g3");
   CHECK(to_string(id) == "j7/12/guest-3");
   CHECK(parse_domain_name("sp-j7-i12-g3") == id);
-  for (const char* other : {"", "sp-", "vm1", "sp-j7", "sp-j7-i1", "sp-j7-i1-g", "sp-j7-i-g1", "sp--i1-g1", "sp-j7-i01-g1",
-                            "sp-j7-i1-g1x", "sp-j7-i-1-g1", "sp-j/7-i1-g1", "sp-j7-i99999999999999999999-g1"})
+  for (const char* other :
+       {"", "sp-", "vm1", "sp-j7", "sp-j7-i1", "sp-j7-i1-g", "sp-j7-i-g1", "sp--i1-g1", "sp-j7-i01-g1", "sp-j7-i1-g1x",
+        "sp-j7-i-1-g1", "sp-j/7-i1-g1", "sp-j7-i99999999999999999999-g1"})
     CHECK_MESSAGE(!parse_domain_name(other), other);
 }
 
@@ -96,9 +97,10 @@ TEST_CASE("only a machine that is to be loaded waits for a stream") {
 }
 
 TEST_CASE("a chain of layers is read active first") {
-  const std::string xml = replaced(some_xml(), "<source file='/state/disk&apos;s.qcow2'/>",
-                                   "<source file='/s/2'/><backingStore type='file'><format type='qcow2'/><source file='/s/1'/>"
-                                   "<backingStore type='file'><source file='/s/0'/><backingStore/></backingStore></backingStore>");
+  const std::string xml =
+      replaced(some_xml(), "<source file='/state/disk&apos;s.qcow2'/>",
+               "<source file='/s/2'/><backingStore type='file'><format type='qcow2'/><source file='/s/1'/>"
+               "<backingStore type='file'><source file='/s/0'/><backingStore/></backingStore></backingStore>");
   CHECK(facts_of(xml).disk_chain == std::vector<std::filesystem::path>{"/s/2", "/s/1", "/s/0"});
 }
 
@@ -154,7 +156,8 @@ TEST_CASE("KVM is used only where the CPU itself virtualises") {
 }
 
 TEST_CASE("the CPU's flags are whole words") {
-  const std::filesystem::path file = std::filesystem::temp_directory_path() / ("sp-cpuinfo-" + std::to_string(::getpid()));
+  const std::filesystem::path file =
+      std::filesystem::temp_directory_path() / ("sp-cpuinfo-" + std::to_string(::getpid()));
   const auto virtualises = [&](const char* text) {
     std::ofstream(file) << text;
     return read_cpu_facts(file, "/nonexistent").virtualises;

@@ -84,8 +84,8 @@ TEST_CASE("a capture whose stream cannot be stored leaves the machine running, a
     CAPTURE(limit);
     const long before = guest.count();
     StringSink full(limit);
-    const auto failed = driver.capture(spec.id, machines.directory() / ("full" + std::to_string(limit)), full,
-                                       [](CaptureTimes) {});
+    const auto failed =
+        driver.capture(spec.id, machines.directory() / ("full" + std::to_string(limit)), full, [](CaptureTimes) {});
     REQUIRE_FALSE(failed.has_value());
     CHECK(failed.error().kind == ErrorKind::storage_full);
     CHECK(guest.counts_beyond(before));
@@ -99,9 +99,9 @@ TEST_CASE("a capture whose stream cannot be stored leaves the machine running, a
     const fs::path disk = machines.copy_disk(taken.layer, "r.qcow2");
     REQUIRE_OK(driver.destroy(spec.id));
     const DomainSpec next = machines.spec(2, disk.filename());
-    for (std::string_view damaged : {std::string_view(taken.memory).substr(0, taken.memory.size() / 2),
-                                     std::string_view("no memory image at all, but long enough to be read as one"),
-                                     std::string_view()}) {
+    for (std::string_view damaged :
+         {std::string_view(taken.memory).substr(0, taken.memory.size() / 2),
+          std::string_view("no memory image at all, but long enough to be read as one"), std::string_view()}) {
       CAPTURE(damaged.size());
       StringSource source(damaged);
       const auto failed = driver.restore(next, taken.xml, source);
@@ -117,7 +117,8 @@ TEST_CASE("a capture whose stream cannot be stored leaves the machine running, a
     REQUIRE(machines.problem() == "");
     CHECK(only_runs(machines.driver(), next.id));
     StringSink never;
-    CHECK_FALSE(machines.driver().capture(next.id, machines.directory() / "no", never, [](CaptureTimes) {}).has_value());
+    CHECK_FALSE(
+        machines.driver().capture(next.id, machines.directory() / "no", never, [](CaptureTimes) {}).has_value());
     REQUIRE_OK(machines.driver().resume(next.id));
     CHECK(Guest(machines.driver(), next.id).ask("journal") == "first,");
     Events events(machines.driver());

@@ -29,9 +29,8 @@ Error bad_description(std::string cause) {
 std::uint64_t whole_mib(std::uint64_t bytes) { return (bytes + (1u << 20) - 1) >> 20 << 20; }
 
 bool same_mac(std::string_view a, std::string_view b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](unsigned char x, unsigned char y) {
-    return std::tolower(x) == std::tolower(y);
-  });
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
 }
 
 bool plain_word(std::string_view text) {
@@ -138,8 +137,7 @@ Result<DomainFacts> facts_of(const ptree& domain) {
   facts.name = domain.get("name", "");
   facts.uuid = domain.get("uuid", "");
   facts.vcpus = domain.get<std::uint32_t>("vcpu", 0);
-  facts.memory_bytes =
-      domain.get<std::uint64_t>("memory", 0) * unit_bytes(domain.get("memory.<xmlattr>.unit", "KiB"));
+  facts.memory_bytes = domain.get<std::uint64_t>("memory", 0) * unit_bytes(domain.get("memory.<xmlattr>.unit", "KiB"));
   facts.hardware.layout = domain.get<unsigned>("metadata.stillpoint:domain.<xmlattr>.layout", 0);
   facts.hardware.machine = domain.get("os.type.<xmlattr>.machine", "");
   facts.hardware.cpu_model = domain.get("cpu.model", "");
@@ -199,14 +197,14 @@ std::string domain_xml(const DomainSpec& spec, const Hardware& hardware, const D
                        bool base_is_qcow2) {
   const std::string metadata = metadata_xml(spec.id, phase);
   // "<domain …" becomes "<stillpoint:domain xmlns:…": libvirt adds the prefix itself in virDomainSetMetadata only.
-  const std::string prefixed = fmt::format("<{}:domain xmlns:{}='{}'{}", kMetadataPrefix, kMetadataPrefix,
-                                           kMetadataUri, metadata.substr(std::string_view("<domain").size()));
+  const std::string prefixed = fmt::format("<{}:domain xmlns:{}='{}'{}", kMetadataPrefix, kMetadataPrefix, kMetadataUri,
+                                           metadata.substr(std::string_view("<domain").size()));
   const std::string incoming = phase == DomainPhase::loading ? R"(
   <qemu:commandline>
     <qemu:arg value='-incoming'/>
     <qemu:arg value='defer'/>
   </qemu:commandline>)"
-                                                              : "";
+                                                             : "";
   return fmt::format(R"(<domain type='{}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{}</name>
   <uuid>{}</uuid>
@@ -229,9 +227,9 @@ std::string domain_xml(const DomainSpec& spec, const Hardware& hardware, const D
 </domain>
 )",
                      hardware.accelerator == Accelerator::kvm ? "kvm" : "qemu", xml_escape(domain_name(spec.id)),
-                     domain_uuid(spec.id), prefixed, whole_mib(spec.memory_bytes), whole_mib(spec.memory_bytes), spec.vcpus,
-                     xml_escape(hardware.machine), xml_escape(spec.kernel), xml_escape(spec.initramfs), kCommandLine,
-                     xml_escape(hardware.cpu_model), devices_xml(spec, files, base_is_qcow2), incoming);
+                     domain_uuid(spec.id), prefixed, whole_mib(spec.memory_bytes), whole_mib(spec.memory_bytes),
+                     spec.vcpus, xml_escape(hardware.machine), xml_escape(spec.kernel), xml_escape(spec.initramfs),
+                     kCommandLine, xml_escape(hardware.cpu_model), devices_xml(spec, files, base_is_qcow2), incoming);
 }
 
 Result<DomainFacts> parse_domain_xml(const std::string& xml) {
@@ -253,12 +251,11 @@ Status check_same_machine(const DomainFacts& captured, const DomainSpec& spec, A
     return Error{ErrorKind::refused, "restore", to_string(spec.id), "the image is of another machine: " + what};
   };
   if (captured.hardware.layout != Hardware{}.layout)
-    return differs(fmt::format("its device layout is {}, this version makes {}", captured.hardware.layout,
-                               Hardware{}.layout));
+    return differs(
+        fmt::format("its device layout is {}, this version makes {}", captured.hardware.layout, Hardware{}.layout));
   if (captured.uuid != domain_uuid(spec.id)) return differs("UUID " + captured.uuid);
   if (!same_mac(captured.mac, spec.mac)) return differs("MAC address " + captured.mac + ", not " + spec.mac);
-  if (captured.vcpus != spec.vcpus)
-    return differs(fmt::format("{} virtual CPUs, not {}", captured.vcpus, spec.vcpus));
+  if (captured.vcpus != spec.vcpus) return differs(fmt::format("{} virtual CPUs, not {}", captured.vcpus, spec.vcpus));
   if (captured.memory_bytes != whole_mib(spec.memory_bytes))
     return differs(fmt::format("{} bytes of memory, not {}", captured.memory_bytes, spec.memory_bytes));
   if (captured.hardware.accelerator == Accelerator::kvm && host != Accelerator::kvm)

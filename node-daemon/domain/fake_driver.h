@@ -52,7 +52,8 @@ class FakeDriver final : public DomainDriver {
   };
   std::optional<Domain> domain(const DomainId& id) const;
 
-  // ---- DomainDriver --------------------------------------------------------------------------------------------------
+  // ---- DomainDriver
+  // --------------------------------------------------------------------------------------------------
   const DriverProbe& probe() const override { return probe_; }
   void on_event(std::function<void(DomainEvent)> handler) override;
   Result<std::vector<DomainId>> running() override;

@@ -11,8 +11,8 @@
 namespace stillpoint::node {
 namespace {
 
-// "/lib/qemu/domain-99999-", 20 bytes of the domain's name and "/monitor.sock" are what libvirt puts below its root, and
-// a socket's path holds 107 bytes.
+// "/lib/qemu/domain-99999-", 20 bytes of the domain's name and "/monitor.sock" are what libvirt puts below its root,
+// and a socket's path holds 107 bytes.
 constexpr std::size_t kLongestRoot = 51;
 
 // The guests' QEMU runs as root in an embedded laboratory: whoever starts it is root and owns every file. libvirt
@@ -108,9 +108,9 @@ Status Hypervisor::subscribe() {
   if (!add(VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(&Hypervisor::on_lifecycle)) ||
       !add(VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, VIR_DOMAIN_EVENT_CALLBACK(&Hypervisor::on_block_job)))
     return libvirt_error("register events", "libvirt");
-  monitor_callback_ = virConnectDomainQemuMonitorEventRegister(
-      connection_.get(), nullptr, "^(STOP|RESUME|MIGRATION)$", &Hypervisor::on_monitor, this, nullptr,
-      VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX);
+  monitor_callback_ = virConnectDomainQemuMonitorEventRegister(connection_.get(), nullptr, "^(STOP|RESUME|MIGRATION)$",
+                                                               &Hypervisor::on_monitor, this, nullptr,
+                                                               VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX);
   if (monitor_callback_ < 0) return libvirt_error("register monitor events", "libvirt");
   return {};
 }

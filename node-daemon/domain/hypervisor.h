@@ -25,8 +25,7 @@ class Hypervisor {
 
   // qemu:///embed?root=ROOT; ROOT is made, and its etc/qemu.conf written. ROOT must be short: QEMU's monitor sockets
   // lie below it, and a socket's path holds 107 bytes.
-  static Result<std::unique_ptr<Hypervisor>> open_embedded(const std::filesystem::path& root,
-                                                           LifecycleHandler handler);
+  static Result<std::unique_ptr<Hypervisor>> open_embedded(const std::filesystem::path& root, LifecycleHandler handler);
   static Result<std::unique_ptr<Hypervisor>> open_system(LifecycleHandler handler);
   ~Hypervisor();
 

@@ -1,9 +1,9 @@
 #include "node-daemon/domain/libvirt_driver.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
-#include <fcntl.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -103,8 +103,8 @@ Status LibvirtDriver::open() {
   const auto accelerator = choose_accelerator(read_cpu_facts(), settings_.accelerator);
   const QemuFacts qemu = ask_qemu(hypervisor_->connection(), accelerator.value);
   const auto mode = choose_capture_mode(qemu.background_snapshot, settings_.capture_mode);
-  probe_ = {accelerator.value, accelerator.reason,           mode.value, mode.reason,
-            hypervisor_->libvirt_version(), qemu.version};
+  probe_ = {accelerator.value, accelerator.reason, mode.value, mode.reason, hypervisor_->libvirt_version(),
+            qemu.version};
   return {};
 }
 
@@ -161,8 +161,7 @@ Result<DomainFiles> LibvirtDriver::files_of(const DomainId& id) const {
 
 Result<std::vector<DomainId>> LibvirtDriver::running() {
   virDomainPtr* list = nullptr;
-  const int count =
-      virConnectListAllDomains(hypervisor_->connection(), &list, VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+  const int count = virConnectListAllDomains(hypervisor_->connection(), &list, VIR_CONNECT_LIST_DOMAINS_ACTIVE);
   if (count < 0) return libvirt_error("list domains", "libvirt");
   std::vector<DomainHandle> domains(list, list + count);
   std::free(list);
@@ -185,8 +184,7 @@ Result<std::vector<DomainId>> LibvirtDriver::running() {
       auto usable = recover(domain.get(), *id);
       if (usable && !*usable) continue;
       // Listed all the same: a machine that answers nothing must be known to be fenced. Tried again the next time.
-      if (!usable)
-        log_warn("a domain could not be taken up", {{"domain", name}, {"cause", usable.error().message()}});
+      if (!usable) log_warn("a domain could not be taken up", {{"domain", name}, {"cause", usable.error().message()}});
     }
     ids.push_back(*id);
   }

@@ -14,9 +14,9 @@ struct LibvirtSettings {
   Instance instance = Instance::embed;
   // embed: libvirt's own tree, the sockets and console logs; system: the sockets and logs alone. At most 51 bytes.
   std::filesystem::path root;
-  std::optional<Accelerator> accelerator;    // instead of what the host's facts say
-  std::optional<CaptureMode> capture_mode;   // instead of what the probe says
-  std::string cpu_model = "Nehalem";         // of new machines; the common baseline of all hosts. TCG has all of it
+  std::optional<Accelerator> accelerator;   // instead of what the host's facts say
+  std::optional<CaptureMode> capture_mode;  // instead of what the probe says
+  std::string cpu_model = "Nehalem";        // of new machines; the common baseline of all hosts. TCG has all of it
 };
 
 // STILLPOINT_ACCELERATOR=kvm|tcg, STILLPOINT_CAPTURE=background-snapshot|paused-save, STILLPOINT_CPU_MODEL=NAME, where

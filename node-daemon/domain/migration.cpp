@@ -9,16 +9,16 @@ using nlohmann::json;
 
 Status set_background_snapshot(virDomainPtr domain, bool on) {
   const json capability = {{"capability", "background-snapshot"}, {"state", on}};
-  auto done = monitor_command(domain, {{"execute", "migrate-set-capabilities"},
-                                       {"arguments", {{"capabilities", json::array({capability})}}}});
+  auto done = monitor_command(
+      domain, {{"execute", "migrate-set-capabilities"}, {"arguments", {{"capabilities", json::array({capability})}}}});
   if (!done) return done.error();
   return {};
 }
 
 Status set_unlimited_bandwidth(virDomainPtr domain) {
   constexpr std::int64_t kTebibyte = std::int64_t{1} << 40;  // per second: no limit in practice
-  auto done = monitor_command(
-      domain, {{"execute", "migrate-set-parameters"}, {"arguments", {{"max-bandwidth", kTebibyte}}}});
+  auto done =
+      monitor_command(domain, {{"execute", "migrate-set-parameters"}, {"arguments", {{"max-bandwidth", kTebibyte}}}});
   if (!done) return done.error();
   return {};
 }

@@ -24,9 +24,9 @@ Result<nlohmann::json> monitor_command(virDomainPtr domain, const nlohmann::json
   const std::string object = name ? name : "domain";
   char* raw = nullptr;
   int files[1] = {fd};
-  const int status =
-      fd < 0 ? virDomainQemuMonitorCommand(domain, command.dump().c_str(), &raw, 0)
-             : virDomainQemuMonitorCommandWithFiles(domain, command.dump().c_str(), 1, files, nullptr, nullptr, &raw, 0);
+  const int status = fd < 0 ? virDomainQemuMonitorCommand(domain, command.dump().c_str(), &raw, 0)
+                            : virDomainQemuMonitorCommandWithFiles(domain, command.dump().c_str(), 1, files, nullptr,
+                                                                   nullptr, &raw, 0);
   const VirString reply(raw);
   if (status < 0) return libvirt_error(step, object);
   auto json = nlohmann::json::parse(reply ? reply.get() : "", nullptr, false);

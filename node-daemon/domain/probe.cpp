@@ -31,7 +31,8 @@ Choice<Accelerator> choose_accelerator(const CpuFacts& facts, std::optional<Acce
   if (facts.kvm_device && facts.virtualises) return {Accelerator::kvm, "the CPU virtualises and /dev/kvm is there"};
   if (facts.kvm_device)
     return {Accelerator::tcg, "/dev/kvm is there, but the CPU's flags have neither vmx nor svm: KVM would hang"};
-  if (facts.virtualises) return {Accelerator::tcg, "the CPU virtualises, but /dev/kvm is missing: load kvm_intel or kvm_amd"};
+  if (facts.virtualises)
+    return {Accelerator::tcg, "the CPU virtualises, but /dev/kvm is missing: load kvm_intel or kvm_amd"};
   return {Accelerator::tcg, "the CPU's flags have neither vmx nor svm, and /dev/kvm is missing"};
 }
 
@@ -44,7 +45,8 @@ Choice<CaptureMode> choose_capture_mode(const Status& usable, std::optional<Capt
 QemuFacts ask_qemu(virConnectPtr connection, Accelerator accelerator) {
   QemuFacts facts;
   if (const DomainHandle left(virDomainLookupByName(connection, kProbeDomain)); left) virDomainDestroy(left.get());
-  const std::string xml = fmt::format(R"(<domain type='{}'>
+  const std::string xml =
+      fmt::format(R"(<domain type='{}'>
   <name>{}</name>
   <memory unit='MiB'>16</memory>
   <os><type arch='x86_64' machine='{}'>hvm</type></os>
@@ -55,8 +57,7 @@ QemuFacts ask_qemu(virConnectPtr connection, Accelerator accelerator) {
   </devices>
 </domain>
 )",
-                                      accelerator == Accelerator::kvm ? "kvm" : "qemu", kProbeDomain,
-                                      Hardware{}.machine);
+                  accelerator == Accelerator::kvm ? "kvm" : "qemu", kProbeDomain, Hardware{}.machine);
   const DomainHandle domain(virDomainCreateXML(connection, xml.c_str(), VIR_DOMAIN_START_PAUSED));
   if (!domain) {
     facts.background_snapshot = libvirt_error("probe", "test machine");
@@ -65,7 +66,8 @@ QemuFacts ask_qemu(virConnectPtr connection, Accelerator accelerator) {
   facts.background_snapshot = set_background_snapshot(domain.get(), true);
   if (auto version = monitor_command(domain.get(), {{"execute", "query-version"}})) {
     const auto number = version->value("qemu", nlohmann::json::object());
-    facts.version = fmt::format("{}.{}.{}", number.value("major", 0), number.value("minor", 0), number.value("micro", 0));
+    facts.version =
+        fmt::format("{}.{}.{}", number.value("major", 0), number.value("minor", 0), number.value("micro", 0));
   }
   virDomainDestroy(domain.get());
   return facts;

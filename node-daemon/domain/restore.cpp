@@ -81,16 +81,17 @@ Status load(virDomainPtr domain, EventHub& events, const DomainId& id, MemorySou
     auto given = monitor_command(domain, {{"execute", "getfd"}, {"arguments", {{"fdname", kFdName}}}}, theirs.get());
     if (!given) return given.error();
   }
-  auto begun = monitor_command(
-      domain, {{"execute", "migrate-incoming"},
-               {"arguments", {{"uri", std::string("fd:") + kFdName}, {"exit-on-error", false}}}});
+  auto begun =
+      monitor_command(domain, {{"execute", "migrate-incoming"},
+                               {"arguments", {{"uri", std::string("fd:") + kFdName}, {"exit-on-error", false}}}});
   if (!begun) return begun.error();
   if (auto fed = feed(id, ours, source); !fed) return explain(domain, id, fed);
   ours.reset();
   auto end = wait_migration_end(domain, events, Clock::now() + kEnd);
   if (!end) return end.error();
   if (end->status != "completed")
-    return failure(id, ErrorKind::damaged, "QEMU's load " + end->status + (end->error.empty() ? "" : ": " + end->error));
+    return failure(id, ErrorKind::damaged,
+                   "QEMU's load " + end->status + (end->error.empty() ? "" : ": " + end->error));
   auto run_state = monitor_command(domain, {{"execute", "query-status"}});
   if (!run_state) return run_state.error();
   if (run_state->value("status", "") != "paused")
@@ -121,8 +122,9 @@ Status resume_domain(virDomainPtr domain, const DomainId& id) {
   if (auto set = set_phase(domain, id, DomainPhase::running); !set) return set;
   if (virDomainResume(domain) < 0) return libvirt_error("resume", to_string(id));
   // QEMU announced the machine's address when the load ended, while nothing listened. Again, now that it runs.
-  auto announced = monitor_command(domain, {{"execute", "announce-self"},
-                                            {"arguments", {{"initial", 20}, {"max", 200}, {"rounds", 5}, {"step", 50}}}});
+  auto announced = monitor_command(
+      domain,
+      {{"execute", "announce-self"}, {"arguments", {{"initial", 20}, {"max", 200}, {"rounds", 5}, {"step", 50}}}});
   if (!announced) log_warn("announce-self failed", {{"domain", to_string(id)}, {"cause", announced.error().message()}});
   return {};
 }

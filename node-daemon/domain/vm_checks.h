@@ -15,10 +15,10 @@ inline void require_machines(const Machines& machines, const std::string& networ
   REQUIRE_MESSAGE(machines.problem().empty(), machines.problem());
 }
 
-#define REQUIRE_OK(expression)                                             \
-  do {                                                                     \
-    const auto& result_ = (expression);                                    \
-    REQUIRE_MESSAGE(result_.has_value(), result_.error().message());       \
+#define REQUIRE_OK(expression)                                       \
+  do {                                                               \
+    const auto& result_ = (expression);                              \
+    REQUIRE_MESSAGE(result_.has_value(), result_.error().message()); \
   } while (false)
 
 // Collects what the driver reports. The driver outlives it.

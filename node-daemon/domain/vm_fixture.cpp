@@ -102,8 +102,8 @@ void Machines::prepare() {
   fs::create_directory(directory_ / "i");
   fs::copy_file(STILLPOINT_SOURCE_DIR "/node-daemon/domain/test-guest/init", directory_ / "i" / "init");
   fs::permissions(directory_ / "i" / "init", fs::perms(0755));
-  const std::string script = "cd '" + (directory_ / "i").string() +
-                             "' && { cat '" + (guest_image_ / "initrd.img").string() +
+  const std::string script = "cd '" + (directory_ / "i").string() + "' && { cat '" +
+                             (guest_image_ / "initrd.img").string() +
                              "'; echo init | cpio --quiet -o -H newc -R 0:0; } > ../initrd.img";
   if (auto made = run_checked({"sh", "-c", script}); !made) problem_ = made.error().message();
   if (auto base = publish_file(directory_ / "base.raw", std::string(1 << 20, '\0')); !base)
@@ -142,7 +142,8 @@ fs::path Machines::make_disk(const std::string& name) const {
 
 fs::path Machines::copy_disk(const fs::path& layer, const std::string& name) const {
   const fs::path disk = directory_ / name;
-  if (auto done = run_checked({"qemu-img", "convert", "-U", "-f", "qcow2", "-O", "qcow2", layer.string(), disk.string()});
+  if (auto done =
+          run_checked({"qemu-img", "convert", "-U", "-f", "qcow2", "-O", "qcow2", layer.string(), disk.string()});
       !done)
     throw std::runtime_error(done.error().message());
   return disk;

@@ -18,7 +18,7 @@ namespace asio = boost::asio;
 using boost::system::error_code;
 using std::chrono::milliseconds;
 
-constexpr std::size_t kMaxPayload = 1u << 20;       // more is noise: a length cut in two must not stop the reader
+constexpr std::size_t kMaxPayload = 1u << 20;  // more is noise: a length cut in two must not stop the reader
 constexpr std::size_t kMaxQueued = 8u << 20;
 constexpr milliseconds kFirstPause{50}, kLongestPause{2'000};
 
@@ -59,26 +59,28 @@ class Link final : public GuestLink, public std::enable_shared_from_this<Link> {
 
  private:
   void read(std::uint64_t generation) {
-    stream_->async_read_some(asio::buffer(block_), [self = shared_from_this(), generation](error_code failed, std::size_t bytes) {
-      if (self->closed_ || generation != self->generation_) return;
-      if (failed) return self->lost(failed);
-      self->reader_.feed(std::string_view(self->block_.data(), bytes));
-      while (auto payload = self->reader_.next()) {
-        self->handlers_.frame(std::move(*payload));
-        if (self->closed_ || generation != self->generation_) return;
-      }
-      self->read(generation);
-    });
+    stream_->async_read_some(asio::buffer(block_),
+                             [self = shared_from_this(), generation](error_code failed, std::size_t bytes) {
+                               if (self->closed_ || generation != self->generation_) return;
+                               if (failed) return self->lost(failed);
+                               self->reader_.feed(std::string_view(self->block_.data(), bytes));
+                               while (auto payload = self->reader_.next()) {
+                                 self->handlers_.frame(std::move(*payload));
+                                 if (self->closed_ || generation != self->generation_) return;
+                               }
+                               self->read(generation);
+                             });
   }
 
   void write(std::uint64_t generation) {
-    asio::async_write(*stream_, asio::buffer(queue_.front()), [self = shared_from_this(), generation](error_code failed, std::size_t) {
-      if (self->closed_ || generation != self->generation_) return;
-      if (failed) return self->lost(failed);
-      self->queued_ -= self->queue_.front().size();
-      self->queue_.pop_front();
-      if (!self->queue_.empty()) self->write(generation);
-    });
+    asio::async_write(*stream_, asio::buffer(queue_.front()),
+                      [self = shared_from_this(), generation](error_code failed, std::size_t) {
+                        if (self->closed_ || generation != self->generation_) return;
+                        if (failed) return self->lost(failed);
+                        self->queued_ -= self->queue_.front().size();
+                        self->queue_.pop_front();
+                        if (!self->queue_.empty()) self->write(generation);
+                      });
   }
 
   void lost(const error_code& why) {

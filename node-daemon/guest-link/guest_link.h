@@ -25,7 +25,8 @@ class GuestLink {
     std::function<void(std::string payload)> frame;
   };
 
-  static std::shared_ptr<GuestLink> make(const boost::asio::any_io_executor& executor, std::string name, Handlers handlers);
+  static std::shared_ptr<GuestLink> make(const boost::asio::any_io_executor& executor, std::string name,
+                                         Handlers handlers);
 
   virtual ~GuestLink() = default;
   virtual void start() = 0;

@@ -20,16 +20,20 @@ constexpr milliseconds kIdleDeadline{8'000};
 class Link final : public CoordinatorLink, public std::enable_shared_from_this<Link> {
  public:
   Link(const asio::any_io_executor& executor, net::TlsContext tls, std::string endpoint, Handlers handlers)
-      : executor_(executor), tls_(std::move(tls)), endpoint_(std::move(endpoint)), handlers_(std::move(handlers)),
+      : executor_(executor),
+        tls_(std::move(tls)),
+        endpoint_(std::move(endpoint)),
+        handlers_(std::move(handlers)),
         pause_timer_(executor) {}
 
   void start() override {
     net::SessionLimits limits;
     limits.idle_deadline = kIdleDeadline;
-    session_ = net::connect_session(executor_, tls_, endpoint_, limits,
-                                    {.opened = [self = shared_from_this()](const std::string&) { self->opened(); },
-                                     .frame = [self = shared_from_this()](std::string payload) { self->frame(payload); },
-                                     .closed = [self = shared_from_this()](const Error& why) { self->closed(why); }});
+    session_ =
+        net::connect_session(executor_, tls_, endpoint_, limits,
+                             {.opened = [self = shared_from_this()](const std::string&) { self->opened(); },
+                              .frame = [self = shared_from_this()](std::string payload) { self->frame(payload); },
+                              .closed = [self = shared_from_this()](const Error& why) { self->closed(why); }});
   }
 
   void send(const wire::FromHost& message) override {
@@ -44,7 +48,8 @@ class Link final : public CoordinatorLink, public std::enable_shared_from_this<L
     stopped_ = true;
     handlers_ = {};
     pause_timer_.cancel();
-    if (session_) session_->close_after_sending({ErrorKind::refused, "session with", endpoint_, "the node daemon stops"});
+    if (session_)
+      session_->close_after_sending({ErrorKind::refused, "session with", endpoint_, "the node daemon stops"});
   }
 
  private:
@@ -61,7 +66,8 @@ class Link final : public CoordinatorLink, public std::enable_shared_from_this<L
     if (stopped_) return;
     wire::ToHost message;
     if (!message.ParseFromString(payload))
-      return session_->close({ErrorKind::permanent, "session with", endpoint_, "a frame that is no message of this protocol"});
+      return session_->close(
+          {ErrorKind::permanent, "session with", endpoint_, "a frame that is no message of this protocol"});
     handlers_.said(std::move(message));
   }
 

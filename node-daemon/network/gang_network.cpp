@@ -24,7 +24,8 @@ Result<nlohmann::json> ip_json(std::vector<std::string> arguments) {
   auto out = run_checked(arguments);
   if (!out) return out.error();
   auto parsed = nlohmann::json::parse(out->empty() ? "[]" : *out, nullptr, false);
-  if (parsed.is_discarded()) return Error{ErrorKind::permanent, "read the answer of", "ip " + arguments[2], "it is not JSON"};
+  if (parsed.is_discarded())
+    return Error{ErrorKind::permanent, "read the answer of", "ip " + arguments[2], "it is not JSON"};
   return parsed;
 }
 
@@ -57,8 +58,14 @@ std::optional<std::uint32_t> vni_of(const std::string& name) {
 }
 
 std::vector<std::string> vxlan_command(std::uint32_t vni, const std::string& underlay, const Device& device) {
-  return {"ip",  "link",   "add",   vxlan_name(vni), "type",      "vxlan",  "id",    std::to_string(vni),
-          "dev", device.name, "local", underlay,     "dstport",   std::to_string(kVxlanPort), "nolearning"};
+  return {"ip",        "link",
+          "add",       vxlan_name(vni),
+          "type",      "vxlan",
+          "id",        std::to_string(vni),
+          "dev",       device.name,
+          "local",     underlay,
+          "dstport",   std::to_string(kVxlanPort),
+          "nolearning"};
 }
 
 using ForwardingEntry = std::pair<std::string, std::string>;  // MAC, the host that has it
@@ -67,7 +74,8 @@ Result<std::set<ForwardingEntry>> present_forwarding(const std::string& port) {
   auto out = run_checked({"bridge", "-json", "fdb", "show", "dev", port});
   if (!out) return out.error();
   const auto list = nlohmann::json::parse(out->empty() ? "[]" : *out, nullptr, false);
-  if (list.is_discarded()) return Error{ErrorKind::permanent, "read the answer of", "bridge fdb show", "it is not JSON"};
+  if (list.is_discarded())
+    return Error{ErrorKind::permanent, "read the answer of", "bridge fdb show", "it is not JSON"};
   std::set<ForwardingEntry> entries;
   for (const auto& entry : list)
     if (entry.contains("dst")) entries.emplace(entry.value("mac", ""), entry.value("dst", ""));
@@ -87,11 +95,13 @@ Status write_forwarding(const std::string& port, const std::string& underlay, co
   if (!present) return present.error();
   for (const auto& [mac, host] : *present) {
     if (wanted.contains({mac, host})) continue;
-    if (auto gone = run_checked({"bridge", "fdb", "delete", mac, "dev", port, "dst", host, "self"}); !gone) return gone.error();
+    if (auto gone = run_checked({"bridge", "fdb", "delete", mac, "dev", port, "dst", host, "self"}); !gone)
+      return gone.error();
   }
   for (const auto& [mac, host] : wanted) {
     if (present->contains({mac, host})) continue;
-    if (auto set = run_checked({"bridge", "fdb", "append", mac, "dev", port, "dst", host, "self", "permanent"}); !set) return set.error();
+    if (auto set = run_checked({"bridge", "fdb", "append", mac, "dev", port, "dst", host, "self", "permanent"}); !set)
+      return set.error();
   }
   return {};
 }
@@ -113,10 +123,12 @@ Result<std::uint32_t> GangNetworks::bring_up(const wire::GangNetwork& network) {
 
   std::vector<std::vector<std::string>> commands;
   if (!present->contains(bridge))
-    commands.push_back({"ip", "link", "add", bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"});
+    commands.push_back(
+        {"ip", "link", "add", bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"});
   if (!present->contains(port)) commands.push_back(vxlan_command(network.vni(), underlay_, *device));
   // The gang is not this host's business: no address of the host's own on it.
-  for (const std::string& name : {bridge, port}) commands.push_back({"ip", "link", "set", name, "addrgenmode", "none", "mtu", mtu});
+  for (const std::string& name : {bridge, port})
+    commands.push_back({"ip", "link", "set", name, "addrgenmode", "none", "mtu", mtu});
   commands.push_back({"ip", "link", "set", port, "master", bridge});
   for (const auto& command : commands)
     if (auto done = run_checked(command); !done) return done.error();

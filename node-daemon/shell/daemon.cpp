@@ -24,7 +24,8 @@ Time monotonic_now() { return std::chrono::time_point_cast<milliseconds>(std::ch
 
 std::uint64_t wall_clock_ns() {
   return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
 }
 
 std::uint64_t memory_free_bytes() {
@@ -51,8 +52,11 @@ std::string key_of(const GangId& id) { return "gang " + to_string(id); }
 
 struct Daemon::Impl {
   explicit Impl(DaemonParts p)
-      : parts(std::move(p)), host(parts.settings),
-        work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image), deadline(io), figures_timer(io),
+      : parts(std::move(p)),
+        host(parts.settings),
+        work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image),
+        deadline(io),
+        figures_timer(io),
         signals(io, SIGTERM, SIGINT) {}
 
   Status start();
@@ -74,20 +78,38 @@ struct Daemon::Impl {
   void perform(SendToGuest& e);
   void perform(OpenLink& e);
   void perform(CloseLink& e);
-  void perform(PrepareGang& e) { on_worker(key_of(gang_of(e.record.gang())), [this, e] { return work.prepare(e); }); }
-  void perform(StoreRecord& e) { on_worker(key_of(gang_of(e.record.gang())), [this, e] { return work.store_record(e); }); }
+  void perform(PrepareGang& e) {
+    on_worker(key_of(gang_of(e.record.gang())), [this, e] { return work.prepare(e); });
+  }
+  void perform(StoreRecord& e) {
+    on_worker(key_of(gang_of(e.record.gang())), [this, e] { return work.store_record(e); });
+  }
   void perform(StoreHost& e);
-  void perform(StartGuest& e) { on_worker(key_of(e.plan.id), [this, e] { return work.start(e); }); }
-  void perform(RestoreGuest& e) { on_worker(key_of(e.plan.id), [this, e] { return work.restore(e); }); }
-  void perform(ResumeGuest& e) { on_worker(key_of(e.id), [this, e] { return work.resume(e); }); }
+  void perform(StartGuest& e) {
+    on_worker(key_of(e.plan.id), [this, e] { return work.start(e); });
+  }
+  void perform(RestoreGuest& e) {
+    on_worker(key_of(e.plan.id), [this, e] { return work.restore(e); });
+  }
+  void perform(ResumeGuest& e) {
+    on_worker(key_of(e.id), [this, e] { return work.resume(e); });
+  }
   void perform(CaptureGuest& e) {
     on_worker(key_of(e.id), [this, e] { return work.capture(e, [this](GuestCaptured captured) { post(captured); }); });
   }
   void perform(CancelCapture& e) { work.cancel(e); }
-  void perform(FlattenDisk& e) { on_worker(key_of(e.id), [this, e] { return work.flatten(e); }); }
-  void perform(DestroyGuest& e) { on_worker(key_of(e.id), [this, e] { return work.destroy(e); }); }
-  void perform(RemoveGang& e) { on_worker(key_of(e.gang), [this, e] { return work.remove(e); }); }
-  void perform(DeleteImages& e) { on_worker("images " + e.job.value, [this, e] { return work.delete_images(e); }); }
+  void perform(FlattenDisk& e) {
+    on_worker(key_of(e.id), [this, e] { return work.flatten(e); });
+  }
+  void perform(DestroyGuest& e) {
+    on_worker(key_of(e.id), [this, e] { return work.destroy(e); });
+  }
+  void perform(RemoveGang& e) {
+    on_worker(key_of(e.gang), [this, e] { return work.remove(e); });
+  }
+  void perform(DeleteImages& e) {
+    on_worker("images " + e.job.value, [this, e] { return work.delete_images(e); });
+  }
   void perform(Log& e);
 
   template <class Job>
@@ -157,10 +179,11 @@ Status Daemon::Impl::start() {
   }
 
   workers = std::make_unique<Workers>(kThreads);
-  coordinator = CoordinatorLink::make(io.get_executor(), *parts.tls, parts.coordinator,
-                                      {.connected = [this] { step(Connected{}); },
-                                       .disconnected = [this] { step(Disconnected{}); },
-                                       .said = [this](wire::ToHost message) { step(CoordinatorSaid{std::move(message)}); }});
+  coordinator =
+      CoordinatorLink::make(io.get_executor(), *parts.tls, parts.coordinator,
+                            {.connected = [this] { step(Connected{}); },
+                             .disconnected = [this] { step(Disconnected{}); },
+                             .said = [this](wire::ToHost message) { step(CoordinatorSaid{std::move(message)}); }});
   signals.async_wait([this](const boost::system::error_code& cancelled, int) {
     if (!cancelled) stop();
   });
@@ -235,10 +258,8 @@ void Daemon::Impl::perform(OpenLink& e) {
   };
   auto frame = [this, id](const std::string& payload) {
     wire::FromGuest message;
-    if (message.ParseFromString(payload))
-      step(GuestSaid{id, std::move(message)});
-    else
-      log_warn("a guest sent what is no message of this protocol", {{"guest", name_of(id)}});
+    if (message.ParseFromString(payload)) step(GuestSaid{id, std::move(message)});
+    else log_warn("a guest sent what is no message of this protocol", {{"guest", name_of(id)}});
   };
   auto link = GuestLink::make(io.get_executor(), name_of(id),
                               {.connect = connect, .opened = [this, id] { step(LinkOpened{id}); }, .frame = frame});
@@ -261,8 +282,11 @@ void Daemon::Impl::perform(StoreHost& e) {
 
 void Daemon::Impl::perform(Log& e) {
   const auto say = e.level == Log::Level::info ? log_info : e.level == Log::Level::warn ? log_warn : log_error;
-  say(e.what, {{"host", parts.settings.name.value}, {"job", e.gang.job.value}, {"incarnation", e.gang.incarnation.value},
-               {"epoch", e.epoch.value}, {"detail", e.detail}});
+  say(e.what, {{"host", parts.settings.name.value},
+               {"job", e.gang.job.value},
+               {"incarnation", e.gang.incarnation.value},
+               {"epoch", e.epoch.value},
+               {"detail", e.detail}});
 }
 
 }  // namespace stillpoint::node

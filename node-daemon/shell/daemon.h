@@ -16,7 +16,7 @@ namespace stillpoint::node {
 struct DaemonParts {
   HostSettings settings;
   std::filesystem::path guest_image;
-  std::string coordinator;        // ADDR:PORT
+  std::string coordinator;  // ADDR:PORT
   std::optional<net::TlsContext> tls;
   std::unique_ptr<StateDirectory> state;
   std::unique_ptr<DomainDriver> driver;

@@ -46,11 +46,12 @@ class TestCoordinator {
   explicit TestCoordinator(net::TestSite& site) {
     auto tls = net::TlsContext::load(site.identity("coordinator"), net::TlsRole::coordinator);
     REQUIRE_MESSAGE(tls.has_value(), tls.error());
-    auto listener = net::listen_for_sessions(io_.get_executor(), *tls, "127.0.0.1:0", {}, 4, [this](const auto& session) {
-      return net::FrameSession::Handlers{.opened = [this, session](const std::string&) { opened(session); },
-                                         .frame = [this](const std::string& payload) { took(payload); },
-                                         .closed = [this](const Error&) { closed(); }};
-    });
+    auto listener =
+        net::listen_for_sessions(io_.get_executor(), *tls, "127.0.0.1:0", {}, 4, [this](const auto& session) {
+          return net::FrameSession::Handlers{.opened = [this, session](const std::string&) { opened(session); },
+                                             .frame = [this](const std::string& payload) { took(payload); },
+                                             .closed = [this](const Error&) { closed(); }};
+        });
     REQUIRE_MESSAGE(listener.has_value(), listener.error());
     listener_ = *listener;
     thread_ = std::thread([this] { io_.run(); });

@@ -36,7 +36,9 @@ Status make_empty(const fs::path& directory) {
 
 Result<fs::path> make_overlay(const fs::path& base, const std::string& format) {
   const fs::path layer = base.parent_path() / "layer-0.qcow2";
-  if (auto made = run_tool({"qemu-img", "create", "-q", "-f", "qcow2", "-b", base.string(), "-F", format, layer.string()}, layer); !made)
+  if (auto made = run_tool(
+          {"qemu-img", "create", "-q", "-f", "qcow2", "-b", base.string(), "-F", format, layer.string()}, layer);
+      !made)
     return made.error();
   return layer;
 }
@@ -60,7 +62,10 @@ Result<fs::path> make_fresh_disk(const fs::path& directory, std::uint64_t bytes)
   if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) return errno_error("make disk", base.string(), errno);
   fd.reset();
   // Nothing is written that is not needed: the file stays sparse, and so do the images made of it.
-  if (auto made = run_tool({"mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", base.string()}, base); !made)
+  if (auto made = run_tool(
+          {"mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", base.string()},
+          base);
+      !made)
     return made.error();
   return make_overlay(base, "raw");
 }
@@ -88,7 +93,9 @@ Result<fs::path> make_restored_disk(const fs::path& directory, ImageReader& imag
 Result<wire::ImageFile> store_disk(const fs::path& frozen, ImageWriter& writer, const std::atomic<bool>& cancelled) {
   const Temporary whole(frozen.parent_path() / "upload.qcow2");
   // -U: the machine has the chain open, but writes to none of it.
-  if (auto made = run_tool({"qemu-img", "convert", "-U", "-O", "qcow2", frozen.string(), whole.path.string()}, whole.path); !made)
+  if (auto made =
+          run_tool({"qemu-img", "convert", "-U", "-O", "qcow2", frozen.string(), whole.path.string()}, whole.path);
+      !made)
     return made.error();
   Fd fd(::open(whole.path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return errno_error("open", whole.path.string(), errno);
@@ -99,7 +106,8 @@ Result<wire::ImageFile> store_disk(const fs::path& frozen, ImageWriter& writer, 
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno_error("read", whole.path.string(), errno);
     if (n == 0) break;
-    if (auto written = writer.write(std::string_view(block.data(), static_cast<std::size_t>(n))); !written) return written.error();
+    if (auto written = writer.write(std::string_view(block.data(), static_cast<std::size_t>(n))); !written)
+      return written.error();
   }
   return writer.commit();
 }

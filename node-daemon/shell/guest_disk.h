@@ -19,6 +19,7 @@ Result<std::filesystem::path> make_fresh_disk(const std::filesystem::path& direc
 Result<std::filesystem::path> make_restored_disk(const std::filesystem::path& directory, ImageReader& image);
 
 // The chain that ends in `frozen` (no machine writes to it) as one qcow2 file into the writer, committed.
-Result<wire::ImageFile> store_disk(const std::filesystem::path& frozen, ImageWriter& writer, const std::atomic<bool>& cancelled);
+Result<wire::ImageFile> store_disk(const std::filesystem::path& frozen, ImageWriter& writer,
+                                   const std::atomic<bool>& cancelled);
 
 }  // namespace stillpoint::node

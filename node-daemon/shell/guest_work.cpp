@@ -46,10 +46,8 @@ GangPrepared GuestWork::prepare(const PrepareGang& work) {
   done.status = state_.store_gang(work.record);
   if (!done.status) return done;
   auto mtu = networks_.bring_up(work.record.network());
-  if (mtu)
-    done.mtu = *mtu;
-  else
-    done.status = mtu.error();
+  if (mtu) done.mtu = *mtu;
+  else done.status = mtu.error();
   return done;
 }
 
@@ -107,7 +105,8 @@ Status GuestWork::restore_image(const RestoreGuest& work) {
     auto rest = source.read();
     if (rest && !rest->empty()) continue;
     if (rest) return {};
-    if (auto gone = driver_.destroy(work.plan.id); !gone) log_error("damaged domain not destroyed", {{"cause", gone.error().message()}});
+    if (auto gone = driver_.destroy(work.plan.id); !gone)
+      log_error("damaged domain not destroyed", {{"cause", gone.error().message()}});
     return rest.error();
   }
 }
@@ -119,7 +118,8 @@ GuestStored GuestWork::capture(const CaptureGuest& work, const std::function<voi
   GuestStored done{work.id, work.epoch, capture_image(work, cancelled, captured), 0};
   if (auto chain = driver_.disk_chain(work.id)) done.layers = static_cast<std::uint32_t>(chain->size());
   const std::lock_guard lock(mutex_);
-  std::erase_if(cancel_flags_, [&](const auto& entry) { return entry.first.first == work.id && entry.first.second <= work.epoch; });
+  std::erase_if(cancel_flags_,
+                [&](const auto& entry) { return entry.first.first == work.id && entry.first.second <= work.epoch; });
   return done;
 }
 
@@ -130,7 +130,11 @@ Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, cons
   if (!memory) return memory.error();
   CancellableSink sink(**memory, *cancelled, name_of(id));
   const fs::path layer = state_.guest_directory(id) / ("layer-e" + std::to_string(work.epoch.value) + ".qcow2");
-  if (auto done = driver_.capture(id, layer, sink, [&](CaptureTimes times) { captured({id, work.epoch, times}); }); !done)
+  if (auto done = driver_.capture(id, layer, sink,
+                                  [&](CaptureTimes times) {
+                                    captured({id, work.epoch, times});
+                                  });
+      !done)
     return done.error();
   wire::GuestImage image;
   image.set_guest(static_cast<std::uint32_t>(id.guest.value));

@@ -34,7 +34,8 @@ Status remove_tree(const fs::path& path) {
 template <class Record>
 Status store(const fs::path& path, const Record& record) {
   const std::string bytes = record.SerializeAsString();
-  if (bytes.size() > kMaxFramePayload) return Error{ErrorKind::permanent, "store record", path.string(), "it is too large"};
+  if (bytes.size() > kMaxFramePayload)
+    return Error{ErrorKind::permanent, "store record", path.string(), "it is too large"};
   return publish_file(path, encode_frame(bytes));
 }
 
@@ -93,8 +94,9 @@ Result<std::vector<record::Gang>> StateDirectory::load_gangs(std::vector<fs::pat
       gangs.push_back(std::move(*gang));
       continue;
     }
-    log_error("gang's record cannot be used", {{"path", entry->path().string()},
-                                               {"cause", gang ? "it belongs to another gang" : gang.error().message()}});
+    log_error(
+        "gang's record cannot be used",
+        {{"path", entry->path().string()}, {"cause", gang ? "it belongs to another gang" : gang.error().message()}});
     unreadable.push_back(entry->path());
   }
   if (failed) return errno_error("read directory", (path_ / "gangs").string(), failed.value());

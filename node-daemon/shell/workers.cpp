@@ -5,8 +5,7 @@
 namespace stillpoint::node {
 
 Workers::Workers(std::size_t threads) {
-  for (std::size_t i = 0; i < threads; ++i)
-    threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
+  for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
 }
 
 Workers::~Workers() {

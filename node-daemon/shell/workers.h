@@ -1,5 +1,5 @@
-// Threads for calls that block. Jobs with the same key run one after the other, in the order of their posting; jobs with
-// different keys run side by side.
+// Threads for calls that block. Jobs with the same key run one after the other, in the order of their posting; jobs
+// with different keys run side by side.
 //
 // post() from any thread. The destructor drops what has not begun and waits for what has.
 #pragma once
@@ -33,9 +33,9 @@ class Workers {
 
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::map<std::string, Line> lines_;   // only those with something to do
+  std::map<std::string, Line> lines_;  // only those with something to do
   std::deque<std::string> ready_;
-  std::vector<std::jthread> threads_;   // last: end before what they use
+  std::vector<std::jthread> threads_;  // last: end before what they use
 };
 
 }  // namespace stillpoint::node

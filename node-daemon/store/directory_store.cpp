@@ -28,7 +28,8 @@ std::string file_name(const GuestIndex& guest, ImageName::Part part) {
 // A job id becomes a directory's name: nothing in it may lead elsewhere.
 bool is_plain_name(std::string_view name) {
   return !name.empty() && name.size() <= 64 && name.front() != '.' && std::ranges::all_of(name, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.';
   });
 }
 
@@ -84,7 +85,8 @@ class Reader final : public ImageReader {
  private:
   Result<std::string> at_end() {
     if (hint_ != 0) return damaged("it ends too early");
-    if (raw_bytes_ != file_.raw_bytes()) return damaged("it holds " + std::to_string(raw_bytes_) + " bytes, not " + std::to_string(file_.raw_bytes()));
+    if (raw_bytes_ != file_.raw_bytes())
+      return damaged("it holds " + std::to_string(raw_bytes_) + " bytes, not " + std::to_string(file_.raw_bytes()));
     if (!checked_ && digest_.finish() != file_.sha256()) return damaged("its SHA-256 is not the recorded one");
     checked_ = true;
     return std::string();
@@ -116,8 +118,9 @@ class DirectoryStore final : public ImageStore {
     for (int attempt = 0;; ++attempt) {
       for (const fs::path& path : {epoch->parent_path(), *epoch})
         if (auto made = make_directory(path); !made && !vanished(made.error(), attempt)) return made.error();
-      auto writer = make_image_writer(*epoch / ("." + file + temporary_suffix()), *epoch / file,
-                                      name.job.value + "/" + epoch->filename().string() + "/" + file, {.new_directories = 2});
+      auto writer =
+          make_image_writer(*epoch / ("." + file + temporary_suffix()), *epoch / file,
+                            name.job.value + "/" + epoch->filename().string() + "/" + file, {.new_directories = 2});
       if (writer || !vanished(writer.error(), attempt)) return writer;
     }
   }
@@ -127,7 +130,8 @@ class DirectoryStore final : public ImageStore {
 
   Result<std::uint64_t> free_bytes() override {
     struct statvfs figures {};
-    if (::statvfs(directory_.c_str(), &figures) != 0) return errno_error("ask for free space", directory_.string(), errno);
+    if (::statvfs(directory_.c_str(), &figures) != 0)
+      return errno_error("ask for free space", directory_.string(), errno);
     return static_cast<std::uint64_t>(figures.f_bavail) * figures.f_frsize;
   }
 
@@ -141,8 +145,11 @@ class DirectoryStore final : public ImageStore {
   }
   Result<fs::path> path_of(const wire::ImageFile& file) const {
     const fs::path relative(file.path());
-    const bool inside = relative.is_relative() && std::ranges::all_of(relative, [](const fs::path& part) { return is_plain_name(part.string()); });
-    if (!inside || relative.empty()) return Error{ErrorKind::refused, "open image", file.path(), "not a path inside the image directory"};
+    const bool inside = relative.is_relative() && std::ranges::all_of(relative, [](const fs::path& part) {
+                          return is_plain_name(part.string());
+                        });
+    if (!inside || relative.empty())
+      return Error{ErrorKind::refused, "open image", file.path(), "not a path inside the image directory"};
     return directory_ / relative;
   }
 
@@ -204,7 +211,8 @@ Status DirectoryStore::remove(const JobId& job, Epoch epoch, const std::optional
   } else {
     std::error_code failed;
     for (fs::directory_iterator entry(*directory, failed), end; !failed && entry != end; entry.increment(failed))
-      if (::unlink(entry->path().c_str()) != 0 && errno != ENOENT) return errno_error("delete image", entry->path().string(), errno);
+      if (::unlink(entry->path().c_str()) != 0 && errno != ENOENT)
+        return errno_error("delete image", entry->path().string(), errno);
     if (failed && failed != std::errc::no_such_file_or_directory)
       return Error{ErrorKind::permanent, "delete images", directory->string(), failed.message()};
   }

@@ -4,8 +4,8 @@
 //   DIR/JOB/eEPOCH/guest-G.disk.zst   the guest's disk as one qcow2 file, one zstd frame with checksum
 //   DIR/JOB/eEPOCH/.guest-G.….HOST.tmp  being written by HOST; HOST's next daemon removes what is left of them
 //
-// Files 0600, directories 0700. The digest is SHA-256 over the stored bytes. Published by write, fsync, rename, fsync of
-// the directories.
+// Files 0600, directories 0700. The digest is SHA-256 over the stored bytes. Published by write, fsync, rename, fsync
+// of the directories.
 #pragma once
 
 #include <filesystem>

@@ -210,7 +210,8 @@ TEST_CASE("a full file system is an error of its own kind that names the place, 
   Place place;
   const fs::path small = place.path / "small";
   fs::create_directory(small);
-  REQUIRE_MESSAGE(::mount("tmpfs", small.c_str(), "tmpfs", 0, "size=2m") == 0, "mounting a tmpfs needs root: ", std::strerror(errno));
+  REQUIRE_MESSAGE(::mount("tmpfs", small.c_str(), "tmpfs", 0, "size=2m") == 0,
+                  "mounting a tmpfs needs root: ", std::strerror(errno));
   {
     auto store = open_store(small / "images");
     auto writer = store->begin(kMemory);

@@ -42,10 +42,14 @@ struct FreeStream {
 
 class Writer final : public ImageWriter {
  public:
-  Writer(Fd fd, fs::path temporary, fs::path target, std::string relative,
-         const ImageWriterOptions& options)
-      : options_(options), fd_(std::move(fd)), temporary_(std::move(temporary)), target_(std::move(target)),
-        relative_(std::move(relative)), stream_(ZSTD_createCCtx()), out_(ZSTD_CStreamOutSize(), '\0') {
+  Writer(Fd fd, fs::path temporary, fs::path target, std::string relative, const ImageWriterOptions& options)
+      : options_(options),
+        fd_(std::move(fd)),
+        temporary_(std::move(temporary)),
+        target_(std::move(target)),
+        relative_(std::move(relative)),
+        stream_(ZSTD_createCCtx()),
+        out_(ZSTD_CStreamOutSize(), '\0') {
     ZSTD_CCtx_setParameter(stream_.get(), ZSTD_c_compressionLevel, options.level);
     ZSTD_CCtx_setParameter(stream_.get(), ZSTD_c_checksumFlag, 1);
     worker_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
@@ -76,9 +80,11 @@ class Writer final : public ImageWriter {
     // The worker has nothing to do and gets nothing more: from here on this thread works alone.
     if (auto ended = compress({}, ZSTD_e_end); !ended) return ended.error();
     if (::fsync(fd_.get()) != 0) return errno_error("fsync", temporary_.path().string(), errno);
-    if (::rename(temporary_.path().c_str(), target_.c_str()) != 0) return errno_error("rename", target_.string(), errno);
+    if (::rename(temporary_.path().c_str(), target_.c_str()) != 0)
+      return errno_error("rename", target_.string(), errno);
     temporary_.published();
-    // The names above it are as new as the file may be: they are made durable here, not when the first byte was awaited.
+    // The names above it are as new as the file may be: they are made durable here, not when the first byte was
+    // awaited.
     fs::path directory = target_;
     for (unsigned level = 0; level < options_.new_directories + 1; ++level) {
       directory = directory.parent_path();
@@ -117,8 +123,7 @@ class Writer final : public ImageWriter {
     for (;;) {
       ZSTD_outBuffer out{out_.data(), out_.size(), 0};
       const std::size_t left = ZSTD_compressStream2(stream_.get(), &out, &in, directive);
-      if (ZSTD_isError(left))
-        return Error{ErrorKind::permanent, "compress", target_.string(), ZSTD_getErrorName(left)};
+      if (ZSTD_isError(left)) return Error{ErrorKind::permanent, "compress", target_.string(), ZSTD_getErrorName(left)};
       if (auto stored = store(std::string_view(out_.data(), out.pos)); !stored) return stored;
       if (directive == ZSTD_e_end ? left == 0 : in.pos == in.size) return {};
     }
@@ -161,8 +166,9 @@ class Writer final : public ImageWriter {
 
 }  // namespace
 
-Result<std::unique_ptr<ImageWriter>> make_image_writer(const std::filesystem::path& temporary, const std::filesystem::path& target,
-                                                       const std::string& relative, const ImageWriterOptions& options) {
+Result<std::unique_ptr<ImageWriter>> make_image_writer(const std::filesystem::path& temporary,
+                                                       const std::filesystem::path& target, const std::string& relative,
+                                                       const ImageWriterOptions& options) {
   ::unlink(temporary.c_str());  // of this host's own earlier attempt
   Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd) return errno_error("create", temporary.string(), errno);

@@ -11,11 +11,12 @@ namespace stillpoint::node {
 struct ImageWriterOptions {
   int level = 1;                         // zstd
   std::size_t buffer_bytes = 32u << 20;  // raw bytes taken and not yet compressed
-  unsigned new_directories = 0;          // so many above the file may have been made for it: commit() makes them durable
+  unsigned new_directories = 0;  // so many above the file may have been made for it: commit() makes them durable
 };
 
 // temporary: written and renamed to target by commit(), in the same directory. relative: target's name in the answer.
-Result<std::unique_ptr<ImageWriter>> make_image_writer(const std::filesystem::path& temporary, const std::filesystem::path& target,
-                                                       const std::string& relative, const ImageWriterOptions& options = {});
+Result<std::unique_ptr<ImageWriter>> make_image_writer(const std::filesystem::path& temporary,
+                                                       const std::filesystem::path& target, const std::string& relative,
+                                                       const ImageWriterOptions& options = {});
 
 }  // namespace stillpoint::node

@@ -29,7 +29,8 @@ struct SmallStore {
     const auto room = fs::space(path).available;
     std::ofstream file(path / "filler", std::ios::binary);
     const std::string block(1 << 20, 'x');
-    for (std::uintmax_t written = 0; written + free + block.size() < room && file; written += block.size()) file << block;
+    for (std::uintmax_t written = 0; written + free + block.size() < room && file; written += block.size())
+      file << block;
     file.flush();
     REQUIRE(file.good());
   }
@@ -66,8 +67,11 @@ TEST_CASE("mistakes and full disks") {
   const std::string job = lab.submit(text);
   {
     // While it boots: a manifest that is broken in several places, each told with its line.
-    { std::ofstream(lab.scratch() / "broken.yaml") << "apiVersion: stillpoint/v1\nkind: MpiJob\nmetadata: {name: x}\nspec:\n"
-                                                      "  guests: {count: two}\n  mpi: {ranks: -1, comand: [x]}\n"; }
+    {
+      std::ofstream(lab.scratch() / "broken.yaml")
+          << "apiVersion: stillpoint/v1\nkind: MpiJob\nmetadata: {name: x}\nspec:\n"
+             "  guests: {count: two}\n  mpi: {ranks: -1, comand: [x]}\n";
+    }
     const std::string broken = lab.scratch() / "broken.yaml";
     for (const char* command : {"validate", "submit"}) {
       const auto refused = lab.run({command, broken});

@@ -15,7 +15,8 @@ TEST_CASE("captures 0.3 s apart without quiescing are rejected, and hang the job
   const int sound = lab.ok({"checkpoint", job}).at("epoch");
 
   std::vector<int> torn;
-  for (int i = 0; i < 2; ++i) torn.push_back(lab.ok({"checkpoint", job, "--test-uncoordinated-gap-ms", "300"}).at("epoch"));
+  for (int i = 0; i < 2; ++i)
+    torn.push_back(lab.ok({"checkpoint", job, "--test-uncoordinated-gap-ms", "300"}).at("epoch"));
 
   // The links are compared after a restore, and the checkpoint is rejected.
   for (const int epoch : torn) {

@@ -18,7 +18,10 @@ std::vector<std::string> Heat::arguments() const {
 }
 
 JobText Heat::job(const std::string& name) const {
-  return {.name = name, .command = command("./heat", arguments()), .files = {example("heat/heat")}, .outputs = {kHeatPicture}};
+  return {.name = name,
+          .command = command("./heat", arguments()),
+          .files = {example("heat/heat")},
+          .outputs = {kHeatPicture}};
 }
 
 std::vector<std::string> Ring::arguments() const { return {std::to_string(rounds), "1", "1048576"}; }

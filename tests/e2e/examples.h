@@ -25,7 +25,8 @@ struct Ring {
 };
 inline const std::string kRingLine = "ring round ";
 
-// Fails the test unless the numbers after prefix are first, first + stride, … with none missing or doubled. Gives how many.
+// Fails the test unless the numbers after prefix are first, first + stride, … with none missing or doubled. Gives how
+// many.
 std::size_t check_numbered(const std::string& text, const std::string& prefix, long first, long stride);
 // The number in the last such line; 0 when there is none.
 long last_number(const std::string& text, const std::string& prefix);

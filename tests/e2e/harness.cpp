@@ -96,7 +96,8 @@ void TestLab::keep_logs() const {
   fs::remove_all(kept, ignored);
   fs::create_directories(kept, ignored);
   fs::copy(directory_ / "log", kept, ignored);
-  for (fs::recursive_directory_iterator entry(directory_ / "hosts", ignored), end; !ignored && entry != end; entry.increment(ignored))
+  for (fs::recursive_directory_iterator entry(directory_ / "hosts", ignored), end; !ignored && entry != end;
+       entry.increment(ignored))
     if (entry->path().extension() == ".log") {
       std::string name = entry->path().lexically_relative(directory_ / "hosts");
       std::replace(name.begin(), name.end(), '/', '_');
@@ -158,9 +159,10 @@ fs::path TestLab::write_manifest(const JobText& job) const {
   }
   for (const auto& output : job.outputs) outputs += (outputs.empty() ? "" : ", ") + output;
   std::ofstream text(directory / "job.yaml");
-  text << "apiVersion: stillpoint/v1\nkind: MpiJob\nmetadata:\n  name: " << job.name << "\nspec:\n  image: " << job.image
-       << "\n  guests: {count: " << job.guests << ", vcpus: 1, memory: " << job.memory << ", disk: 1GiB}\n  mpi:\n    ranks: "
-       << job.ranks << "\n    command: " << job.command << "\n    files: [" << files << "]\n    outputs: [" << outputs
+  text << "apiVersion: stillpoint/v1\nkind: MpiJob\nmetadata:\n  name: " << job.name
+       << "\nspec:\n  image: " << job.image << "\n  guests: {count: " << job.guests
+       << ", vcpus: 1, memory: " << job.memory << ", disk: 1GiB}\n  mpi:\n    ranks: " << job.ranks
+       << "\n    command: " << job.command << "\n    files: [" << files << "]\n    outputs: [" << outputs
        << "]\n  checkpoint: {interval: never, keep: " << job.keep << "}\n  restart: {policy: never}\n";
   if (!job.hosts.empty()) text << "  placement: {hosts: " << job.hosts << "}\n";
   text.close();
@@ -175,7 +177,8 @@ std::vector<std::string> TestLab::hosts_of(const std::string& job) const {
   return status(job).at("hosts").get<std::vector<std::string>>();
 }
 
-void TestLab::wait_for_lines(const std::string& job, const std::string& prefix, std::size_t count, milliseconds limit) const {
+void TestLab::wait_for_lines(const std::string& job, const std::string& prefix, std::size_t count,
+                             milliseconds limit) const {
   std::string text, now;
   const bool there = until(limit, [&] {
     text = logs(job);
@@ -185,8 +188,8 @@ void TestLab::wait_for_lines(const std::string& job, const std::string& prefix, 
   });
   const auto found = lines_starting(text, prefix).size();
   if (!there || found < count)
-    FAIL(job << " is " << state(job) << " (" << status(job).dump() << ") and has printed " << found << " lines that start with '"
-             << prefix << "', not " << count << ":\n"
+    FAIL(job << " is " << state(job) << " (" << status(job).dump() << ") and has printed " << found
+             << " lines that start with '" << prefix << "', not " << count << ":\n"
              << text.substr(text.size() > 4000 ? text.size() - 4000 : 0));
 }
 
@@ -200,7 +203,8 @@ std::string run_natively(unsigned ranks, const fs::path& executable, const std::
     ~Remove() { fs::remove_all(path); }
   } remove{directory};
   fs::copy_file(executable, fs::path(directory) / executable.filename());
-  std::string command = "cd '" + directory + "' && STILLPOINT_BUILD='" + build_directory().string() + "' '" STILLPOINT_SOURCE_DIR
+  std::string command = "cd '" + directory + "' && STILLPOINT_BUILD='" + build_directory().string() +
+                        "' '" STILLPOINT_SOURCE_DIR
                         "/scripts/guest-cc' --with mpirun --allow-run-as-root --oversubscribe -n " +
                         std::to_string(ranks) + " ./" + executable.filename().string();
   for (const auto& argument : arguments) command += " '" + argument + "'";

@@ -29,15 +29,15 @@ bool until(milliseconds limit, const std::function<bool()>& condition);
 // A job as the tests need it; write_manifest() makes the rest.
 struct JobText {
   std::string name;
-  std::string command;               // as in YAML: "[./heat, 64]"
-  std::vector<fs::path> files;       // copied beside the manifest
+  std::string command;          // as in YAML: "[./heat, 64]"
+  std::vector<fs::path> files;  // copied beside the manifest
   std::vector<std::string> outputs;
   unsigned guests = 2;
   unsigned ranks = 4;
   std::string memory = "384MiB";
   unsigned keep = 3;
   std::string image = "openmpi";
-  std::string hosts;                 // as in YAML: "[h1, h2]"; empty: any
+  std::string hosts;  // as in YAML: "[h1, h2]"; empty: any
 };
 
 class TestLab {
@@ -67,8 +67,10 @@ class TestLab {
   std::string logs(const std::string& job) const;
   // Hosts of the guests, guest 0 first.
   std::vector<std::string> hosts_of(const std::string& job) const;
-  // Until the program has printed `count` lines that start with prefix. Fails the test when it does not, or the job ends.
-  void wait_for_lines(const std::string& job, const std::string& prefix, std::size_t count, milliseconds limit = kPatience) const;
+  // Until the program has printed `count` lines that start with prefix. Fails the test when it does not, or the job
+  // ends.
+  void wait_for_lines(const std::string& job, const std::string& prefix, std::size_t count,
+                      milliseconds limit = kPatience) const;
 
  private:
   void keep_logs() const;
@@ -82,9 +84,9 @@ class TestLab {
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix);
 // Where the test of that name keeps things: its own for each build, so that two builds' tests do not meet.
 fs::path test_directory(const std::string& name);
-fs::path build_directory();                       // this build's, or the one that STILLPOINT_BUILD names
-fs::path program();                               // the stillpoint command
-fs::path example(const std::string& file);        // under jobs/examples
+fs::path build_directory();                 // this build's, or the one that STILLPOINT_BUILD names
+fs::path program();                         // the stillpoint command
+fs::path example(const std::string& file);  // under jobs/examples
 // Runs an MPI program natively, with the guest image's own Open MPI: what an undisturbed run prints. Working directory
 // is a scratch directory in the checkout, whose files are given to take().
 std::string run_natively(unsigned ranks, const fs::path& program, const std::vector<std::string>& arguments,

@@ -12,9 +12,9 @@ using namespace stillpoint::e2e;
 TEST_CASE("a job whose host dies ends with the same answer from its last checkpoint") {
   const Heat heat;
   std::string expected_picture;
-  const std::string undisturbed = run_natively(4, example("heat/heat"), heat.arguments(), [&](const fs::path& directory) {
-    expected_picture = read_file(directory / kHeatPicture).value();
-  });
+  const std::string undisturbed =
+      run_natively(4, example("heat/heat"), heat.arguments(),
+                   [&](const fs::path& directory) { expected_picture = read_file(directory / kHeatPicture).value(); });
   REQUIRE(lines_starting(undisturbed, kHeatLine).size() == heat.steps / heat.every);
 
   TestLab lab("main", 3);

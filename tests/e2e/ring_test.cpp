@@ -1,4 +1,5 @@
-// Under heavy traffic, at random moments, from many checkpoints, on other hosts than before: no corrupted byte, no hang.
+// Under heavy traffic, at random moments, from many checkpoints, on other hosts than before: no corrupted byte, no
+// hang.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -71,5 +72,6 @@ TEST_CASE("every checkpoint of a job in heavy traffic restores, on whatever host
   const std::string logs = lab.logs(job);
   CHECK(logs.find("WRONG") == std::string::npos);
   ring.rounds = static_cast<unsigned>(check_numbered(logs, kRingLine, 1, 1));
-  CHECK(lines_starting(logs, kRingLine) == lines_starting(run_natively(4, example("ring/ring"), ring.arguments()), kRingLine));
+  CHECK(lines_starting(logs, kRingLine) ==
+        lines_starting(run_natively(4, example("ring/ring"), ring.arguments()), kRingLine));
 }

@@ -23,11 +23,14 @@ void unharmed(World& w, const JobId& id) {
   CHECK(w.output[id].size() > before);
   for (const auto& [number, epoch] : w.durable.epochs)
     if (epoch.state == EpochState::aborted)
-      for (const auto& [path, image] : w.store.images) CHECK_FALSE(says(path, "/e" + std::to_string(number.value) + "/"));
+      for (const auto& [path, image] : w.store.images)
+        CHECK_FALSE(says(path, "/e" + std::to_string(number.value) + "/"));
   CHECK(w.broken() == "");
 }
 
-std::optional<Error> full(const wire::ToHost&) { return Error{ErrorKind::storage_full, "capture", "guest 1", "no space left on device"}; }
+std::optional<Error> full(const wire::ToHost&) {
+  return Error{ErrorKind::storage_full, "capture", "guest 1", "no space left on device"};
+}
 
 }  // namespace
 
@@ -132,14 +135,16 @@ TEST_CASE("a cut that is never quiet aborts and names the socket") {
   REQUIRE(result.has_error());
   CHECK(result.error().kind == ErrorKind::not_quiet);
   CHECK(says(result.error().message(), "cut 5 of 5"));
-  CHECK(says(result.error().message(), "guest 0 socket 10.99.0.1:1001 -> 10.99.0.2:2000 has 1 segments unacknowledged"));
+  CHECK(
+      says(result.error().message(), "guest 0 socket 10.99.0.1:1001 -> 10.99.0.2:2000 has 1 segments unacknowledged"));
   w.script.unquiet_freezes = 0;
   unharmed(w, id);
 }
 
 TEST_CASE("a failure of any step on any host aborts, names host and cause, and harms nothing") {
   using Body = bool (wire::ToHost::*)() const;
-  for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze, &wire::ToHost::has_capture}) {
+  for (Body step :
+       {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze, &wire::ToHost::has_capture}) {
     for (const std::string at : {"h1", "h2"}) {
       World w(2);
       const JobId id = w.running(spec());
@@ -160,7 +165,8 @@ TEST_CASE("a failure of any step on any host aborts, names host and cause, and h
 
 TEST_CASE("a host that never answers a step aborts at the deadline, which is named") {
   using Body = bool (wire::ToHost::*)() const;
-  for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze, &wire::ToHost::has_capture}) {
+  for (Body step :
+       {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze, &wire::ToHost::has_capture}) {
     World w(2);
     const JobId id = w.running(spec());
     w.script.swallow = [&](const HostName& host, const wire::ToHost& m) { return host.value == "h2" && (m.*step)(); };
@@ -200,7 +206,8 @@ TEST_CASE("an image that cannot be stored aborts after the job went on") {
   report.mutable_gang()->set_job(id.value);
   report.mutable_gang()->set_incarnation(1);
   report.set_epoch(1);
-  *report.mutable_images()->mutable_failure() = to_wire(Error{ErrorKind::storage_full, "store", "guest 0", "disk full"});
+  *report.mutable_images()->mutable_failure() =
+      to_wire(Error{ErrorKind::storage_full, "store", "guest 0", "disk full"});
   w.say(HostName{"h1"}, report);
   const auto result = w.answer(request);
   REQUIRE(result.has_error());
@@ -248,8 +255,8 @@ TEST_CASE("a guest that let go by itself before all were captured: the epoch nev
 
 TEST_CASE("a session that breaks and comes back in any phase does not cost the checkpoint") {
   using Body = bool (wire::ToHost::*)() const;
-  for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze, &wire::ToHost::has_capture,
-                    &wire::ToHost::has_release}) {
+  for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze,
+                    &wire::ToHost::has_capture, &wire::ToHost::has_release}) {
     World w(2);
     const JobId id = w.running(spec());
     bool once = false;

@@ -1,7 +1,8 @@
 #include "coordinator/core/tests/fake_host.h"
 
-#include <algorithm>
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "common/failure.h"
 
@@ -20,7 +21,8 @@ std::string image_path(const FakeGang& gang, std::uint64_t epoch, std::uint32_t 
 
 bool FakeGang::works() const {
   return (launched || restored_from != 0 || !guests.contains(0)) && !ended &&
-         std::all_of(guests.begin(), guests.end(), [](const auto& g) { return g.second.running && !g.second.held && !g.second.frozen; });
+         std::all_of(guests.begin(), guests.end(),
+                     [](const auto& g) { return g.second.running && !g.second.held && !g.second.frozen; });
 }
 
 wire::HostHello FakeHost::hello() const {
@@ -118,12 +120,14 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
   const JobId job{ask.gang().job()};
   if (ask.has_delete_images()) {
     for (auto epoch : ask.delete_images().epochs())
-      std::erase_if(store_.images, [&](const auto& e) { return e.first.starts_with(fmt::format("{}/e{}/", job.value, epoch)); });
+      std::erase_if(store_.images,
+                    [&](const auto& e) { return e.first.starts_with(fmt::format("{}/e{}/", job.value, epoch)); });
     return answer(ask, done);
   }
   if (ask.has_destroy()) {
     destroyed[job] = std::max(destroyed[job], ask.gang().incarnation());
-    std::erase_if(gangs, [&](const auto& e) { return e.first.first == job && e.first.second <= ask.gang().incarnation(); });
+    std::erase_if(gangs,
+                  [&](const auto& e) { return e.first.first == job && e.first.second <= ask.gang().incarnation(); });
     return answer(ask, done);
   }
   std::uint64_t newest = destroyed.contains(job) ? destroyed[job] + 1 : 0;
@@ -142,11 +146,14 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
 void FakeHost::make(const wire::ToHost& ask) {
   const JobId job{ask.gang().job()};
   const auto& network = ask.has_restore() ? ask.restore().network() : ask.start_guests().network();
-  std::erase_if(gangs, [&](const auto& e) { return e.first.first == job && e.first.second < ask.gang().incarnation(); });
+  std::erase_if(gangs,
+                [&](const auto& e) { return e.first.first == job && e.first.second < ask.gang().incarnation(); });
   if (ask.has_restore())
     for (const auto& image : ask.restore().images()) {
-      if (!store_.images.contains(image.memory().path())) return refuse(ask, ErrorKind::not_found, image.memory().path() + " is not there");
-      if (store_.damaged.contains(image.memory().path())) return refuse(ask, ErrorKind::damaged, image.memory().path() + " does not match");
+      if (!store_.images.contains(image.memory().path()))
+        return refuse(ask, ErrorKind::not_found, image.memory().path() + " is not there");
+      if (store_.damaged.contains(image.memory().path()))
+        return refuse(ask, ErrorKind::damaged, image.memory().path() + " does not match");
     }
   const bool fresh = !gangs.contains({job, ask.gang().incarnation()});
   auto& gang = gangs[{job, ask.gang().incarnation()}];
@@ -205,7 +212,8 @@ wire::RoundFigures FakeHost::round(const FakeGang& gang, std::uint32_t index) {
     --script_.busy_rounds;
     figures.set_busy(true);
   }
-  for (const auto& [peer, acked] : gang.guests.at(index).state.acked) figures.set_bytes_acked(figures.bytes_acked() + acked);
+  for (const auto& [peer, acked] : gang.guests.at(index).state.acked)
+    figures.set_bytes_acked(figures.bytes_acked() + acked);
   auto& rank = *figures.add_ranks();
   rank.set_rank(index);
   rank.set_guest(index);
@@ -378,7 +386,8 @@ void FakeHost::tick(Time now) {
   if (now >= heard + lease) gangs.clear();
   for (auto& [key, gang] : gangs) {
     for (auto& [index, guest] : gang.guests)
-      if (guest.running && (guest.held || guest.frozen) && guest.epoch != gang.restored_from && now >= guest.hold_until) {
+      if (guest.running && (guest.held || guest.frozen) && guest.epoch != gang.restored_from &&
+          now >= guest.hold_until) {
         guest.held = guest.frozen = false;
         guest.epoch = 0;
       }
@@ -393,7 +402,8 @@ void FakeHost::tick(Time now) {
       out.push_back(std::move(message));
     }
     send_output(gang, now);
-    const bool over = gang.ended || (script_.last_step != 0 && gang.guests.contains(0) && gang.guests.at(0).state.step >= script_.last_step);
+    const bool over = gang.ended || (script_.last_step != 0 && gang.guests.contains(0) &&
+                                     gang.guests.at(0).state.step >= script_.last_step);
     if (over && gang.guests.contains(0) && !gang.reported[0] && !gang.guests.at(0).frozen) {
       gang.ended = gang.reported[0] = true;
       auto message = of(gang);

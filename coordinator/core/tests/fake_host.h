@@ -64,7 +64,7 @@ struct Script {
   // Says what goes wrong with a request, before the host looks at it.
   std::function<std::optional<Error>(const HostName&, const wire::ToHost&)> failure;
   std::function<bool(const HostName&, const wire::ToHost&)> swallow;  // never answered
-  int unquiet_freezes = 0;     // so many cuts have a byte on the wire
+  int unquiet_freezes = 0;                                            // so many cuts have a byte on the wire
   int busy_rounds = 0;
   bool never_equal = false;
   milliseconds upload{0};
@@ -91,8 +91,8 @@ class FakeHost {
   wire::HostHello hello() const;
   void connected(SessionId session, Time now);
   void on(const wire::ToHost& message, Time now);
-  void tick(Time now);  // leases, holds, uploads, output
-  void lose_power();    // everything is gone
+  void tick(Time now);               // leases, holds, uploads, output
+  void lose_power();                 // everything is gone
   FakeGang* gang(const JobId& job);  // the newest one here
 
  private:

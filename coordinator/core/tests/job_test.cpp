@@ -59,7 +59,9 @@ TEST_CASE("a launch for a guest that is not there is answered with a failure") {
 
 TEST_CASE("bad specs are refused, with everything that is wrong") {
   World w(2);
-  const auto submit = [&](JobSpec job) { return w.answer(w.ask([&](RequestId r) { return SubmitJob{r, job, "", ""}; })); };
+  const auto submit = [&](JobSpec job) {
+    return w.answer(w.ask([&](RequestId r) { return SubmitJob{r, job, "", ""}; }));
+  };
   auto job = spec();
   job.command.clear();
   job.ranks_per_guest = {1};
@@ -106,13 +108,18 @@ TEST_CASE("a job without a host waits for one, and cordoned hosts take nothing n
   CHECK(says(w.job(waits).reason, "h1 is cordoned"));
   CHECK(w.answer(w.ask([](RequestId r) { return CordonHost{r, HostName{"h1"}, false}; })).has_value());
   CHECK(w.until_state(waits, JobState::running));
-  CHECK(w.answer(w.ask([](RequestId r) { return CordonHost{r, HostName{"h9"}, true}; })).error().kind == ErrorKind::not_found);
+  CHECK(w.answer(w.ask([](RequestId r) {
+           return CordonHost{r, HostName{"h9"}, true};
+         }))
+            .error()
+            .kind == ErrorKind::not_found);
 }
 
 TEST_CASE("a start that a host cannot do fails clearly, and leaves nothing") {
   World w(2);
   w.script.failure = [](const HostName& host, const wire::ToHost& m) -> std::optional<Error> {
-    if (host.value == "h2" && m.has_start_guests()) return Error{ErrorKind::not_found, "start", "image foo", "no such file"};
+    if (host.value == "h2" && m.has_start_guests())
+      return Error{ErrorKind::not_found, "start", "image foo", "no such file"};
     return std::nullopt;
   };
   const JobId id = w.submit(spec());
@@ -123,7 +130,9 @@ TEST_CASE("a start that a host cannot do fails clearly, and leaves nothing") {
 
 TEST_CASE("a host that is lost while a job starts costs a try, not the job") {
   World w(3);
-  w.script.swallow = [](const HostName& host, const wire::ToHost& m) { return host.value == "h2" && m.has_start_guests(); };
+  w.script.swallow = [](const HostName& host, const wire::ToHost& m) {
+    return host.value == "h2" && m.has_start_guests();
+  };
   const JobId id = w.submit(spec());
   w.run_for(milliseconds(500));
   CHECK(w.job(id).state == JobState::starting);
@@ -264,7 +273,8 @@ TEST_CASE("a rank that failed and the program's end soon after: one failure, wit
   w.script.last_step = 1;
   REQUIRE(w.until_state(id, JobState::failed));
   CHECK(w.job(id).exit_code == 139);
-  CHECK(says(w.job(id).reason, "rank 1 failed: signal 11; bring it back from checkpoint 1 with `stillpoint restart j1`"));
+  CHECK(
+      says(w.job(id).reason, "rank 1 failed: signal 11; bring it back from checkpoint 1 with `stillpoint restart j1`"));
   REQUIRE(w.answer(w.ask([&](RequestId r) { return RestartJob{r, id, std::nullopt, {}}; })).has_value());
   CHECK_FALSE(w.job(id).exit_code.has_value());
 }

@@ -80,13 +80,17 @@ std::string addressed(const M& m) {
 std::string change(const CatalogChange& one) {
   return std::visit(
       Cases{[](const PutJob& c) {
-              return fmt::format("job {} {} incarnation {}{}", c.job.job.value, name(c.job.state), c.job.incarnation.value,
-                                 c.job.reason.empty() ? "" : " (" + c.job.reason + ")");
+              return fmt::format("job {} {} incarnation {}{}", c.job.job.value, name(c.job.state),
+                                 c.job.incarnation.value, c.job.reason.empty() ? "" : " (" + c.job.reason + ")");
             },
             [](const DropJob& c) { return "drop " + c.job.value; },
             [](const PutEpoch& c) { return fmt::format("epoch {} {}", c.epoch.epoch.value, name(c.epoch.state)); },
-            [](const PutHost& c) { return fmt::format("host {}{}", c.host.host.value, c.host.cordoned ? " cordoned" : ""); },
-            [](const PutCounters& c) { return fmt::format("counters {} {} {}", c.next_job, c.next_epoch.value, c.next_vni); },
+            [](const PutHost& c) {
+              return fmt::format("host {}{}", c.host.host.value, c.host.cordoned ? " cordoned" : "");
+            },
+            [](const PutCounters& c) {
+              return fmt::format("counters {} {} {}", c.next_job, c.next_epoch.value, c.next_vni);
+            },
             [](const AddEvent& c) {
               return fmt::format("\"{}{}\"", c.event.what, c.event.detail.empty() ? "" : ": " + c.event.detail);
             }},
@@ -96,10 +100,12 @@ std::string change(const CatalogChange& one) {
 std::string answer(const Answer& one) {
   return std::visit(Cases{[](const Submitted& a) { return fmt::format("submitted {}", a.job.value); },
                           [](const CheckpointTaken& a) {
-                            return fmt::format("checkpoint {} taken, stall {} ms", a.epoch.epoch.value, a.epoch.stall_ms);
+                            return fmt::format("checkpoint {} taken, stall {} ms", a.epoch.epoch.value,
+                                               a.epoch.stall_ms);
                           },
                           [](const Restarted& a) {
-                            return fmt::format("{} restarted from {} as incarnation {}", a.job.value, a.epoch.value, a.incarnation.value);
+                            return fmt::format("{} restarted from {} as incarnation {}", a.job.value, a.epoch.value,
+                                               a.incarnation.value);
                           },
                           [](const Ranks& a) { return fmt::format("{} ranks", a.ranks.size()); },
                           [](const Acknowledged&) { return std::string("acknowledged"); }},
@@ -116,19 +122,23 @@ std::string describe(const wire::FromHost& message) {
 
 std::string describe(const Event& event) {
   return std::visit(
-      Cases{[](const HostConnected& e) { return e.host.value + " connected"; },
-            [](const HostDisconnected& e) { return e.host.value + " disconnected"; },
-            [](const HostSpoke& e) { return e.host.value + ": " + describe(e.message); },
-            [](const SubmitJob& e) { return "client: submit " + e.spec.name; },
-            [](const CheckpointJob& e) { return "client: checkpoint " + e.job.value; },
-            [](const RestartJob& e) { return "client: restart " + e.job.value; },
-            [](const StopJob& e) { return "client: stop " + e.job.value; },
-            [](const RemoveJob& e) { return "client: remove " + e.job.value; },
-            [](const CordonHost& e) { return fmt::format("client: {} {}", e.cordoned ? "cordon" : "uncordon", e.host.value); },
-            [](const QueryRanks& e) { return "client: ranks of " + e.job.value; },
-            [](const SpoolRead& e) { return fmt::format("spool: {} at {}{}", e.file, e.offset, e.last ? ", last" : ""); },
-            [](const OutputDurable& e) { return fmt::format("output of {} durable to {}", e.job.value, e.offset); },
-            [](const OutputFailed& e) { return "output failed: " + e.error.message(); }, [](const Tick&) { return std::string("tick"); }},
+      Cases{
+          [](const HostConnected& e) { return e.host.value + " connected"; },
+          [](const HostDisconnected& e) { return e.host.value + " disconnected"; },
+          [](const HostSpoke& e) { return e.host.value + ": " + describe(e.message); },
+          [](const SubmitJob& e) { return "client: submit " + e.spec.name; },
+          [](const CheckpointJob& e) { return "client: checkpoint " + e.job.value; },
+          [](const RestartJob& e) { return "client: restart " + e.job.value; },
+          [](const StopJob& e) { return "client: stop " + e.job.value; },
+          [](const RemoveJob& e) { return "client: remove " + e.job.value; },
+          [](const CordonHost& e) {
+            return fmt::format("client: {} {}", e.cordoned ? "cordon" : "uncordon", e.host.value);
+          },
+          [](const QueryRanks& e) { return "client: ranks of " + e.job.value; },
+          [](const SpoolRead& e) { return fmt::format("spool: {} at {}{}", e.file, e.offset, e.last ? ", last" : ""); },
+          [](const OutputDurable& e) { return fmt::format("output of {} durable to {}", e.job.value, e.offset); },
+          [](const OutputFailed& e) { return "output failed: " + e.error.message(); },
+          [](const Tick&) { return std::string("tick"); }},
       event);
 }
 
@@ -149,7 +159,9 @@ std::string describe(const Effect& effect) {
             [](const TruncateOutput& e) { return fmt::format("truncate output to {}", e.offset); },
             [](const MeasureOutput&) { return std::string("measure output"); },
             [](const ReadSpool& e) { return fmt::format("read {} at {}", e.file, e.offset); },
-            [](const StoreOutputPiece& e) { return fmt::format("store {} at {}{}", e.file, e.offset, e.last ? ", last" : ""); },
+            [](const StoreOutputPiece& e) {
+              return fmt::format("store {} at {}{}", e.file, e.offset, e.last ? ", last" : "");
+            },
             [](const DropJobFiles&) { return std::string("drop the job's files"); },
             [](const Log& e) { return fmt::format("log {}: {}", e.event.what, e.event.detail); },
             [](const JobChanged& e) { return e.job.value + " changed"; }},
@@ -159,14 +171,16 @@ std::string describe(const Effect& effect) {
 std::string describe(const CatalogState& state) {
   std::string text = fmt::format("next {} {} {}\n", state.next_job, state.next_epoch.value, state.next_vni);
   for (const auto& [id, j] : state.jobs) {
-    text += fmt::format("{} {} {} i{} vni{} from{} restarts{} exit{} stopping{} attempt{}", id.value, name(j.state), j.reason, j.incarnation.value,
-                        j.vni, j.restored_from.value, j.restarts, j.exit_code.value_or(-1), j.stopping, j.attempt.value_or(Epoch{}).value);
+    text += fmt::format("{} {} {} i{} vni{} from{} restarts{} exit{} stopping{} attempt{}", id.value, name(j.state),
+                        j.reason, j.incarnation.value, j.vni, j.restored_from.value, j.restarts,
+                        j.exit_code.value_or(-1), j.stopping, j.attempt.value_or(Epoch{}).value);
     for (const auto& p : j.placement) text += fmt::format(" {}@{}", p.guest.value, p.host.value);
     text += "\n";
   }
   for (const auto& [number, e] : state.epochs)
-    text += fmt::format("e{} {} {} {} i{} cut{} images{} out{} {} {}\n", number.value, e.job.value, name(e.state), e.reason, e.incarnation.value,
-                        e.cut.size(), e.images.size(), e.output_offset, e.bytes_stored, e.stall_ms);
+    text +=
+        fmt::format("e{} {} {} {} i{} cut{} images{} out{} {} {}\n", number.value, e.job.value, name(e.state), e.reason,
+                    e.incarnation.value, e.cut.size(), e.images.size(), e.output_offset, e.bytes_stored, e.stall_ms);
   for (const auto& [host, h] : state.hosts) text += fmt::format("{} {} {}\n", host.value, h.address, h.cordoned);
   return text;
 }

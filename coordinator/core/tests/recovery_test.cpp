@@ -126,7 +126,8 @@ TEST_CASE("a coordinator that ends at any point of a stop: the job is stopped, o
     w.ask([&](RequestId r) { return StopJob{r, id}; });
     w.run_for(milliseconds(20'000));
     CHECK((w.job(id).state == JobState::stopped || w.job(id).state == JobState::running));
-    if (w.job(id).state == JobState::running) CHECK(w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })).has_value());
+    if (w.job(id).state == JobState::running)
+      CHECK(w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })).has_value());
     w.run_for(milliseconds(500));
     for (auto& [name, host] : w.hosts) CHECK(host.gangs.empty());
     CHECK(w.broken() == "");

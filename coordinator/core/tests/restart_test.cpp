@@ -88,7 +88,8 @@ TEST_CASE("a restored guest is told nothing about output beyond its cut") {
       again.mutable_output()->mutable_output()->set_data(w.output[id].substr(0, cut));
       w.say(host, again);
     }
-    if (said.has_ack_output() && said.gang().incarnation() == 2 && said.ack_output().offset() > cut && w.output[id].size() > cut)
+    if (said.has_ack_output() && said.gang().incarnation() == 2 && said.ack_output().offset() > cut &&
+        w.output[id].size() > cut)
       beyond.push_back(said.ack_output().offset());
     return std::nullopt;
   };
@@ -99,7 +100,8 @@ TEST_CASE("a restored guest is told nothing about output beyond its cut") {
   ends_well(w, id);
 }
 
-TEST_CASE("back to an early checkpoint, then forward to a later one of the history that was left: no output is missing") {
+TEST_CASE(
+    "back to an early checkpoint, then forward to a later one of the history that was left: no output is missing") {
   World w(3);
   const JobId id = w.running(spec());
   w.run_for(milliseconds(1'000));
@@ -204,14 +206,17 @@ TEST_CASE("a damaged image leads to the next older checkpoint, which is said; a 
 TEST_CASE("a failure or silence in any step leaves the job failed, nothing running, and restartable") {
   using Body = bool (wire::ToHost::*)() const;
   for (const bool silent : {false, true})
-    for (Body step : {&wire::ToHost::has_restore, &wire::ToHost::has_resume, &wire::ToHost::has_check_links, &wire::ToHost::has_release}) {
+    for (Body step : {&wire::ToHost::has_restore, &wire::ToHost::has_resume, &wire::ToHost::has_check_links,
+                      &wire::ToHost::has_release}) {
       World w(2);
       const JobId id = w.running(spec());
       w.committed(id);
       const auto bad = [&](const HostName& host, const wire::ToHost& m) { return host.value == "h2" && (m.*step)(); };
       if (silent) w.script.swallow = bad;
-      else w.script.failure = [&](const HostName& host, const wire::ToHost& m) {
-          return bad(host, m) ? std::optional(Error{ErrorKind::permanent, "restore", "guest 1", "QEMU says no"}) : std::nullopt;
+      else
+        w.script.failure = [&](const HostName& host, const wire::ToHost& m) {
+          return bad(host, m) ? std::optional(Error{ErrorKind::permanent, "restore", "guest 1", "QEMU says no"})
+                              : std::nullopt;
         };
       const auto result = w.answer(w.restart(id));
       REQUIRE(result.has_error());

@@ -25,7 +25,9 @@ class History {
       if (calm || m.has_destroy() || roll(40) != 0) return std::nullopt;
       return Error{roll(2) == 0 ? ErrorKind::transient : ErrorKind::storage_full, "request", "guest 0", "bad luck"};
     };
-    w.script.swallow = [this](const HostName&, const wire::ToHost& m) { return !calm && !m.has_destroy() && roll(60) == 0; };
+    w.script.swallow = [this](const HostName&, const wire::ToHost& m) {
+      return !calm && !m.has_destroy() && roll(60) == 0;
+    };
   }
 
   void live() {
@@ -73,16 +75,19 @@ class History {
 
   bool is_still() const {
     const auto state = w.job(id).state;
-    return state == JobState::running || state == JobState::completed || state == JobState::failed || state == JobState::stopped;
+    return state == JobState::running || state == JobState::completed || state == JobState::failed ||
+           state == JobState::stopped;
   }
 
   void finish() {
     if (w.job(id).state != JobState::running) return;
     std::uint64_t steps = 0;
     for (auto& [name, host] : w.hosts)
-      if (auto* gang = host.gang(id); gang != nullptr && gang->guests.contains(0)) steps = gang->guests.at(0).state.step;
+      if (auto* gang = host.gang(id); gang != nullptr && gang->guests.contains(0))
+        steps = gang->guests.at(0).state.step;
     w.script.last_step = std::max<std::uint64_t>(steps, 1) + 5;
-    w.until([&] { return w.job(id).state == JobState::completed || w.job(id).state == JobState::failed; }, milliseconds(120'000));
+    w.until([&] { return w.job(id).state == JobState::completed || w.job(id).state == JobState::failed; },
+            milliseconds(120'000));
   }
 
   void mend(const HostName& name) {

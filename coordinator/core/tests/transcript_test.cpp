@@ -40,7 +40,8 @@ TEST_CASE("the main story: submit, checkpoint, a host dies, restart elsewhere, t
   w.script.last_step = 1;
   REQUIRE(w.until_state(id, JobState::completed));
 
-  std::string text = "The core's events (>) and effects, without heartbeats and output. Made by tests/transcript_test.cpp.\n";
+  std::string text =
+      "The core's events (>) and effects, without heartbeats and output. Made by tests/transcript_test.cpp.\n";
   for (const auto& line : w.transcript)
     if (!is_noise(line)) text += line + "\n";
   const std::string path = std::string(STILLPOINT_SOURCE_DIR) + "/coordinator/core/testdata/main_story.txt";

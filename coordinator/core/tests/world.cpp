@@ -180,7 +180,8 @@ void World::step(Event event) {
   }
   if (record && quiet && transcript.size() == before) transcript.pop_back();
   if (describe(durable) != describe(core_->state()))
-    broken_.push_back("the catalog differs from the core's memory:\n" + describe(durable) + "---\n" + describe(core_->state()));
+    broken_.push_back("the catalog differs from the core's memory:\n" + describe(durable) + "---\n" +
+                      describe(core_->state()));
   for (const auto& broken : core_->broken_invariants()) broken_.push_back(broken);
 }
 
@@ -260,7 +261,8 @@ void World::carry_out(Effect& effect) {
 bool World::deliver_one() {
   // Every queue with something in it, in a fixed order; the seed chooses among them.
   std::vector<std::function<void()>> ready;
-  if (!local_.empty()) ready.push_back([this] {
+  if (!local_.empty())
+    ready.push_back([this] {
       Event event = std::move(local_.front());
       local_.pop_front();
       step(std::move(event));
@@ -269,13 +271,15 @@ bool World::deliver_one() {
     if (!host.power || host.partitioned || !host.session) continue;
     auto* h = &host;
     auto* queue = &to_host_[name];
-    if (!queue->empty()) ready.push_back([this, h, queue] {
+    if (!queue->empty())
+      ready.push_back([this, h, queue] {
         const auto message = std::move(queue->front());
         queue->pop_front();
         h->on(message, now);
         if (chance(duplicate)) h->on(message, now);
       });
-    if (!host.out.empty()) ready.push_back([this, h] {
+    if (!host.out.empty())
+      ready.push_back([this, h] {
         if (h->out.size() > 1 && chance(disorder)) std::swap(h->out[0], h->out[1]);
         const auto message = std::move(h->out.front());
         h->out.pop_front();

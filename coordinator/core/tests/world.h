@@ -1,5 +1,5 @@
-// A cluster in memory around one Coordinator: hosts, the sessions between, the catalog that its Persist effects make, the
-// stored output. Everything happens in an order that the seed decides; nothing waits.
+// A cluster in memory around one Coordinator: hosts, the sessions between, the catalog that its Persist effects make,
+// the stored output. Everything happens in an order that the seed decides; nothing waits.
 #pragma once
 
 #include <memory>
@@ -16,25 +16,26 @@ class World {
   explicit World(int hosts, std::uint64_t seed = 0, Settings settings = {});
 
   // ---- what a test does
-  JobId submit(JobSpec job);                       // and drops the reply
+  JobId submit(JobSpec job);  // and drops the reply
   RequestId ask(std::function<Event(RequestId)> make);
   RequestId checkpoint(const JobId& job, std::optional<std::uint32_t> gap = std::nullopt);
-  RequestId restart(const JobId& job, std::optional<Epoch> from = std::nullopt, std::vector<HostName> hosts = {}, bool skip = false);
+  RequestId restart(const JobId& job, std::optional<Epoch> from = std::nullopt, std::vector<HostName> hosts = {},
+                    bool skip = false);
   void run_for(milliseconds time);
   // Time goes on until it holds; false after a long time.
   bool until(const std::function<bool()>& holds, milliseconds limit = milliseconds(900'000));
   bool until_state(const JobId& job, JobState state);
   // Asks, waits for the answer, gives it.
   Result<Answer> answer(RequestId request);
-  JobId running(JobSpec job);                      // submitted, and waited for
-  Epoch committed(const JobId& job);               // a checkpoint, waited for; REQUIREs it
+  JobId running(JobSpec job);         // submitted, and waited for
+  Epoch committed(const JobId& job);  // a checkpoint, waited for; REQUIREs it
 
   // ---- what befalls it
   void connect(const HostName& host);
   void drop_session(const HostName& host);
-  void kill(const HostName& host);   // power loss: silence
+  void kill(const HostName& host);    // power loss: silence
   void revive(const HostName& host);  // empty
-  void crash();                      // the coordinator; a new one starts from the catalog, hosts come back
+  void crash();                       // the coordinator; a new one starts from the catalog, hosts come back
   void crash_after_effects(std::uint64_t count) { crash_at_ = effects_ + count; }
   void say(const HostName& host, wire::FromHost message);
   void give(Event event) { step(std::move(event)); }
@@ -46,7 +47,7 @@ class World {
   FakeHost& host(const std::string& name) { return hosts.at(HostName{name}); }
   std::string expected_output(std::uint64_t steps) const;
   std::uint64_t effects_seen() const { return effects_; }
-  std::string broken() const;   // invariants of the core and of the cluster
+  std::string broken() const;  // invariants of the core and of the cluster
 
   Settings settings;
   Time now{milliseconds(1'000'000)};
@@ -55,16 +56,16 @@ class World {
   SharedStore store;
   Script script;
   std::map<JobId, std::string> output;
-  std::map<std::string, std::string> outputs;        // fetched files
-  std::map<std::string, std::string> spool;          // input files
+  std::map<std::string, std::string> outputs;  // fetched files
+  std::map<std::string, std::string> spool;    // input files
   std::map<RequestId, Result<Answer>> replies;
   std::set<JobId> dropped;
   std::vector<std::string> transcript;
   bool record = false;
-  bool works = true;      // programs compute as time goes on
-  double duplicate = 0;   // chance that an answer is delivered twice
-  double disorder = 0;    // chance that a host's next answer overtakes the one before
-  double loss = 0;        // chance that a message is lost with its session
+  bool works = true;     // programs compute as time goes on
+  double duplicate = 0;  // chance that an answer is delivered twice
+  double disorder = 0;   // chance that a host's next answer overtakes the one before
+  double loss = 0;       // chance that a message is lost with its session
 
   std::mt19937_64 random;
 

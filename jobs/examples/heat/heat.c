@@ -1,4 +1,5 @@
-/* 2-D heat diffusion by Jacobi iteration: halo exchange with the four neighbours and a residual Allreduce in every step.
+/* 2-D heat diffusion by Jacobi iteration: halo exchange with the four neighbours and a residual Allreduce in every
+ * step.
  *
  *   heat NX NY STEPS REPORT_EVERY [PICTURE.ppm]
  *
@@ -16,37 +17,37 @@ enum { NORTH, SOUTH, WEST, EAST, SIDES };
 
 typedef struct {
   int rank, ranks;
-  int dims[2], at[2];     /* the grid of ranks and this rank's place in it: rows, columns */
-  int neighbour[SIDES];   /* MPI_PROC_NULL at the rim */
-  int nx, ny;             /* of the whole field */
-  int x0, y0, w, h;       /* this rank's block */
-  double *now, *next;     /* (h + 2) rows of (w + 2): the block and its halo */
-  unsigned char *fixed;   /* the same shape: cells that keep their temperature */
+  int dims[2], at[2];        /* the grid of ranks and this rank's place in it: rows, columns */
+  int neighbour[SIDES];      /* MPI_PROC_NULL at the rim */
+  int nx, ny;                /* of the whole field */
+  int x0, y0, w, h;          /* this rank's block */
+  double *now, *next;        /* (h + 2) rows of (w + 2): the block and its halo */
+  unsigned char* fixed;      /* the same shape: cells that keep their temperature */
   double *send[2], *recv[2]; /* west and east columns, packed */
 } Field;
 
-static void fail(const char *what) {
+static void fail(const char* what) {
   fprintf(stderr, "heat: %s\n", what);
   MPI_Abort(MPI_COMM_WORLD, 2);
   exit(2);
 }
 
-static double *doubles(size_t count) {
-  double *p = calloc(count, sizeof *p);
+static double* doubles(size_t count) {
+  double* p = calloc(count, sizeof *p);
   if (!p) fail("out of memory");
   return p;
 }
 
 /* The part of `total` that number `index` of `parts` has: where it begins and how long it is. */
-static void share(int total, int parts, int index, int *begin, int *length) {
+static void share(int total, int parts, int index, int* begin, int* length) {
   *begin = (int)((long long)total * index / parts);
   *length = (int)((long long)total * (index + 1) / parts) - *begin;
 }
 
-static size_t cell(const Field *f, int x, int y) { return (size_t)(y + 1) * (size_t)(f->w + 2) + (size_t)(x + 1); }
+static size_t cell(const Field* f, int x, int y) { return (size_t)(y + 1) * (size_t)(f->w + 2) + (size_t)(x + 1); }
 
 /* Cells that keep their temperature: a hot upper rim, a warm disc, a cold bar. -1 for all others. */
-static double held(const Field *f, int x, int y) {
+static double held(const Field* f, int x, int y) {
   const double u = (x + 0.5) / f->nx, v = (y + 0.5) / f->ny;
   if (y == 0) return 1.0;
   if (x == 0 || x == f->nx - 1 || y == f->ny - 1) return 0.0;
@@ -62,12 +63,12 @@ static void place(const int dims[2], int rank, int at[2]) {
   at[1] = rank % dims[1];
 }
 
-static int rank_at(const Field *f, int row, int column) {
+static int rank_at(const Field* f, int row, int column) {
   const int inside = row >= 0 && row < f->dims[0] && column >= 0 && column < f->dims[1];
   return inside ? row * f->dims[1] + column : MPI_PROC_NULL;
 }
 
-static void set_up(Field *f, int nx, int ny) {
+static void set_up(Field* f, int nx, int ny) {
   MPI_Comm_size(MPI_COMM_WORLD, &f->ranks);
   MPI_Comm_rank(MPI_COMM_WORLD, &f->rank);
   f->dims[0] = f->dims[1] = 0;
@@ -98,7 +99,7 @@ static void set_up(Field *f, int nx, int ny) {
     }
 }
 
-static void exchange_halo(Field *f) {
+static void exchange_halo(Field* f) {
   MPI_Request requests[2 * SIDES];
   int n = 0;
   for (int y = 0; y < f->h; ++y) {
@@ -111,7 +112,8 @@ static void exchange_halo(Field *f) {
   MPI_Irecv(f->recv[0], f->h, MPI_DOUBLE, f->neighbour[WEST], WEST, MPI_COMM_WORLD, &requests[n++]);
   MPI_Irecv(f->recv[1], f->h, MPI_DOUBLE, f->neighbour[EAST], EAST, MPI_COMM_WORLD, &requests[n++]);
   MPI_Isend(&f->now[cell(f, 0, 0)], f->w, MPI_DOUBLE, f->neighbour[NORTH], SOUTH, MPI_COMM_WORLD, &requests[n++]);
-  MPI_Isend(&f->now[cell(f, 0, f->h - 1)], f->w, MPI_DOUBLE, f->neighbour[SOUTH], NORTH, MPI_COMM_WORLD, &requests[n++]);
+  MPI_Isend(&f->now[cell(f, 0, f->h - 1)], f->w, MPI_DOUBLE, f->neighbour[SOUTH], NORTH, MPI_COMM_WORLD,
+            &requests[n++]);
   MPI_Isend(f->send[0], f->h, MPI_DOUBLE, f->neighbour[WEST], EAST, MPI_COMM_WORLD, &requests[n++]);
   MPI_Isend(f->send[1], f->h, MPI_DOUBLE, f->neighbour[EAST], WEST, MPI_COMM_WORLD, &requests[n++]);
   MPI_Waitall(n, requests, MPI_STATUSES_IGNORE);
@@ -122,7 +124,7 @@ static void exchange_halo(Field *f) {
 }
 
 /* One step; gives the largest change of any cell of the whole field. */
-static double step(Field *f) {
+static double step(Field* f) {
   double change = 0, largest = 0;
   const size_t row = (size_t)(f->w + 2);
   exchange_halo(f);
@@ -135,7 +137,7 @@ static double step(Field *f) {
       if (d > change) change = d;
     }
   MPI_Allreduce(&change, &largest, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-  double *swap = f->now;
+  double* swap = f->now;
   f->now = f->next;
   f->next = swap;
   return largest;
@@ -148,19 +150,20 @@ static uint64_t mix(uint64_t z) {
 }
 
 /* Over every bit of every cell, each with its place; on rank 0. */
-static uint64_t checksum(const Field *f) {
+static uint64_t checksum(const Field* f) {
   uint64_t mine = 0, all = 0;
   for (int y = 0; y < f->h; ++y)
     for (int x = 0; x < f->w; ++x) {
       uint64_t bits;
       memcpy(&bits, &f->now[cell(f, x, y)], sizeof bits);
-      mine += mix(bits + UINT64_C(0x9e3779b97f4a7c15) * ((uint64_t)(f->y0 + y) * (uint64_t)f->nx + (uint64_t)(f->x0 + x)));
+      mine +=
+          mix(bits + UINT64_C(0x9e3779b97f4a7c15) * ((uint64_t)(f->y0 + y) * (uint64_t)f->nx + (uint64_t)(f->x0 + x)));
     }
   MPI_Reduce(&mine, &all, 1, MPI_UINT64_T, MPI_SUM, 0, MPI_COMM_WORLD);
   return all;
 }
 
-static void report(const Field *f, int number, double residual) {
+static void report(const Field* f, int number, double residual) {
   const uint64_t sum = checksum(f);
   if (f->rank != 0) return;
   printf("step %d residual %.12e checksum %016llx\n", number, residual, (unsigned long long)sum);
@@ -176,8 +179,8 @@ static void colour(double t, unsigned char rgb[3]) {
   }
 }
 
-static void write_picture(const double *field, int nx, int ny, const char *path) {
-  FILE *file = fopen(path, "wb");
+static void write_picture(const double* field, int nx, int ny, const char* path) {
+  FILE* file = fopen(path, "wb");
   if (!file) fail("cannot write the picture");
   fprintf(file, "P6\n%d %d\n255\n", nx, ny);
   for (size_t i = 0; i < (size_t)nx * (size_t)ny; ++i) {
@@ -189,38 +192,41 @@ static void write_picture(const double *field, int nx, int ny, const char *path)
 }
 
 /* All blocks to rank 0, which writes the picture. */
-static void gather_picture(const Field *f, const char *path) {
-  double *block = doubles((size_t)f->w * (size_t)f->h);
-  for (int y = 0; y < f->h; ++y) memcpy(&block[(size_t)y * (size_t)f->w], &f->now[cell(f, 0, y)], (size_t)f->w * sizeof *block);
+static void gather_picture(const Field* f, const char* path) {
+  double* block = doubles((size_t)f->w * (size_t)f->h);
+  for (int y = 0; y < f->h; ++y)
+    memcpy(&block[(size_t)y * (size_t)f->w], &f->now[cell(f, 0, y)], (size_t)f->w * sizeof *block);
   if (f->rank != 0) {
     MPI_Send(block, f->w * f->h, MPI_DOUBLE, 0, SIDES, MPI_COMM_WORLD);
     free(block);
     return;
   }
-  double *whole = doubles((size_t)f->nx * (size_t)f->ny);
+  double* whole = doubles((size_t)f->nx * (size_t)f->ny);
   for (int rank = 0; rank < f->ranks; ++rank) {
     int at[2], x0, y0, w, h;
     place(f->dims, rank, at);
     share(f->nx, f->dims[1], at[1], &x0, &w);
     share(f->ny, f->dims[0], at[0], &y0, &h);
-    double *piece = rank == 0 ? block : doubles((size_t)w * (size_t)h);
+    double* piece = rank == 0 ? block : doubles((size_t)w * (size_t)h);
     if (rank != 0) MPI_Recv(piece, w * h, MPI_DOUBLE, rank, SIDES, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
     for (int y = 0; y < h; ++y)
-      memcpy(&whole[(size_t)(y0 + y) * (size_t)f->nx + (size_t)x0], &piece[(size_t)y * (size_t)w], (size_t)w * sizeof *piece);
+      memcpy(&whole[(size_t)(y0 + y) * (size_t)f->nx + (size_t)x0], &piece[(size_t)y * (size_t)w],
+             (size_t)w * sizeof *piece);
     free(piece);
   }
   write_picture(whole, f->nx, f->ny, path);
   free(whole);
 }
 
-static int number(const char *text, int least, int most) {
-  char *end;
+static int number(const char* text, int least, int most) {
+  char* end;
   const long value = strtol(text, &end, 10);
-  if (*text == 0 || *end != 0 || value < least || value > most) fail("usage: heat NX NY STEPS REPORT_EVERY [PICTURE.ppm]");
+  if (*text == 0 || *end != 0 || value < least || value > most)
+    fail("usage: heat NX NY STEPS REPORT_EVERY [PICTURE.ppm]");
   return (int)value;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   Field f;
   double residual = 0;
   MPI_Init(&argc, &argv);

@@ -5,7 +5,8 @@
  * In each round every rank exchanges messages of 8 bytes to MOST_BYTES (1 MiB) with both neighbours, in several ways
  * (blocking, nonblocking, synchronous, probed), followed by an Alltoall and an Allreduce. What a message must hold
  * follows from seed, round, sender, receiver and number: the receiver knows it without asking. Prints "ring round N ok
- * checksum C" after each; C does not depend on timing. At the first wrong byte: says which, and ends with exit code 1. */
+ * checksum C" after each; C does not depend on timing. At the first wrong byte: says which, and ends with exit code 1.
+ */
 #include <mpi.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -24,7 +25,7 @@ typedef struct {
   unsigned char *out[BATCH][DIRECTIONS], *in[BATCH][DIRECTIONS], *expected;
 } Ring;
 
-static void fail(const char *what) {
+static void fail(const char* what) {
   fprintf(stderr, "ring: %s\n", what);
   MPI_Abort(MPI_COMM_WORLD, 2);
   exit(2);
@@ -38,12 +39,12 @@ static uint64_t mix(uint64_t z) {
 }
 
 /* Names one message of the whole run. */
-static uint64_t key_of(const Ring *r, int from, int to, int message) {
+static uint64_t key_of(const Ring* r, int from, int to, int message) {
   return mix(mix(mix(mix(r->seed) + r->round) + (uint64_t)from) + (uint64_t)to * 65536u + (uint64_t)message);
 }
 
 /* What the message with this key holds. */
-static void fill(unsigned char *buffer, size_t bytes, uint64_t key) {
+static void fill(unsigned char* buffer, size_t bytes, uint64_t key) {
   uint64_t word = key | 1;
   for (size_t at = 0; at < bytes; at += 8) {
     word ^= word << 13;
@@ -53,14 +54,16 @@ static void fill(unsigned char *buffer, size_t bytes, uint64_t key) {
   }
 }
 
-static void check(Ring *r, const unsigned char *got, size_t bytes, int peer, int message, const char *how) {
+static void check(Ring* r, const unsigned char* got, size_t bytes, int peer, int message, const char* how) {
   const uint64_t key = key_of(r, peer, r->rank, message);
   uint64_t sum = 0;
   fill(r->expected, bytes, key);
   if (memcmp(got, r->expected, bytes) != 0) {
     size_t at = 0;
     while (got[at] == r->expected[at]) ++at;
-    fprintf(stderr, "ring: WRONG BYTE in round %llu on rank %d from peer %d, %s %d of %zu bytes, offset %zu: 0x%02x instead of 0x%02x\n",
+    fprintf(stderr,
+            "ring: WRONG BYTE in round %llu on rank %d from peer %d, %s %d of %zu bytes, offset %zu: 0x%02x instead of "
+            "0x%02x\n",
             (unsigned long long)r->round, r->rank, peer, how, message, bytes, at, got[at], r->expected[at]);
     fflush(stderr);
     MPI_Abort(MPI_COMM_WORLD, 1);
@@ -75,7 +78,7 @@ static void check(Ring *r, const unsigned char *got, size_t bytes, int peer, int
 }
 
 /* Sizes spread evenly over the powers of two, so that eager and rendezvous messages mix; both ends compute it. */
-static size_t size_of(const Ring *r, int from, int to, int message) {
+static size_t size_of(const Ring* r, int from, int to, int message) {
   const uint64_t random = mix(key_of(r, from, to, message));
   int steps = 0;
   while (((size_t)LEAST_BYTES << (steps + 1)) <= r->most) ++steps;
@@ -86,21 +89,26 @@ static size_t size_of(const Ring *r, int from, int to, int message) {
 
 /* Messages are numbered within the round; the tag is the number and the direction. */
 static int message_number(int item, int direction) { return item * DIRECTIONS + direction; }
-static int sender(const Ring *r, int direction) { return r->peer[direction == TO_RIGHT ? TO_LEFT : TO_RIGHT]; }
+static int sender(const Ring* r, int direction) { return r->peer[direction == TO_RIGHT ? TO_LEFT : TO_RIGHT]; }
 
-static size_t out_size(const Ring *r, int item, int d) { return size_of(r, r->rank, r->peer[d], message_number(item, d)); }
-static size_t in_size(const Ring *r, int item, int d) { return size_of(r, sender(r, d), r->rank, message_number(item, d)); }
+static size_t out_size(const Ring* r, int item, int d) {
+  return size_of(r, r->rank, r->peer[d], message_number(item, d));
+}
+static size_t in_size(const Ring* r, int item, int d) {
+  return size_of(r, sender(r, d), r->rank, message_number(item, d));
+}
 
-static void check_in(Ring *r, int item, int d) {
+static void check_in(Ring* r, int item, int d) {
   check(r, r->in[item][d], in_size(r, item, d), sender(r, d), message_number(item, d), "message");
 }
 
-static void receive(Ring *r, int item, int d) {
-  MPI_Recv(r->in[item][d], (int)in_size(r, item, d), MPI_BYTE, sender(r, d), message_number(item, d), MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+static void receive(Ring* r, int item, int d) {
+  MPI_Recv(r->in[item][d], (int)in_size(r, item, d), MPI_BYTE, sender(r, d), message_number(item, d), MPI_COMM_WORLD,
+           MPI_STATUS_IGNORE);
 }
 
 /* The size comes from the message itself and must be the expected one. */
-static void receive_probed(Ring *r, int item, int d) {
+static void receive_probed(Ring* r, int item, int d) {
   MPI_Status status;
   int bytes = 0;
   MPI_Probe(sender(r, d), message_number(item, d), MPI_COMM_WORLD, &status);
@@ -115,44 +123,47 @@ static void receive_probed(Ring *r, int item, int d) {
   receive(r, item, d);
 }
 
-static void exchange_nonblocking(Ring *r) {
+static void exchange_nonblocking(Ring* r) {
   MPI_Request requests[BATCH * DIRECTIONS * 2];
   int n = 0;
   for (int i = 0; i < BATCH; ++i)
     for (int d = 0; d < DIRECTIONS; ++d) {
-      MPI_Irecv(r->in[i][d], (int)in_size(r, i, d), MPI_BYTE, sender(r, d), message_number(i, d), MPI_COMM_WORLD, &requests[n++]);
-      MPI_Isend(r->out[i][d], (int)out_size(r, i, d), MPI_BYTE, r->peer[d], message_number(i, d), MPI_COMM_WORLD, &requests[n++]);
+      MPI_Irecv(r->in[i][d], (int)in_size(r, i, d), MPI_BYTE, sender(r, d), message_number(i, d), MPI_COMM_WORLD,
+                &requests[n++]);
+      MPI_Isend(r->out[i][d], (int)out_size(r, i, d), MPI_BYTE, r->peer[d], message_number(i, d), MPI_COMM_WORLD,
+                &requests[n++]);
     }
   MPI_Waitall(n, requests, MPI_STATUSES_IGNORE);
 }
 
-static void exchange_sendrecv(Ring *r) {
+static void exchange_sendrecv(Ring* r) {
   for (int i = 0; i < BATCH; ++i)
     for (int d = 0; d < DIRECTIONS; ++d)
       MPI_Sendrecv(r->out[i][d], (int)out_size(r, i, d), MPI_BYTE, r->peer[d], message_number(i, d), r->in[i][d],
-                   (int)in_size(r, i, d), MPI_BYTE, sender(r, d), message_number(i, d), MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+                   (int)in_size(r, i, d), MPI_BYTE, sender(r, d), message_number(i, d), MPI_COMM_WORLD,
+                   MPI_STATUS_IGNORE);
 }
 
 /* One rank receives first, so that blocking sends cannot wait for one another all around. */
-static void exchange_blocking(Ring *r, int synchronous) {
+static void exchange_blocking(Ring* r, int synchronous) {
   for (int i = 0; i < BATCH; ++i)
     for (int d = 0; d < DIRECTIONS; ++d) {
       if (r->rank == 0) receive(r, i, d);
       if (synchronous)
         MPI_Ssend(r->out[i][d], (int)out_size(r, i, d), MPI_BYTE, r->peer[d], message_number(i, d), MPI_COMM_WORLD);
-      else
-        MPI_Send(r->out[i][d], (int)out_size(r, i, d), MPI_BYTE, r->peer[d], message_number(i, d), MPI_COMM_WORLD);
+      else MPI_Send(r->out[i][d], (int)out_size(r, i, d), MPI_BYTE, r->peer[d], message_number(i, d), MPI_COMM_WORLD);
       if (r->rank != 0) receive(r, i, d);
     }
 }
 
 /* Unexpected messages pile up at the receiver before it looks. */
-static void exchange_probed(Ring *r) {
+static void exchange_probed(Ring* r) {
   MPI_Request requests[BATCH * DIRECTIONS];
   int n = 0;
   for (int i = 0; i < BATCH; ++i)
     for (int d = 0; d < DIRECTIONS; ++d)
-      MPI_Isend(r->out[i][d], (int)out_size(r, i, d), MPI_BYTE, r->peer[d], message_number(i, d), MPI_COMM_WORLD, &requests[n++]);
+      MPI_Isend(r->out[i][d], (int)out_size(r, i, d), MPI_BYTE, r->peer[d], message_number(i, d), MPI_COMM_WORLD,
+                &requests[n++]);
   for (int i = BATCH - 1; i >= 0; --i)
     for (int d = 0; d < DIRECTIONS; ++d) receive_probed(r, i, d);
   while (n > 0) {
@@ -167,7 +178,7 @@ static void exchange_probed(Ring *r) {
   }
 }
 
-static void neighbours(Ring *r) {
+static void neighbours(Ring* r) {
   for (int i = 0; i < BATCH; ++i)
     for (int d = 0; d < DIRECTIONS; ++d) {
       fill(r->out[i][d], out_size(r, i, d), key_of(r, r->rank, r->peer[d], message_number(i, d)));
@@ -184,7 +195,7 @@ static void neighbours(Ring *r) {
     for (int d = 0; d < DIRECTIONS; ++d) check_in(r, i, d);
 }
 
-static void all_to_all(Ring *r) {
+static void all_to_all(Ring* r) {
   enum { NUMBER = 1000 }; /* of no neighbour's message */
   size_t limit = r->most < ALLTOALL_MOST ? r->most : ALLTOALL_MOST;
   const size_t block = 8 + 8 * (size_t)(mix(mix(r->seed) + ~r->round) % (limit / 8));
@@ -193,12 +204,13 @@ static void all_to_all(Ring *r) {
   if (!out || !in) fail("out of memory");
   for (int to = 0; to < r->ranks; ++to) fill(out + block * (size_t)to, block, key_of(r, r->rank, to, NUMBER));
   MPI_Alltoall(out, (int)block, MPI_BYTE, in, (int)block, MPI_BYTE, MPI_COMM_WORLD);
-  for (int from = 0; from < r->ranks; ++from) check(r, in + block * (size_t)from, block, from, NUMBER, "alltoall block");
+  for (int from = 0; from < r->ranks; ++from)
+    check(r, in + block * (size_t)from, block, from, NUMBER, "alltoall block");
   free(out);
   free(in);
 }
 
-static void all_reduce(Ring *r) {
+static void all_reduce(Ring* r) {
   enum { WORDS = 512 };
   uint64_t mine[WORDS], sum[WORDS];
   for (int i = 0; i < WORDS; ++i) mine[i] = mix(key_of(r, r->rank, i, 2000));
@@ -216,20 +228,20 @@ static void all_reduce(Ring *r) {
   }
 }
 
-static unsigned char *buffer(size_t bytes) {
-  unsigned char *p = malloc(bytes);
+static unsigned char* buffer(size_t bytes) {
+  unsigned char* p = malloc(bytes);
   if (!p) fail("out of memory");
   return p;
 }
 
-static uint64_t number(const char *text) {
-  char *end;
+static uint64_t number(const char* text) {
+  char* end;
   const unsigned long long value = strtoull(text, &end, 10);
   if (*text < '0' || *text > '9' || *end != 0) fail("usage: ring ROUNDS [SEED [MOST_BYTES]]");
   return value;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   Ring r;
   MPI_Init(&argc, &argv);
   if (argc < 2 || argc > 4) fail("usage: ring ROUNDS [SEED [MOST_BYTES]]");

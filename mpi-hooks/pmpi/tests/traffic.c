@@ -3,12 +3,12 @@
  *
  *   traffic ROUNDS SEED [LEVEL [WHAT]]
  *
- * ROUNDS 0: until there is a file "stop" in the working directory. LEVEL: single, serialized, multiple (a second thread exchanges messages as well). WHAT: plain; flood (rank 0 sends
- * into the last rank while that computes); error (rank 0 sends to a rank that does not exist); handled (the same,
- * having set MPI_ERRORS_RETURN).
+ * ROUNDS 0: until there is a file "stop" in the working directory. LEVEL: single, serialized, multiple (a second thread
+ * exchanges messages as well). WHAT: plain; flood (rank 0 sends into the last rank while that computes); error (rank 0
+ * sends to a rank that does not exist); handled (the same, having set MPI_ERRORS_RETURN).
  *
- * Rank 0 prints "level asked=.. told=.. queried=..", "round N" now and then, and "rounds N checksum X". Ends with 3 and a
- * word on stderr when a byte is wrong. */
+ * Rank 0 prints "level asked=.. told=.. queried=..", "round N" now and then, and "rounds N checksum X". Ends with 3 and
+ * a word on stderr when a byte is wrong. */
 #include <mpi.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,7 +23,7 @@ enum { kLargest = 1 << 20, kFlood = 800 };
 static int rank, size;
 static uint64_t checksum = 1469598103934665603ULL;
 
-static uint64_t next(uint64_t *state) {
+static uint64_t next(uint64_t* state) {
   *state += 0x9E3779B97F4A7C15ULL;
   uint64_t z = *state;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
@@ -31,7 +31,7 @@ static uint64_t next(uint64_t *state) {
   return z ^ (z >> 31);
 }
 
-static void fill(unsigned char *data, int length, int from, int round) {
+static void fill(unsigned char* data, int length, int from, int round) {
   uint64_t state = (uint64_t)from << 32 | (uint32_t)round;
   for (int i = 0; i < length; i += 8) {
     const uint64_t word = next(&state);
@@ -39,13 +39,13 @@ static void fill(unsigned char *data, int length, int from, int round) {
   }
 }
 
-static void give_up(int code, const char *why, int round) {
+static void give_up(int code, const char* why, int round) {
   fprintf(stderr, "rank %d, round %d: %s\n", rank, round, why);
   fflush(stderr);
   _Exit(code);
 }
 
-static void check(const unsigned char *data, int length, int from, int round, const char *what) {
+static void check(const unsigned char* data, int length, int from, int round, const char* what) {
   static unsigned char expected[kLargest];
   fill(expected, length, from, round);
   if (memcmp(data, expected, length) != 0) {
@@ -128,7 +128,8 @@ static void collective(int round, int length) {
   }
 }
 
-/* One rank sends many small messages into another that computes meanwhile: eager, unexpected, more than sockets hold. */
+/* One rank sends many small messages into another that computes meanwhile: eager, unexpected, more than sockets hold.
+ */
 static void flood(int round) {
   static unsigned char data[4000];
   if (rank == 0) {
@@ -146,7 +147,7 @@ static void flood(int round) {
 /* Beside the other traffic, on a communicator of its own, until rank 0's main thread is done. */
 static MPI_Comm aside;
 static atomic_int main_done;
-static void *second_thread(void *unused) {
+static void* second_thread(void* unused) {
   static unsigned char out[2000], in[2000], expected[2000];
   const int right = (rank + 1) % size, left = (rank + size - 1) % size;
   for (int round = 0, go = 1; go; round++) {
@@ -169,12 +170,12 @@ static void fork_once(void) {
     give_up(4, "a forked child did not come to its end", 0);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   if (argc < 3) return 2;
   const int rounds = atoi(argv[1]);
   uint64_t random = strtoull(argv[2], NULL, 10);
-  const char *level = argc > 3 ? argv[3] : "single";
-  const char *what = argc > 4 ? argv[4] : "plain";
+  const char* level = argc > 3 ? argv[3] : "single";
+  const char* what = argc > 4 ? argv[4] : "plain";
   int asked = MPI_THREAD_SINGLE, told = MPI_THREAD_SINGLE, queried = -1;
   if (strcmp(level, "single") == 0) {
     MPI_Init(&argc, &argv);

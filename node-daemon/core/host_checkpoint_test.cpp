@@ -1,0 +1,162 @@
+// Checkpoints: captures, images, holds, disks.
+#include "node-daemon/core/host_world.h"
+
+namespace stillpoint::node {
+namespace {
+
+TEST_CASE("a checkpoint: closed, frozen, captured, released, stored, reported") {
+  World w;
+  w.start(2);
+  ToHost close = w.ask(5);
+  close.mutable_close()->set_deadline_ms(5000);
+  close.mutable_close()->add_ranks_per_guest(2);
+  close.mutable_close()->add_ranks_per_guest(3);
+  CHECK(w.say(close) == Lines{"ask guest 0: close expecting 2", "ask guest 1: close expecting 3"});
+  CHECK(w.all_reply() == Lines{"answer 102: round of 2"});
+  ToHost freeze = w.ask(5);
+  freeze.mutable_freeze();
+  CHECK(w.say(freeze) == Lines{"ask guest 0: freeze", "ask guest 1: freeze"});
+  CHECK(w.all_reply() == Lines{"answer 103: cut of 2"});
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  CHECK(w.say_capture(capture) == Lines{"store record", "capture guest 0", "capture guest 1"});
+  CHECK(w.capture_done(1, 5).empty());
+  CHECK(w.capture_done(0, 5) == Lines{"answer 104: captured 2"});
+  ToHost release = w.ask(5);
+  release.mutable_release();
+  CHECK(w.say(release) == Lines{"ask guest 0: release", "ask guest 1: release"});
+  wire::GuestReply held;
+  held.mutable_release()->set_held(true);
+  CHECK(w.all_reply(held) == Lines{"answer 105: held"});
+  CHECK(w.say(release) == Lines{"answer 105: held"});  // from memory: the guests are not held any more
+  CHECK(w.stored_image(0, 5).empty());
+  CHECK(w.stored_image(1, 5) == Lines{"store record"});
+  CHECK(w.stored() == Lines{"say: images of 2"});
+  w.step(Disconnected{});
+  w.step(Connected{});
+  ToHost welcome;
+  welcome.mutable_welcome()->set_coordinator("c1");
+  welcome.mutable_welcome()->set_lease_ms(10'000);
+  CHECK(w.say(welcome) == Lines{"say: images of 2"});  // nobody knows whether it arrived
+}
+
+TEST_CASE("a capture is reported only when the record says that images were promised") {
+  World w;
+  w.start(1);
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  CHECK(w.say(capture) == Lines{"store record", "capture guest 0"});
+  const auto record = w.of<StoreRecord>()[0];
+  CHECK(record.record.capturing() == 5);
+  CHECK(w.capture_done(0, 5).empty());
+  CHECK(w.step(RecordStored{gang_of(w.guest(0)), record.version, {}}) == Lines{"answer 102: captured 1"});
+}
+
+TEST_CASE("a record that cannot be written fails the capture") {
+  World w;
+  w.start(1);
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  w.say(capture);
+  const auto version = w.of<StoreRecord>()[0].version;
+  const Error full{ErrorKind::storage_full, "write", "/state", "no space left on device"};
+  CHECK(w.step(RecordStored{gang_of(w.guest(0)), version, full}) ==
+        Lines{"answer 102: failure: no space left on device", "cancel capture guest 0"});
+}
+
+TEST_CASE("a daemon that died during an upload says so, and removes what it left; the committed one before stays") {
+  World before;
+  before.start(1);
+  before.checkpoint(5, 1);
+  before.stored_image(0, 5);
+  before.stored();
+  ToHost capture = before.ask(6);
+  capture.mutable_capture();
+  before.say(capture);
+  HostFindings found;
+  found.host.set_coordinator("c1");
+  found.gangs.push_back(before.of<StoreRecord>().at(0).record);
+  found.running = {before.guest(0)};
+  World w(found);
+  CHECK(w.lines() == Lines{"delete images of 6", "prepare gang", "open link guest 0"});
+  w.step(Connected{});
+  CHECK(w.of<SendToCoordinator>()[0].message.hello().gangs(0).captured_epoch() == 5);
+  ToHost welcome;
+  welcome.mutable_welcome()->set_coordinator("c1");
+  CHECK(w.say(welcome) ==
+        Lines{"say: images of 1", "say: images failed: the node daemon stopped before they were durable"});
+  ToHost destroy = w.ask();
+  destroy.mutable_destroy();
+  w.say(destroy);
+  w.step(GuestDestroyed{w.guest(0), {}});
+  CHECK(w.step(GangRemoved{gang_of(w.guest(0)), {}}) == Lines{"answer 101: done"});  // and no image of 5 is deleted
+}
+
+TEST_CASE("a hold that one guest broke is reported as not held") {
+  World w;
+  w.start(2);
+  ToHost release = w.ask(5);
+  release.mutable_release();
+  w.say(release);
+  const auto sent = w.of<SendToGuest>();
+  for (std::size_t i = 0; i < 2; ++i) {
+    wire::FromGuest m;
+    m.mutable_reply()->set_id(sent[i].request.id());
+    m.mutable_reply()->mutable_release()->set_held(i == 0);
+    const Lines out = w.guest_says(static_cast<std::uint32_t>(i), m);
+    if (i == 1) CHECK(out == Lines{"answer 102: not held"});
+  }
+}
+
+TEST_CASE("a capture that fails in one guest fails the request, and nothing of it stays") {
+  World w;
+  w.start(2);
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  w.say_capture(capture);
+  w.capture_done(0, 5);
+  const Error full{ErrorKind::storage_full, "write", "/images/j1/e5/guest-1.ram.zst", "no space left on device"};
+  CHECK(w.step(GuestStored{w.guest(1), {5}, full, 2}) ==
+        Lines{"cancel capture guest 0", "answer 102: failure: no space left on device"});
+  CHECK(w.of<SendToCoordinator>()[0].message.failure().kind() == wire::Failure::STORAGE_FULL);
+  CHECK(w.step(GuestStored{w.guest(0), {5}, Error{ErrorKind::refused, "capture", "", "given up"}, 3}) ==
+        Lines{"delete images of 5"});
+  CHECK(w.say(capture) == Lines{"answer 102: failure: no space left on device"});  // asked again, failed the same
+}
+
+TEST_CASE("an upload that fails after the capture is reported by itself") {
+  World w;
+  w.start(1);
+  w.checkpoint(5, 1);
+  const Error full{ErrorKind::storage_full, "write", "/images/x", "no space left on device"};
+  CHECK(w.step(GuestStored{w.guest(0), {5}, full, 3}) ==
+        Lines{"say: images failed: no space left on device", "delete images of 5"});
+}
+
+TEST_CASE("an aborted epoch's captures are cancelled and its images deleted") {
+  World w;
+  w.start(2);
+  w.checkpoint(5, 2);
+  ToHost release = w.ask(5);
+  release.mutable_release()->set_discard(true);
+  CHECK(w.say(release) == Lines{"cancel capture guest 0", "cancel capture guest 1", "answer 105: held"});
+  CHECK(w.stored_image(0, 5).empty());  // it was faster than the cancelling
+  CHECK(w.step(GuestStored{w.guest(1), {5}, Error{ErrorKind::refused, "capture", "", "given up"}, 3}) ==
+        Lines{"delete images of 5"});
+}
+
+TEST_CASE("a long disk chain is shortened after the upload; a checkpoint waits for it before its gates shut") {
+  World w;
+  w.start(1);
+  w.checkpoint(5, 1);
+  w.stored_image(0, 5, 6);
+  CHECK(w.stored() == Lines{"say: images of 1", "flatten guest 0"});
+  ToHost close = w.ask(6);
+  close.mutable_close()->set_deadline_ms(5000);
+  CHECK(w.say(close).empty());
+  CHECK(w.step(DiskFlattened{w.guest(0), {}}) == Lines{"ask guest 0: close expecting 0"});
+  CHECK(w.all_reply() == Lines{"answer 105: round of 1"});
+}
+
+}  // namespace
+}  // namespace stillpoint::node
