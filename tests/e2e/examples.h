@@ -10,7 +10,9 @@ namespace stillpoint::e2e {
 
 // 2-D heat diffusion; every so many steps a line "step N residual R checksum C", which depends on nothing but N.
 struct Heat {
-  unsigned size = 512, steps = 12000, every = 100;
+  unsigned size = 256, steps = 3000, every = 100;
+  // Enough steps that the job is still under way when its host dies, on emulated machines and on fast ones.
+  static Heat long_enough_on(const TestLab& lab);
   std::vector<std::string> arguments() const;
   JobText job(const std::string& name) const;
 };

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,7 +15,6 @@
 #include "cli/lab/layout.h"
 #include "cli/lab/network.h"
 #include "cli/lab/processes.h"
-#include "common/fd.h"
 #include "common/file.h"
 
 namespace stillpoint::e2e {
@@ -75,6 +76,7 @@ TestLab::TestLab(const std::string& name, unsigned hosts, const std::vector<std:
   (void)run_process({program().string(), "lab", "down", "--dir", directory_.string()});
   fs::remove_all(scratch_);
   fs::create_directories(scratch_);
+  watch_over();
   std::vector<std::string> arguments = {"up", "--hosts", std::to_string(hosts)};
   arguments.insert(arguments.end(), up_arguments.begin(), up_arguments.end());
   server_ = lab(arguments).at("server");
@@ -88,6 +90,31 @@ TestLab::~TestLab() {
   check_nothing_left();
   std::error_code ignored;
   fs::remove_all(scratch_, ignored);
+  CHECK(::write(watcher_.get(), "done\n", 5) == 5);
+  ::waitpid(watcher_pid_, nullptr, 0);
+}
+
+void TestLab::watch_over() {
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  Fd read_end(ends[0]);
+  watcher_ = Fd(ends[1]);
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, read_end.get(), 0);
+  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);  // who reads the test's output need not wait
+  posix_spawn_file_actions_adddup2(&actions, 1, 2);
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);  // what is sent to the test's group is not for it
+  std::string shell = "sh", option = "-c", program_path = program(), directory = directory_, scratch = scratch_;
+  std::string script = R"(read -r word || { "$0" lab down --dir "$1"; rm -rf "$2"; })";
+  char* const argv[] = {shell.data(),     option.data(),  script.data(), program_path.data(),
+                        directory.data(), scratch.data(), nullptr};
+  const int failed = ::posix_spawn(&watcher_pid_, "/bin/sh", &actions, &attributes, argv, environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  REQUIRE(failed == 0);
 }
 
 void TestLab::keep_logs() const {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "common/fd.h"
 #include "common/process.h"
 
 namespace stillpoint::e2e {
@@ -74,11 +75,14 @@ class TestLab {
 
  private:
   void keep_logs() const;
+  void watch_over();
   void check_nothing_left() const;
 
   std::string name_;
   fs::path directory_, scratch_;
   std::string server_;
+  Fd watcher_;  // a process that takes the laboratory down when this end closes without a word: this test was killed
+  pid_t watcher_pid_ = 0;
 };
 
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix);

@@ -10,14 +10,14 @@ using namespace stillpoint;
 using namespace stillpoint::e2e;
 
 TEST_CASE("a job whose host dies ends with the same answer from its last checkpoint") {
-  const Heat heat;
+  TestLab lab("main", 3);
+  const Heat heat = Heat::long_enough_on(lab);
   std::string expected_picture;
   const std::string undisturbed =
       run_natively(4, example("heat/heat"), heat.arguments(),
                    [&](const fs::path& directory) { expected_picture = read_file(directory / kHeatPicture).value(); });
   REQUIRE(lines_starting(undisturbed, kHeatLine).size() == heat.steps / heat.every);
 
-  TestLab lab("main", 3);
   const std::string job = lab.submit(heat.job("heat"));
   lab.wait_for_lines(job, kHeatLine, 3);
   const json first = lab.ok({"checkpoint", job});
