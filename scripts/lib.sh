@@ -34,11 +34,23 @@ debian_mirror() {
     mirror="$(apt_source_of "$release")"
   fi
   [ -n "$mirror" ] || die "apt's configuration names no source for $release: add one to /etc/apt/sources.list.d and run 'apt-get update'"
-  printf '%s\n' "$mirror"
+  case "$mirror" in mirror+file:*) mirror="$(first_mirror_of "${mirror#mirror+file:}")" ;; esac
+  case "$mirror" in
+    *://*) printf '%s\n' "$mirror" ;;
+    *) die "apt gets $release from '$mirror', which is no archive's address: add a source with an address to /etc/apt/sources.list.d and run 'apt-get update'" ;;
+  esac
+}
+
+# Cloud images keep their mirrors in a list of their own, which apt names as mirror+file:/PATH/: the first in it.
+first_mirror_of() {
+  local list="${1%/}"
+  list="/${list##/}"
+  list="${list//\/\//\/}"
+  awk '/^[[:space:]]*(#|$)/ { next } { print $1; exit }' "$list" || true
 }
 
 # Where apt gets the suite with this code name from; nothing when it does not.
 apt_source_of() {
   apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Identifier: Packages' |
-    awk -v r="$1" '$2 == r && !found { print $1; found = 1 }'
+    awk -v r="$1" '$2 == r && !/^cdrom:/ && !found { print $1; found = 1 }'
 }
