@@ -67,21 +67,6 @@ void release(Core& core, JobRecord& job, CheckpointRun& run) {
   ask_hosts(core, job, run, [](wire::ToHost& m) { m.mutable_release()->set_discard(false); });
 }
 
-// Two successive rounds: the same figures everywhere, nobody busy, nothing in flight.
-bool settled(const CheckpointRun& run) {
-  if (run.previous.size() != run.current.size()) return false;
-  for (const auto& [guest, now] : run.current) {
-    const auto before = run.previous.find(guest);
-    if (before == run.previous.end() || now.busy() || before->second.busy() || now.in_flight() != 0 ||
-        before->second.in_flight() != 0)
-      return false;
-    if (now.bytes_acked() != before->second.bytes_acked() || now.bytes_received() != before->second.bytes_received() ||
-        now.mpi_calls() != before->second.mpi_calls())
-      return false;
-  }
-  return true;
-}
-
 // What keeps the gang from coming to rest, for the user.
 std::string unrest(const Core& core, const JobRecord& job, const CheckpointRun& run) {
   std::string text;
@@ -143,7 +128,7 @@ void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
   switch (run.phase) {
     case Phase::close: enter(core, run, Phase::drain); return count(core, job, run);
     case Phase::drain:
-      if (settled(run)) return freeze(core, job, run);
+      if (rounds_equal(run.previous, run.current)) return freeze(core, job, run);
       return count(core, job, run);
     case Phase::freeze:
       if (run.gap) return capture(core, job, run);

@@ -69,6 +69,21 @@ void check_pair(const End& a, const End& b, std::vector<std::string>& problems) 
 
 }  // namespace
 
+bool rounds_equal(const std::map<std::uint32_t, wire::RoundFigures>& previous,
+                  const std::map<std::uint32_t, wire::RoundFigures>& current) {
+  if (previous.size() != current.size()) return false;
+  for (const auto& [guest, now] : current) {
+    const auto before = previous.find(guest);
+    if (before == previous.end() || now.busy() || before->second.busy() || now.in_flight() != 0 ||
+        before->second.in_flight() != 0)
+      return false;
+    if (now.bytes_acked() != before->second.bytes_acked() || now.bytes_received() != before->second.bytes_received() ||
+        now.mpi_calls() != before->second.mpi_calls())
+      return false;
+  }
+  return true;
+}
+
 std::vector<std::string> cut_problems(const std::vector<wire::GuestCut>& cuts, std::uint32_t guests) {
   std::vector<std::string> problems;
   std::set<std::uint32_t> seen;

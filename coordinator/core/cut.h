@@ -10,12 +10,18 @@
 // are guest memory. A socket in TIME_WAIT carries nothing and has no other end: it is left out.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "gang.pb.h"
+#include "guest.pb.h"
 
 namespace stillpoint::coordinator {
+
+// Two successive counter rounds, by guest: the same figures everywhere, nobody busy, nothing in flight.
+bool rounds_equal(const std::map<std::uint32_t, wire::RoundFigures>& previous,
+                  const std::map<std::uint32_t, wire::RoundFigures>& current);
 
 // Everything that keeps this from being a consistent cut of guests 0 … guests - 1, each in words that name the guest
 // and the socket; empty = consistent.

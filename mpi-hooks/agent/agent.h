@@ -24,6 +24,7 @@ namespace stillpoint::agent {
 
 struct AgentOptions {
   std::string port = "stillpoint.0";
+  int link_fd = -1;  // a connected socket in place of the port, where the guest is no machine (tests/cluster)
   std::string cgroup = "/sys/fs/cgroup/job";
   std::string layer = "/run/stillpoint/layer";
   std::string rank_socket = hooks::kAgentSocket;

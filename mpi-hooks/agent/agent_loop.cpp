@@ -27,7 +27,7 @@ std::string read_boot_id() {
 }  // namespace
 
 Agent::Agent(const AgentOptions& options)
-    : link_(options.port),
+    : link_(options.link_fd >= 0 ? HostLink(Fd(options.link_fd)) : HostLink(options.port)),
       ranks_([this](std::uint32_t rank, std::string detail) {
         if (std::any_of(peer_reports_.begin(), peer_reports_.end(),
                         [&](const auto& r) { return r.failed.rank() == rank; }))

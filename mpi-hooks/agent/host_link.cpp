@@ -14,7 +14,7 @@ constexpr Millis kRetryEvery = 100;
 }
 
 pollfd HostLink::wait_for(Millis now) {
-  if (!port_ && now >= retry_at_) {
+  if (!port_ && !name_.empty() && now >= retry_at_) {
     const std::string path = find_port(name_);
     if (!path.empty()) port_.reset(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
     if (!port_) retry_at_ = now + kRetryEvery;

@@ -21,6 +21,8 @@ class HostLink {
 
   // name of the virtio-serial port
   explicit HostLink(std::string name) : name_(std::move(name)) {}
+  // A connected socket in place of the port. When its other end goes, so does the link, for good.
+  explicit HostLink(Fd socket) : port_(std::move(socket)) {}
 
   // What to wait for; events 0 while the host's end is away (the port would report POLLHUP for ever). Opens the port
   // where that is due.
@@ -41,7 +43,7 @@ class HostLink {
   void write_some();
   void disconnected(Millis now);
 
-  std::string name_;
+  std::string name_;  // empty: a socket was given
   Fd port_;
   bool connected_ = false;
   Millis retry_at_ = 0;

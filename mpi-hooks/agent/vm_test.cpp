@@ -158,7 +158,7 @@ TEST_CASE("a gang of two guests runs mpirun through the launch relay, stands sti
     CHECK(again[0].cut().output_offset() == cuts[0].cut().output_offset());
     CHECK(standstill.release());
     CHECK(standstill.release());  // asked again, answered the same
-    gang.vm(0).reconnect();       // a daemon that restarted
+    gang.guest(0).reconnect();    // a daemon that restarted
     CHECK_MESSAGE(running.goes_on(), gang.problem());
   }
   running.check_end("done: 700 exchanges, 0 wrong bytes");

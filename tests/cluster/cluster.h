@@ -1,0 +1,63 @@
+// A cluster without virtual machines: guests in namespaces (namespace_guest.h) joined by a bridge, their agents driven
+// over the guest protocol as by a node daemon, and checkpoint cycles as the coordinator goes through them. One thread.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "mpi-hooks/agent/gang.h"
+#include "tests/cluster/namespace_guest.h"
+
+namespace stillpoint::cluster {
+
+using std::chrono::milliseconds;
+
+struct JobText {
+  std::vector<std::string> command;
+  std::vector<unsigned> ranks_per_guest;
+  std::map<std::string, std::string> env = {};
+};
+
+// Deadlines and counts of one checkpoint.
+struct CycleSettings {
+  milliseconds close{2000};  // for the gates, and as much again for the rounds
+  milliseconds settle{200};
+  milliseconds hold{1};  // how long all stand still, verified
+  unsigned attempts = 5;
+};
+
+struct CycleResult {
+  bool quiet = false;
+  std::string why;  // where it was not: the first failure, in the guests' words
+  milliseconds to_closed{}, to_verified{};
+  unsigned rounds = 0, cuts = 0;
+  std::size_t sockets = 0;
+};
+
+class Cluster : public agent::Gang {
+ public:
+  static constexpr char kWorkdir[] = "/job";
+
+  // The guests are configured when it returns; FAILs the test where that cannot be.
+  explicit Cluster(unsigned guests);
+  ~Cluster() override;
+
+  // Into every guest, from the build's tests/cluster.
+  void put_program(const std::string& name);
+  void start(const JobText& job);
+  // Until it prints text, or has ended.
+  void wait_for_output(const std::string& text, milliseconds deadline);
+  void wait_for_end(milliseconds deadline);
+
+  // One checkpoint, begun to end: the job goes on when it returns, whatever came of it.
+  CycleResult cycle(const CycleSettings& settings);
+
+  NamespaceGuest& node(unsigned guest) { return static_cast<NamespaceGuest&>(*guests_[guest]); }
+
+ private:
+  std::vector<unsigned> ranks_per_guest_;
+};
+
+}  // namespace stillpoint::cluster
