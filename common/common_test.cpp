@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <random>
+#include <thread>
 
 #include "common/failure.h"
 #include "common/file.h"
@@ -89,6 +90,14 @@ TEST_CASE("run_process ends a program that outlives its deadline") {
   const auto outcome = run_process({"sleep", "100"}, {.deadline = std::chrono::milliseconds(50)});
   REQUIRE_FALSE(outcome.has_value());
   CHECK(outcome.error().kind == ErrorKind::deadline);
+}
+
+TEST_CASE("run_process ends a program that nobody wants any more") {
+  std::stop_source stop;
+  std::jthread other([&] { stop.request_stop(); });
+  const auto outcome = run_process({"sleep", "100"}, {.stop = stop.get_token()});
+  REQUIRE_FALSE(outcome.has_value());
+  CHECK(outcome.error().kind == ErrorKind::refused);
 }
 
 TEST_CASE("run_checked names the program and what it said") {

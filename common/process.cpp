@@ -93,10 +93,19 @@ Result<ProcessOutcome> run_process(const std::vector<std::string>& argv, const P
   err->write.reset();
 
   ProcessOutcome outcome;
-  const PumpEnd end = pump(options, *in, *out, *err, outcome, Clock::now() + options.deadline);
-  if (end != PumpEnd::outputs_closed) ::kill(*pid, SIGKILL);
+  PumpEnd end = PumpEnd::outputs_closed;
+  {
+    // Gone before the program is reaped: until then its process id is nobody else's.
+    const std::stop_callback kill_it(options.stop, [pid = *pid] { ::kill(pid, SIGKILL); });
+    end = pump(options, *in, *out, *err, outcome, Clock::now() + options.deadline);
+    if (end != PumpEnd::outputs_closed) ::kill(*pid, SIGKILL);
+    siginfo_t info{};
+    while (::waitid(P_PID, static_cast<id_t>(*pid), &info, WEXITED | WNOWAIT) < 0 && errno == EINTR) {}
+  }
   int status = 0;
   while (::waitpid(*pid, &status, 0) < 0 && errno == EINTR) {}
+  if (options.stop.stop_requested())
+    return Error{ErrorKind::refused, "run", join(argv), "it was given up before its end"};
   if (end == PumpEnd::deadline)
     return Error{ErrorKind::deadline, "run", join(argv),
                  "did not end within " + std::to_string(options.deadline.count()) + " ms"};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct ProcessOptions {
   std::chrono::milliseconds deadline{60'000};  // then SIGKILL and an error of kind deadline
   std::string input;
   std::size_t output_limit = 8u << 20;  // per stream; more is an error
+  std::stop_token stop = {};            // when it is requested: SIGKILL and an error of kind refused
 };
 
 // An outcome for every program that could be started, whatever its exit code.

@@ -10,11 +10,16 @@ namespace stillpoint::node {
 namespace {
 
 constexpr auto kCommitDeadline = std::chrono::minutes(10);
+constexpr auto kLook = std::chrono::seconds(1);  // a machine that was ended says nothing of its block job
 
 Status wait_for_commit(virDomainPtr domain, EventWatch& watch) {
   const auto deadline = std::chrono::steady_clock::now() + kCommitDeadline;
   for (;;) {
-    const auto event = watch.wait(deadline);
+    const auto now = std::chrono::steady_clock::now();
+    const auto event = watch.wait(std::min(deadline, now + kLook));
+    if (!event && virDomainIsActive(domain) != 1)
+      return Error{ErrorKind::refused, "flatten disk", virDomainGetName(domain), "the machine has ended"};
+    if (!event && now < deadline) continue;
     if (!event) {
       virDomainBlockJobAbort(domain, "vdb", 0);
       return Error{ErrorKind::deadline, "flatten disk", virDomainGetName(domain), "the block commit did not end"};

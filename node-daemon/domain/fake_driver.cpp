@@ -103,6 +103,11 @@ Fd FakeDriver::take_agent_end(const DomainId& id, std::chrono::milliseconds dead
   return end;
 }
 
+bool FakeDriver::wait_gone(const DomainId& id, std::chrono::milliseconds deadline) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, deadline, [&] { return !domains_.contains(id); });
+}
+
 std::vector<std::string> FakeDriver::calls() const {
   const std::lock_guard lock(mutex_);
   return calls_;
@@ -244,6 +249,7 @@ Status FakeDriver::destroy(const DomainId& id) {
   if (auto go = enter(lock, Call::destroy, id); !go) return go;
   domains_.erase(id);
   agent_ends_.erase(id);
+  changed_.notify_all();
   return {};
 }
 

@@ -42,6 +42,8 @@ class FakeDriver final : public DomainDriver {
   // ---- what happened -----------------------------------------------------------------------------------------------
   // The guest's end of the newest link that was opened to the domain; an empty Fd after the deadline.
   Fd take_agent_end(const DomainId& id, std::chrono::milliseconds deadline);
+  // False where the domain is still there after the deadline.
+  bool wait_gone(const DomainId& id, std::chrono::milliseconds deadline);
   // "start j7/1/guest-0", in order.
   std::vector<std::string> calls() const;
   struct Domain {
@@ -52,8 +54,7 @@ class FakeDriver final : public DomainDriver {
   };
   std::optional<Domain> domain(const DomainId& id) const;
 
-  // ---- DomainDriver
-  // --------------------------------------------------------------------------------------------------
+  // ---- DomainDriver ------------------------------------------------------------------------------------------------
   const DriverProbe& probe() const override { return probe_; }
   void on_event(std::function<void(DomainEvent)> handler) override;
   Result<std::vector<DomainId>> running() override;

@@ -6,6 +6,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <csignal>
 #include <fstream>
+#include <mutex>
 
 #include "common/log.h"
 #include "node-daemon/guest-link/guest_link.h"
@@ -101,9 +102,7 @@ struct Daemon::Impl {
   void perform(FlattenDisk& e) {
     on_worker(key_of(e.id), [this, e] { return work.flatten(e); });
   }
-  void perform(DestroyGuest& e) {
-    on_worker(key_of(e.id), [this, e] { return work.destroy(e); });
-  }
+  void perform(DestroyGuest& e);
   void perform(RemoveGang& e) {
     on_worker(key_of(e.gang), [this, e] { return work.remove(e); });
   }
@@ -271,6 +270,18 @@ void Daemon::Impl::perform(CloseLink& e) {
   auto node = links.extract(e.id);
   // The core may be answering a frame of this very link.
   if (!node.empty()) asio::post(io, [link = std::move(node.mapped())] { link->close(); });
+}
+
+// A fence must not wait for a capture's upload: the machine is ended on a line of its own, and what is being done with
+// it fails. Its files are removed in order. The fence is over, or will never be, before that: the same guest may be
+// made again afterwards.
+void Daemon::Impl::perform(DestroyGuest& e) {
+  auto fence = std::make_shared<std::once_flag>();
+  workers->post("fence " + key_of(e.id), [this, fence, id = e.id] { std::call_once(*fence, [&] { work.fence(id); }); });
+  on_worker(key_of(e.id), [this, fence, e] {
+    std::call_once(*fence, [] {});
+    return work.destroy(e);
+  });
 }
 
 void Daemon::Impl::perform(StoreHost& e) {

@@ -200,13 +200,60 @@ struct Site {
   }
 };
 
+// A store that hangs, as a network file system may whose server is gone: no write ends before go_on().
+class HangingStore final : public ImageStore {
+ public:
+  struct Switch {
+    void go_on() {
+      const std::lock_guard lock(mutex);
+      hangs = false;
+      changed.notify_all();
+    }
+    bool wait_hanging() {
+      std::unique_lock lock(mutex);
+      return changed.wait_for(lock, seconds(20), [this] { return waiting > 0; });
+    }
+    Status write() {
+      std::unique_lock lock(mutex);
+      ++waiting;
+      changed.notify_all();
+      changed.wait(lock, [this] { return !hangs; });
+      return Error{ErrorKind::transient, "write", "images", "the server is gone"};
+    }
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool hangs = true;
+    int waiting = 0;
+  };
+  explicit HangingStore(std::shared_ptr<Switch> at) : switch_(std::move(at)) {}
+
+  Result<std::unique_ptr<ImageWriter>> begin(const ImageName&, std::stop_token) override {
+    struct Writer final : ImageWriter {
+      explicit Writer(std::shared_ptr<Switch> at) : at_(std::move(at)) {}
+      Status write(std::string_view) override { return at_->write(); }
+      Result<wire::ImageFile> commit() override { return at_->write().error(); }
+      std::shared_ptr<Switch> at_;
+    };
+    return std::make_unique<Writer>(switch_);
+  }
+  Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile&) override {
+    return Error{ErrorKind::not_found, "open image", "", "there is none"};
+  }
+  Status remove(const JobId&, Epoch, const std::optional<std::vector<GuestIndex>>&) override { return {}; }
+  Result<std::uint64_t> free_bytes() override { return 1u << 30; }
+
+ private:
+  std::shared_ptr<Switch> switch_;
+};
+
 // A daemon in a thread of its own. Its driver is the daemon's property; the test looks at it while the daemon lives.
 struct Running {
   FakeDriver* driver = nullptr;
   std::unique_ptr<Daemon> daemon;
   std::thread thread;
 
-  Running(Site& site, std::uint64_t first_request, const std::vector<DomainSpec>& left = {}) {
+  Running(Site& site, std::uint64_t first_request, const std::vector<DomainSpec>& left = {},
+          std::unique_ptr<ImageStore> images = nullptr) {
     DaemonParts parts;
     auto tls = net::TlsContext::load(site.identity, net::TlsRole::host);
     REQUIRE_MESSAGE(tls.has_value(), tls.error());
@@ -214,9 +261,12 @@ struct Running {
     auto state = StateDirectory::open(site.path / "state");
     REQUIRE_MESSAGE(state.has_value(), state.error());
     parts.state = std::make_unique<StateDirectory>(std::move(*state));
-    auto store = open_directory_store(site.path / "images", {"h1"});
-    REQUIRE_MESSAGE(store.has_value(), store.error());
-    parts.store = std::move(*store);
+    if (!images) {
+      auto store = open_directory_store(site.path / "images", {"h1"});
+      REQUIRE_MESSAGE(store.has_value(), store.error());
+      images = std::move(*store);
+    }
+    parts.store = std::move(images);
     parts.networks = std::make_unique<GangNetworks>("192.0.2.1");
     auto fake = std::make_unique<FakeDriver>();
     for (const auto& spec : left) fake->add_running(spec);
@@ -379,6 +429,29 @@ TEST_CASE("a user's image that is not there is named") {
   REQUIRE(refused.has_failure());
   CHECK(refused.failure().kind() == wire::Failure::NOT_FOUND);
   CHECK(refused.failure().object() == "/nowhere/image.qcow2");
+}
+
+TEST_CASE("a fence does not wait for an upload that hangs") {
+  Site site;
+  const auto images = std::make_shared<HangingStore::Switch>();
+  Running node(site, 1, {}, std::make_unique<HangingStore>(images));
+  site.coordinator.welcome();
+  std::vector<std::unique_ptr<TestAgent>> agents;
+  start_gang(site, *node.driver, agents);
+  auto capture = about(1, 5);
+  capture.mutable_capture();
+  REQUIRE(site.coordinator.ask(capture).has_capture());
+  REQUIRE(images->wait_hanging());
+  auto destroy = about(1);
+  destroy.mutable_destroy();
+  destroy.set_request(900);
+  site.coordinator.send(destroy);
+  for (std::uint64_t g : {0, 1}) CHECK(node.driver->wait_gone(guest(1, g), seconds(20)));
+  // Its files are still in use: only when the upload has ended is the gang gone as a whole.
+  CHECK(fs::exists(site.path / "state/gangs/j1-1/guest-0"));
+  images->go_on();
+  CHECK(site.coordinator.wait([](const auto& m) { return m.request() == 900; }).has_done());
+  CHECK(!fs::exists(site.path / "state/gangs/j1-1"));
 }
 
 TEST_CASE("a daemon that starts again takes its machines up and goes on with them") {

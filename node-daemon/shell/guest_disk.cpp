@@ -17,8 +17,8 @@ namespace fs = std::filesystem;
 constexpr std::chrono::minutes kToolDeadline{10};
 constexpr std::size_t kBlock = 1u << 20;
 
-Status run_tool(const std::vector<std::string>& argv, const fs::path& object) {
-  auto done = run_checked(argv, {.deadline = kToolDeadline, .input = {}});
+Status run_tool(const std::vector<std::string>& argv, const fs::path& object, const std::stop_token& stop = {}) {
+  auto done = run_checked(argv, {.deadline = kToolDeadline, .input = {}, .stop = stop});
   if (done) return {};
   Error error = done.error();
   if (error.cause.find("No space left on device") != std::string::npos)
@@ -90,18 +90,19 @@ Result<fs::path> make_restored_disk(const fs::path& directory, ImageReader& imag
   return make_overlay(base, "qcow2");
 }
 
-Result<wire::ImageFile> store_disk(const fs::path& frozen, ImageWriter& writer, const std::atomic<bool>& cancelled) {
+Result<wire::ImageFile> store_disk(const fs::path& frozen, ImageWriter& writer, const std::stop_token& stop) {
   const Temporary whole(frozen.parent_path() / "upload.qcow2");
   // -U: the machine has the chain open, but writes to none of it.
-  if (auto made =
-          run_tool({"qemu-img", "convert", "-U", "-O", "qcow2", frozen.string(), whole.path.string()}, whole.path);
+  if (auto made = run_tool({"qemu-img", "convert", "-U", "-O", "qcow2", frozen.string(), whole.path.string()},
+                           whole.path, stop);
       !made)
     return made.error();
   Fd fd(::open(whole.path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return errno_error("open", whole.path.string(), errno);
   std::string block(kBlock, '\0');
   for (;;) {
-    if (cancelled) return Error{ErrorKind::refused, "store disk", frozen.string(), "this epoch was given up"};
+    if (stop.stop_requested())
+      return Error{ErrorKind::refused, "store disk", frozen.string(), "this epoch was given up"};
     const ssize_t n = ::read(fd.get(), block.data(), block.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno_error("read", whole.path.string(), errno);

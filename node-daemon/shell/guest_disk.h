@@ -6,8 +6,8 @@
 // Blocking; from workers, one call per guest at a time.
 #pragma once
 
-#include <atomic>
 #include <filesystem>
+#include <stop_token>
 
 #include "common/result.h"
 #include "node-daemon/store/image_store.h"
@@ -18,8 +18,9 @@ namespace stillpoint::node {
 Result<std::filesystem::path> make_fresh_disk(const std::filesystem::path& directory, std::uint64_t bytes);
 Result<std::filesystem::path> make_restored_disk(const std::filesystem::path& directory, ImageReader& image);
 
-// The chain that ends in `frozen` (no machine writes to it) as one qcow2 file into the writer, committed.
+// The chain that ends in `frozen` (no machine writes to it) as one qcow2 file into the writer, committed. Ends soon,
+// with an error of kind refused, when stop is requested.
 Result<wire::ImageFile> store_disk(const std::filesystem::path& frozen, ImageWriter& writer,
-                                   const std::atomic<bool>& cancelled);
+                                   const std::stop_token& stop);
 
 }  // namespace stillpoint::node

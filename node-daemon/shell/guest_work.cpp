@@ -11,16 +11,16 @@ namespace fs = std::filesystem;
 // The memory stream on its way into the store, until somebody gives the epoch up.
 class CancellableSink final : public MemorySink {
  public:
-  CancellableSink(ImageWriter& writer, const std::atomic<bool>& cancelled, std::string object)
-      : writer_(writer), cancelled_(cancelled), object_(std::move(object)) {}
+  CancellableSink(ImageWriter& writer, std::stop_token stop, std::string object)
+      : writer_(writer), stop_(std::move(stop)), object_(std::move(object)) {}
   Status write(std::string_view bytes) override {
-    if (cancelled_) return Error{ErrorKind::refused, "capture", object_, "this epoch was given up"};
+    if (stop_.stop_requested()) return Error{ErrorKind::refused, "capture", object_, "this epoch was given up"};
     return writer_.write(bytes);
   }
 
  private:
   ImageWriter& writer_;
-  const std::atomic<bool>& cancelled_;
+  const std::stop_token stop_;
   const std::string object_;
 };
 
@@ -114,21 +114,21 @@ Status GuestWork::restore_image(const RestoreGuest& work) {
 GuestResumed GuestWork::resume(const ResumeGuest& work) { return {work.id, driver_.resume(work.id)}; }
 
 GuestStored GuestWork::capture(const CaptureGuest& work, const std::function<void(GuestCaptured)>& captured) {
-  const Flag cancelled = cancel_flag(work.id, work.epoch);
-  GuestStored done{work.id, work.epoch, capture_image(work, cancelled, captured), 0};
+  const std::stop_source stop = stop_of(work.id, work.epoch);
+  GuestStored done{work.id, work.epoch, capture_image(work, stop.get_token(), captured), 0};
   if (auto chain = driver_.disk_chain(work.id)) done.layers = static_cast<std::uint32_t>(chain->size());
   const std::lock_guard lock(mutex_);
-  std::erase_if(cancel_flags_,
+  std::erase_if(stops_,
                 [&](const auto& entry) { return entry.first.first == work.id && entry.first.second <= work.epoch; });
   return done;
 }
 
-Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, const Flag& cancelled,
+Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, const std::stop_token& stop,
                                                   const std::function<void(GuestCaptured)>& captured) {
   const DomainId& id = work.id;
-  auto memory = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::memory});
+  auto memory = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::memory}, stop);
   if (!memory) return memory.error();
-  CancellableSink sink(**memory, *cancelled, name_of(id));
+  CancellableSink sink(**memory, stop, name_of(id));
   const fs::path layer = state_.guest_directory(id) / ("layer-e" + std::to_string(work.epoch.value) + ".qcow2");
   if (auto done = driver_.capture(id, layer, sink,
                                   [&](CaptureTimes times) {
@@ -149,9 +149,9 @@ Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, cons
   if (!chain) return chain.error();
   if (chain->size() < 2)
     return Error{ErrorKind::permanent, "store disk", name_of(id), "the capture left no layer below the active one"};
-  auto disk = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::disk});
+  auto disk = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::disk}, stop);
   if (!disk) return disk.error();
-  auto disk_file = store_disk((*chain)[1], **disk, *cancelled);
+  auto disk_file = store_disk((*chain)[1], **disk, stop);
   if (!disk_file) return disk_file.error();
   *image.mutable_disk() = std::move(*disk_file);
   return image;
@@ -159,9 +159,21 @@ Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, cons
 
 DiskFlattened GuestWork::flatten(const FlattenDisk& work) { return {work.id, driver_.flatten_disk(work.id)}; }
 
+void GuestWork::fence(const DomainId& id) {
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& [key, stop] : stops_)
+      if (key.first == id) stop.request_stop();
+  }
+  if (auto gone = driver_.destroy(id); !gone)
+    log_error("machine not destroyed at once", {{"guest", name_of(id)}, {"cause", gone.error().message()}});
+}
+
 GuestDestroyed GuestWork::destroy(const DestroyGuest& work) {
   GuestDestroyed done{work.id, driver_.destroy(work.id)};
   if (done.status) done.status = state_.remove_guest(work.id);
+  const std::lock_guard lock(mutex_);
+  std::erase_if(stops_, [&](const auto& entry) { return entry.first.first == work.id; });
   return done;
 }
 
@@ -178,19 +190,19 @@ ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
   return done;
 }
 
-GuestWork::Flag GuestWork::cancel_flag(const DomainId& id, Epoch epoch) {
+std::stop_source GuestWork::stop_of(const DomainId& id, Epoch epoch) {
   const std::lock_guard lock(mutex_);
-  Flag& flag = cancel_flags_[{id, epoch}];
-  if (!flag) flag = std::make_shared<std::atomic<bool>>(all_cancelled_);
-  return flag;
+  std::stop_source& stop = stops_[{id, epoch}];
+  if (all_cancelled_) stop.request_stop();
+  return stop;
 }
 
-void GuestWork::cancel(const CancelCapture& work) { *cancel_flag(work.id, work.epoch) = true; }
+void GuestWork::cancel(const CancelCapture& work) { stop_of(work.id, work.epoch).request_stop(); }
 
 void GuestWork::cancel_all() {
   const std::lock_guard lock(mutex_);
   all_cancelled_ = true;
-  for (auto& [key, flag] : cancel_flags_) *flag = true;
+  for (auto& [key, stop] : stops_) stop.request_stop();
 }
 
 }  // namespace stillpoint::node

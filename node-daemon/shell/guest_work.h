@@ -1,12 +1,12 @@
 // The blocking work behind the core's effects: one function per kind of work, each done whole or reported as failed.
-// From workers; per guest one call at a time, cancel() excepted. No state but which captures are cancelled.
+// From workers; per guest one call at a time, cancel() and fence() excepted. No state but which captures are cancelled.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 
 #include "node-daemon/core/effects.h"
 #include "node-daemon/core/events.h"
@@ -31,6 +31,8 @@ class GuestWork {
   // `captured` is called in between, from whatever thread the driver has for it.
   GuestStored capture(const CaptureGuest& work, const std::function<void(GuestCaptured)>& captured);
   DiskFlattened flatten(const FlattenDisk& work);
+  // The machine ends, whatever else is being done with it; that fails soon. destroy() is still to follow.
+  void fence(const DomainId& id);
   GuestDestroyed destroy(const DestroyGuest& work);
   GangRemoved remove(const RemoveGang& work);
   ImagesDeleted delete_images(const DeleteImages& work);
@@ -40,10 +42,9 @@ class GuestWork {
   void cancel_all();
 
  private:
-  using Flag = std::shared_ptr<std::atomic<bool>>;
-  Flag cancel_flag(const DomainId& id, Epoch epoch);
+  std::stop_source stop_of(const DomainId& id, Epoch epoch);
   Result<DomainSpec> spec(const GuestPlan& plan, std::filesystem::path disk) const;
-  Result<wire::GuestImage> capture_image(const CaptureGuest& work, const Flag& cancelled,
+  Result<wire::GuestImage> capture_image(const CaptureGuest& work, const std::stop_token& stop,
                                          const std::function<void(GuestCaptured)>& captured);
   Status restore_image(const RestoreGuest& work);
 
@@ -54,7 +55,7 @@ class GuestWork {
   const std::filesystem::path guest_image_;
 
   std::mutex mutex_;
-  std::map<std::pair<DomainId, Epoch>, Flag> cancel_flags_;
+  std::map<std::pair<DomainId, Epoch>, std::stop_source> stops_;
   bool all_cancelled_ = false;
 };
 

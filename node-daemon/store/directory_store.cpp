@@ -111,16 +111,16 @@ class DirectoryStore final : public ImageStore {
 
   Status clean_up();
 
-  Result<std::unique_ptr<ImageWriter>> begin(const ImageName& name) override {
+  Result<std::unique_ptr<ImageWriter>> begin(const ImageName& name, std::stop_token stop) override {
     auto epoch = epoch_directory(name.job, name.epoch);
     if (!epoch) return epoch.error();
     const std::string file = file_name(name.guest, name.part);
     for (int attempt = 0;; ++attempt) {
       for (const fs::path& path : {epoch->parent_path(), *epoch})
         if (auto made = make_directory(path); !made && !vanished(made.error(), attempt)) return made.error();
-      auto writer =
-          make_image_writer(*epoch / ("." + file + temporary_suffix()), *epoch / file,
-                            name.job.value + "/" + epoch->filename().string() + "/" + file, {.new_directories = 2});
+      auto writer = make_image_writer(*epoch / ("." + file + temporary_suffix()), *epoch / file,
+                                      name.job.value + "/" + epoch->filename().string() + "/" + file,
+                                      {.new_directories = 2, .stop = stop});
       if (writer || !vanished(writer.error(), attempt)) return writer;
     }
   }

@@ -9,8 +9,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include "common/process.h"
+#include "node-daemon/store/image_writer.h"
 
 namespace stillpoint::node {
 namespace {
@@ -51,7 +53,7 @@ std::string noise(std::size_t bytes) {
 }
 
 wire::ImageFile put(ImageStore& store, const std::string& raw) {
-  auto writer = store.begin(kMemory);
+  auto writer = store.begin(kMemory, {});
   REQUIRE_MESSAGE(writer.has_value(), writer.error());
   for (std::size_t at = 0; at < raw.size(); at += 100'000)
     REQUIRE((*writer)->write(std::string_view(raw).substr(at, 100'000)).has_value());
@@ -166,7 +168,7 @@ TEST_CASE("what was not committed leaves nothing; what a dead daemon left goes a
   Place place;
   auto store = open_store(place.path / "images");
   {
-    auto writer = store->begin(kMemory);
+    auto writer = store->begin(kMemory, {});
     REQUIRE(writer.has_value());
     REQUIRE((*writer)->write(noise(100'000)).has_value());
   }
@@ -176,6 +178,31 @@ TEST_CASE("what was not committed leaves nothing; what a dead daemon left goes a
   open_store(place.path / "images");
   CHECK(!fs::exists(place.path / "images/j7/e12/.guest-0.ram.zst.h1.tmp"));
   CHECK(fs::exists(place.path / "images/j7/e12/.guest-0.ram.zst.x.h1.tmp"));
+}
+
+TEST_CASE("a writer that waits for the store ends when the image is given up") {
+  Place place;
+  std::stop_source stop;
+  // One block keeps the compressor busy for seconds; the next has to wait.
+  auto writer = make_image_writer(place.path / "t", place.path / "image", "image",
+                                  {.level = 19, .buffer_bytes = 1, .stop = stop.get_token()});
+  REQUIRE(writer.has_value());
+  REQUIRE((*writer)->write(noise(8 << 20)).has_value());
+  std::jthread other([&] { stop.request_stop(); });
+  const Status waited = (*writer)->write("more");
+  REQUIRE(!waited.has_value());
+  CHECK(waited.error().kind == ErrorKind::refused);
+  CHECK((*writer)->commit().error().kind == ErrorKind::refused);
+}
+
+TEST_CASE("a writer that is destroyed at once ends, also when its thread is only just going to sleep") {
+  Place place;
+  for (int i = 0; i < 3000; ++i) {
+    auto writer = make_image_writer(place.path / "t", place.path / "image", "image");
+    REQUIRE(writer.has_value());
+    writer->reset();
+  }
+  CHECK(files_below(place.path) == 0);
 }
 
 TEST_CASE("images are deleted per guest or per epoch, and what is not there is deleted already") {
@@ -202,7 +229,7 @@ TEST_CASE("no name leads out of the directory") {
     REQUIRE(!opened.has_value());
     CHECK(opened.error().kind == ErrorKind::refused);
   }
-  CHECK(store->begin({{".."}, {1}, {0}}).error().kind == ErrorKind::refused);
+  CHECK(store->begin({{".."}, {1}, {0}}, {}).error().kind == ErrorKind::refused);
   CHECK(store->remove({"a/b"}, {1}, std::nullopt).error().kind == ErrorKind::refused);
 }
 
@@ -214,7 +241,7 @@ TEST_CASE("a full file system is an error of its own kind that names the place, 
                   "mounting a tmpfs needs root: ", std::strerror(errno));
   {
     auto store = open_store(small / "images");
-    auto writer = store->begin(kMemory);
+    auto writer = store->begin(kMemory, {});
     REQUIRE(writer.has_value());
     std::mt19937_64 random(1);
     std::string raw(8 << 20, '\0');

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,7 +29,8 @@ struct ImageName {
 class ImageWriter {
  public:
   virtual ~ImageWriter() = default;
-  // Waits when the store is slower than the writer. An error stays: every later call gives it again.
+  // Waits when the store is slower than the writer, until begin()'s `stop` is requested at the latest. An error stays:
+  // every later call gives it again.
   virtual Status write(std::string_view raw) = 0;
   // Durable and visible under its name when it returns; once, last.
   virtual Result<wire::ImageFile> commit() = 0;
@@ -45,7 +47,8 @@ class ImageReader {
 class ImageStore {
  public:
   virtual ~ImageStore() = default;
-  virtual Result<std::unique_ptr<ImageWriter>> begin(const ImageName& name) = 0;
+  // stop: may be requested from any thread; the writer's calls under way then end with an error of kind refused.
+  virtual Result<std::unique_ptr<ImageWriter>> begin(const ImageName& name, std::stop_token stop) = 0;
   // Every stored byte is read and checked first: an image that does not match is an error of kind damaged.
   virtual Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file) = 0;
   // Images that are not there are deleted already. Without guests: all of the epoch.

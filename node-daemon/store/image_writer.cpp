@@ -55,15 +55,11 @@ class Writer final : public ImageWriter {
     worker_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
   }
 
-  ~Writer() override {
-    worker_.request_stop();
-    changed_.notify_all();
-  }
+  ~Writer() override { worker_.request_stop(); }
 
   Status write(std::string_view raw) override {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return failed_ || queued_ < options_.buffer_bytes; });
-    if (failed_) return *failed_;
+    if (auto ready = wait(lock, [this] { return queued_ < options_.buffer_bytes; }); !ready) return ready;
     blocks_.emplace_back(raw);
     queued_ += raw.size();
     raw_bytes_ += raw.size();
@@ -74,8 +70,7 @@ class Writer final : public ImageWriter {
   Result<wire::ImageFile> commit() override {
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return failed_ || (blocks_.empty() && !busy_); });
-      if (failed_) return *failed_;
+      if (auto ready = wait(lock, [this] { return blocks_.empty() && !busy_; }); !ready) return ready.error();
     }
     // The worker has nothing to do and gets nothing more: from here on this thread works alone.
     if (auto ended = compress({}, ZSTD_e_end); !ended) return ended.error();
@@ -99,11 +94,19 @@ class Writer final : public ImageWriter {
   }
 
  private:
+  template <class Ready>
+  Status wait(std::unique_lock<std::mutex>& lock, Ready ready) {
+    changed_.wait(lock, options_.stop, [&] { return failed_ || ready(); });
+    if (failed_) return *failed_;
+    if (options_.stop.stop_requested())
+      return Error{ErrorKind::refused, "store image", target_.string(), "it was given up"};
+    return {};
+  }
+
   void run(const std::stop_token& stop) {
     std::unique_lock lock(mutex_);
     for (;;) {
-      changed_.wait(lock, [&] { return stop.stop_requested() || !blocks_.empty(); });
-      if (stop.stop_requested()) return;
+      if (!changed_.wait(lock, stop, [&] { return !blocks_.empty(); }) || stop.stop_requested()) return;
       const std::string block = std::move(blocks_.front());
       blocks_.pop_front();
       busy_ = true;
@@ -156,7 +159,7 @@ class Writer final : public ImageWriter {
   std::uint64_t raw_bytes_ = 0;  // the caller's alone
 
   std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable_any changed_;  // with stop tokens: a plain one would miss a stop between test and wait
   std::deque<std::string> blocks_;
   std::size_t queued_ = 0;
   bool busy_ = false;

@@ -12,6 +12,7 @@ struct ImageWriterOptions {
   int level = 1;                         // zstd
   std::size_t buffer_bytes = 32u << 20;  // raw bytes taken and not yet compressed
   unsigned new_directories = 0;  // so many above the file may have been made for it: commit() makes them durable
+  std::stop_token stop = {};     // as in ImageStore::begin()
 };
 
 // temporary: written and renamed to target by commit(), in the same directory. relative: target's name in the answer.
