@@ -87,6 +87,28 @@ TEST_CASE("a restart: restored, resumed, adopted, links checked, released with t
   CHECK(w.say(release) == Lines{"ask guest 0: release (clock)", "ask guest 1: release (clock)"});
 }
 
+TEST_CASE("a daemon that died between a resume and its record resumes again when it is asked") {
+  World before;
+  before.incarnation = 2;
+  before.connect();
+  before.say(before.restore_request(1, 5));
+  before.step(GangPrepared{gang_of(before.guest(0)), 1450, {}});
+  before.step(GuestRestored{before.guest(0), {}});
+  HostFindings found;
+  found.host.set_coordinator("c1");
+  found.gangs.push_back(before.of<StoreRecord>().at(0).record);
+  found.running = {before.guest(0)};
+  World w(found);
+  w.incarnation = 2;
+  w.connect();
+  ToHost resume = w.ask(5);
+  resume.mutable_resume();
+  CHECK(w.say(resume) == Lines{"resume guest 0"});
+  CHECK(w.step(GuestResumed{w.guest(0), {}}) == Lines{"ask guest 0: adopt 2"});
+  CHECK(w.all_reply() == Lines{"store record", "answer 101: done"});
+  CHECK(w.say(resume) == Lines{"answer 101: done"});
+}
+
 TEST_CASE("a restore that fails leaves nothing behind") {
   World w;
   w.connect();

@@ -107,7 +107,7 @@ class DomainDriver {
   // A domain from an image: loaded completely, paused. spec names the new incarnation, disk and bridge; domain_xml is
   // describe()'s of the captured one. On failure nothing is left of it.
   virtual Status restore(const DomainSpec& spec, const std::string& domain_xml, MemorySource& source) = 0;
-  // A paused, restored domain goes on, and announces its addresses.
+  // A paused, restored domain goes on, and announces its addresses. One that runs already only announces them.
   virtual Status resume(const DomainId& id) = 0;
 
   // Shortens the chain below the active layer to one file while the domain runs; never during a capture. The files

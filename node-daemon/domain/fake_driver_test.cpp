@@ -64,6 +64,7 @@ TEST_CASE("a fake domain is captured, destroyed and restored as the next incarna
   REQUIRE(fake.restore(spec(2), *xml, source).has_value());
   CHECK(fake.domain(spec(2).id)->paused);
   REQUIRE(fake.resume(spec(2).id).has_value());
+  REQUIRE(fake.resume(spec(2).id).has_value());  // a daemon that died before it wrote it down asks again
   CHECK(fake.domain(spec(2).id)->memory == "precious");
   CHECK(fake.calls().front() == "start j1/1/guest-0");
 }

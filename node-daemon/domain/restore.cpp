@@ -120,7 +120,11 @@ Status set_phase(virDomainPtr domain, const DomainId& id, DomainPhase phase) {
 
 Status resume_domain(virDomainPtr domain, const DomainId& id) {
   if (auto set = set_phase(domain, id, DomainPhase::running); !set) return set;
-  if (virDomainResume(domain) < 0) return libvirt_error("resume", to_string(id));
+  int state = 0;
+  if (virDomainGetState(domain, &state, nullptr, 0) < 0) return libvirt_error("resume", to_string(id));
+  // It runs already where a daemon died after this, or its successor let it go on: only the announcement may be
+  // missing.
+  if (state != VIR_DOMAIN_RUNNING && virDomainResume(domain) < 0) return libvirt_error("resume", to_string(id));
   // QEMU announced the machine's address when the load ended, while nothing listened. Again, now that it runs.
   auto announced = monitor_command(
       domain,
