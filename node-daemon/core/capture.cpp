@@ -54,6 +54,13 @@ void Host::Impl::capture_gang(Gang& gang, const wire::ToHost& ask) {
     return answer_failure(
         ask, ask.request(),
         {ErrorKind::transient, "capture", object, "images of the epoch before are still being stored"});
+  for (const auto& [index, guest] : gang.guests)
+    if (guest.layers >= settings.max_layers)
+      return answer_failure(
+          ask, ask.request(),
+          {ErrorKind::transient, "capture", "guest " + std::to_string(index) + " of " + gang.id.job.value,
+           "its disk has " + std::to_string(guest.layers) +
+               " layers, which have to be joined before one more is added; try again later"});
   forget_older(gang, epoch);
   Capture& capture = gang.captures[epoch];
   // Durable before the CaptureReport goes out: whoever finds the record knows that images were promised. It is written
@@ -97,6 +104,7 @@ void Host::Impl::guest_stored(const GuestStored& event) {
   if (!capture.running.empty()) return;
   if (capture.discarded || capture.failure) {
     drop_discarded(*gang, event.epoch);
+    flatten_long_chains(*gang);  // every attempt adds a layer, one that failed too
   } else {
     gang->record.clear_capturing();
     auto& stored = *gang->record.mutable_stored();
@@ -205,7 +213,8 @@ void Host::Impl::images_deleted(const ImagesDeleted& event) {
 
 // ---- the disk chain
 
-// After an upload, never while anything else is being done with the disk: a gang must not be held for it.
+// After an upload, an attempt that failed, a release: never while anything else is being done with the disk, nor while
+// the gang is held, which would be for longer then.
 void Host::Impl::flatten_long_chains(Gang& gang) {
   if (gang.disk_busy() || gang.held.value != 0) return;
   for (auto& [index, guest] : gang.guests) {

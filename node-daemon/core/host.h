@@ -25,6 +25,7 @@ struct HostSettings {
   milliseconds silent_limit{60'000};   // and after so long its guest is lost
   milliseconds retry_removal{5'000};
   std::uint32_t flatten_layers = 6;  // a disk chain of so many files is shortened
+  std::uint32_t max_layers = 20;     // and one of so many is captured no more: with 25 a machine cannot start
   std::size_t max_guests = 48;       // on this host: each takes a worker during a capture
 };
 

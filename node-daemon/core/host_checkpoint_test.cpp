@@ -158,5 +158,53 @@ TEST_CASE("a long disk chain is shortened after the upload; a checkpoint waits f
   CHECK(w.all_reply() == Lines{"answer 105: round of 1"});
 }
 
+TEST_CASE("a disk chain that failed attempts made long is shortened too") {
+  World w;
+  w.start(1);
+  w.checkpoint(5, 1);
+  const Error full{ErrorKind::storage_full, "write", "/images/x", "no space left on device"};
+  CHECK(w.step(GuestStored{w.guest(0), {5}, full, 6}) ==
+        Lines{"say: images failed: no space left on device", "delete images of 5", "flatten guest 0"});
+}
+
+TEST_CASE("a disk chain is shortened after the release of a gang that was held when its attempt failed") {
+  World w;
+  w.start(1);
+  ToHost freeze = w.ask(5);
+  freeze.mutable_freeze();
+  w.say(freeze);
+  w.all_reply();
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  w.say_capture(capture);
+  const Error full{ErrorKind::storage_full, "write", "/images/x", "no space left on device"};
+  CHECK(w.step(GuestStored{w.guest(0), {5}, full, 6}) ==
+        Lines{"answer 103: failure: no space left on device", "delete images of 5"});
+  ToHost release = w.ask(5);
+  release.mutable_release()->set_discard(true);
+  CHECK(w.say(release) == Lines{"delete images of 5", "ask guest 0: release"});
+  wire::GuestReply held;
+  held.mutable_release()->set_held(true);
+  CHECK(w.all_reply(held) == Lines{"flatten guest 0", "answer 104: held"});
+}
+
+TEST_CASE("a disk chain that cannot be shortened any more is not made longer for ever") {
+  World w;
+  w.start(1);
+  const Error busy{ErrorKind::transient, "flatten disk", "vdb", "the block commit failed"};
+  const Error full{ErrorKind::storage_full, "write", "/images/x", "no space left on device"};
+  for (std::uint64_t epoch = 5; epoch < 20; ++epoch) {
+    w.checkpoint(epoch, 1);
+    w.step(GuestStored{w.guest(0), {epoch}, full, static_cast<std::uint32_t>(epoch + 1)});
+    w.step(DiskFlattened{w.guest(0), busy});
+  }
+  ToHost capture = w.ask(20);
+  capture.mutable_capture();
+  const Lines refused = w.say(capture);
+  REQUIRE(refused.size() == 1);
+  CHECK(refused[0].find("its disk has 20 layers") != string::npos);
+  CHECK(w.of<SendToCoordinator>()[0].message.failure().kind() == wire::Failure::TRANSIENT);
+}
+
 }  // namespace
 }  // namespace stillpoint::node

@@ -168,6 +168,7 @@ void Host::Impl::finish(Gang& gang, const std::string& key) {
   if (operation.ask.has_release()) {
     gang.released = {Epoch{operation.ask.epoch()}, message.release().held()};
     gang.held = {};
+    flatten_long_chains(gang);
     if (!message.release().held())
       log(Log::Level::warn, "released, but not held until then", gang.id, Epoch{operation.ask.epoch()});
   }
