@@ -199,7 +199,7 @@ bool Gang::put_file(unsigned guest, const std::string& name, const std::string& 
   }
 }
 
-std::string Gang::problem() const {
+std::string Gang::problem() {
   std::string text;
   for (unsigned guest = 0; guest < size(); ++guest)
     text += guest_name(guest) + ": " + (guests_[guest] ? guests_[guest]->story() : "not there") + "\n";

@@ -74,7 +74,7 @@ class Gang {
   const std::optional<wire::GuestHello>& hello(unsigned guest) const { return hellos_[guest]; }
   const std::vector<wire::RankFailed>& failed_ranks() const { return failed_ranks_; }
   unsigned launches() const { return launches_; }
-  virtual std::string problem() const;
+  virtual std::string problem();
 
   std::uint64_t epoch = 0;
   std::uint64_t incarnation = 1;

@@ -133,13 +133,29 @@ void Cluster::start(const JobText& job) {
 }
 
 void Cluster::wait_for_output(const std::string& text, milliseconds deadline) {
-  const auto there = [&] { return output().find(text) != std::string::npos || exited(); };
+  const auto there = [&] { return output().find(text) != std::string::npos || over(); };
   REQUIRE_MESSAGE(serve_until(there, deadline), problem());
+  REQUIRE_MESSAGE(!over(), problem());
 }
 
 void Cluster::wait_for_end(milliseconds deadline) {
-  REQUIRE_MESSAGE(serve_until([&] { return exited().has_value(); }, deadline), problem());
-  CHECK_MESSAGE(exited()->exit_code() == 0, problem());
+  REQUIRE_MESSAGE(serve_until([&] { return over(); }, deadline), problem());
+  REQUIRE_MESSAGE((exited() && exited()->exit_code() == 0), problem());
+}
+
+std::string Cluster::problem() {
+  std::string text;
+  for (unsigned guest = 0; guest < size(); ++guest) {
+    wire::GuestRequest request;
+    request.mutable_query_ranks();
+    const auto reply = ask(guest, request, milliseconds(1000));
+    if (!reply) continue;
+    for (const wire::RankReport& rank : reply->ranks().ranks())
+      text += "guest " + std::to_string(guest) + " rank " + std::to_string(rank.rank()) + ": state " +
+              std::to_string(rank.state()) + " " + rank.call() + " for " + std::to_string(rank.since_ms()) + " ms, " +
+              std::to_string(rank.calls()) + " calls\n";
+  }
+  return Gang::problem() + text;
 }
 
 namespace {

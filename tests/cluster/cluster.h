@@ -54,6 +54,12 @@ class Cluster : public agent::Gang {
   // One checkpoint, begun to end: the job goes on when it returns, whatever came of it.
   CycleResult cycle(const CycleSettings& settings);
 
+  // The job has ended, or a rank has died (and the others wait for the rollback that will not come here).
+  bool over() const { return exited().has_value() || !failed_ranks().empty(); }
+
+  // With what the ranks are doing.
+  std::string problem() override;
+
   NamespaceGuest& node(unsigned guest) { return static_cast<NamespaceGuest&>(*guests_[guest]); }
 
  private:

@@ -24,6 +24,7 @@ __attribute__((unused, noreturn, format(printf, 1, 2))) static void give_up(cons
   vfprintf(stderr, format, more);
   fprintf(stderr, "\n");
   fflush(stderr);
+  usleep(500000); /* mpirun forgets what a failed rank said last */
   _Exit(3);
 }
 
