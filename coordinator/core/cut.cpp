@@ -84,6 +84,13 @@ bool rounds_equal(const std::map<std::uint32_t, wire::RoundFigures>& previous,
   return true;
 }
 
+bool must_finish_first(const std::map<std::uint32_t, wire::RoundFigures>& rounds) {
+  for (const auto& [guest, figures] : rounds)
+    for (const auto& rank : figures.ranks())
+      if (rank.state() == wire::RankReport::DEFERRING || rank.state() == wire::RankReport::STARTING) return true;
+  return false;
+}
+
 std::vector<std::string> cut_problems(const std::vector<wire::GuestCut>& cuts, std::uint32_t guests) {
   std::vector<std::string> problems;
   std::set<std::uint32_t> seen;

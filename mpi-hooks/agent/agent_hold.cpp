@@ -77,16 +77,15 @@ Outcome<wire::GuestReply> Agent::freeze(const wire::GuestRequest& request) {
   if (!hold_.frozen()) {
     job_.hold_output(true);
     auto frozen = job_.cgroup().set_frozen(true, now + kFreezeDeadline);
-    if (frozen.ok()) {
-      settle(monotonic_ms() + request.freeze_ranks().settle_ms());
-      frozen = disk_.freeze();
-    }
+    if (frozen.ok()) frozen = disk_.freeze();
     if (!frozen.ok()) {
       (void)thaw_all().ok();
       return frozen.failure();
     }
     hold_.froze(rtc_skew());
   }
+  // Also when asked again: what the other guests sent until they froze has arrived meanwhile.
+  settle(monotonic_ms() + request.freeze_ranks().settle_ms());
   hold_.extend(monotonic_ms());
   auto figures = cut();
   if (!figures.ok()) return figures.failure();

@@ -189,8 +189,9 @@ class Cycle {
     });
   }
 
-  // Until two are equal.
+  // Until two are equal, or there is no use in waiting on.
   bool rounds() {
+    const auto enough = Clock::now() + settings_.enough;
     std::map<std::uint32_t, wire::RoundFigures> previous, current;
     do {
       if (Clock::now() > end_) return fail("the rounds do not become equal: " + unrest(current));
@@ -199,14 +200,20 @@ class Cycle {
       if (!all([](wire::GuestRequest& r, unsigned) { r.mutable_count_round(); })) return false;
       for (std::uint32_t guest = 0; guest < replies_.size(); ++guest) current[guest] = replies_[guest].round();
       ++result_.rounds;
-    } while (!coordinator::rounds_equal(previous, current));
+    } while (!coordinator::rounds_equal(previous, current) &&
+             (Clock::now() < enough || coordinator::must_finish_first(current)));
     return true;
   }
 
   bool cut() {
     ++result_.cuts;
     if (!freeze()) return false;
-    const auto problems = coordinator::cut_problems(cuts_, gang_.size());
+    // A guest that froze first has not seen what the last one sent: a second look, now that all stand still.
+    auto problems = coordinator::cut_problems(cuts_, gang_.size());
+    if (!problems.empty()) {
+      if (!freeze()) return false;
+      problems = coordinator::cut_problems(cuts_, gang_.size());
+    }
     result_.quiet = problems.empty();
     if (!result_.quiet) fail(coordinator::summary(problems));
     else result_.sockets = static_cast<std::size_t>(cuts_[0].sockets_size());
