@@ -188,8 +188,8 @@ std::optional<Outcome<wire::GuestReply>> Agent::try_answer(const Waiting& waitin
   }
   if (request.has_close_gates()) {
     const std::uint32_t expected = request.close_gates().expected_ranks();
-    if (ranks_.at_rest() < expected && !late) return std::nullopt;
-    if (ranks_.at_rest() < expected)
+    if (!ranks_.all_at_rest(expected) && !late) return std::nullopt;
+    if (!ranks_.all_at_rest(expected))
       return failure(wire::Failure::NOT_QUIET, "close the gates", "guest " + std::to_string(guest_),
                      ranks_.not_at_rest(expected));
   } else if (!late && !ranks_.all_answered()) {

@@ -94,7 +94,10 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
     case RankMessage::hello:
       if (packet.rank >= 0) rank.ready = true;
       break;
-    case RankMessage::ready: rank.ready = true; break;
+    case RankMessage::ready:
+      rank.ready = true;
+      rank.finalized = false;  // it may have begun MPI sessions anew
+      break;
     case RankMessage::closed: rank.closed = packet.epoch == closing_epoch_; break;
     case RankMessage::figures: rank.owes = false; break;
     case RankMessage::finalized: rank.finalized = true; break;
@@ -148,6 +151,11 @@ std::uint32_t Ranks::at_rest() const {
          static_cast<std::uint32_t>(std::count_if(connections_.begin(), connections_.end(), [](const auto& r) {
            return r->finalized || (r->ready && r->closed);
          }));
+}
+
+bool Ranks::all_at_rest(std::uint32_t expected) const {
+  return at_rest() >= expected && std::all_of(connections_.begin(), connections_.end(),
+                                              [](const auto& r) { return r->finalized || (r->ready && r->closed); });
 }
 
 bool Ranks::all_answered() const {

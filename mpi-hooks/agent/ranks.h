@@ -37,6 +37,8 @@ class Ranks {
 
   // Ranks whose gate is shut, or that have entered MPI_Finalize and need none.
   std::uint32_t at_rest() const;
+  // As many as expected, and none beside them that is not: a program may spawn more ranks than it was started with.
+  bool all_at_rest(std::uint32_t expected) const;
   // No rank owes an answer to ask().
   bool all_answered() const;
   bool busy() const;

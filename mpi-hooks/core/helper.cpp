@@ -71,8 +71,10 @@ void Helper::stop() noexcept {
 }
 
 void Helper::initialized(int rank, int size, bool multiple, Progress progress) noexcept {
-  rank_ = rank;
-  size_ = size;
+  if (phase_.load(std::memory_order_relaxed) == Phase::starting) {  // not again, while the helper may read them
+    rank_ = rank;
+    size_ = size;
+  }
   multiple_ = multiple;
   progress_ = progress;
   phase_.store(Phase::running, std::memory_order_seq_cst);
@@ -198,6 +200,8 @@ void Helper::handle(const RankPacket& request) noexcept {
 void Helper::tell_news() noexcept {
   if (agent_ < 0) return;
   const Phase phase = phase_.load(std::memory_order_acquire);
+  if (phase == Phase::running && said_finalized_)
+    said_ready_ = said_finalized_ = false;  // a session after the last one
   if (phase != Phase::starting && !said_ready_) {
     said_ready_ = true;
     send(RankMessage::ready);

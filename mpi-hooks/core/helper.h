@@ -37,7 +37,8 @@ class Helper {
   bool start(const char* socket_path) noexcept;
   bool started() const noexcept { return started_.load(std::memory_order_acquire); }
 
-  // MPI_Init has finished. `progress` null: never pump (the thread level does not allow it).
+  // MPI_Init, or the first session's, has finished. `progress` null: never pump (the thread level does not allow it).
+  // Again after finalizing() where a program begins a session after its last one ended.
   void initialized(int rank, int size, bool multiple, Progress progress) noexcept;
   // MPI_Finalize was entered. On return the helper is out of MPI and will not enter it again.
   void finalizing() noexcept;

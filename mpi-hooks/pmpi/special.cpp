@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "mpi-hooks/core/futex.h"
 #include "mpi-hooks/pmpi/runtime.h"
@@ -13,6 +14,10 @@ namespace {
 constexpr Call kInit{"PMPI_Init", CallKind::defer};
 constexpr Call kInitThread{"PMPI_Init_thread", CallKind::defer};
 constexpr Call kFinalize{"PMPI_Finalize", CallKind::blocking};
+constexpr Call kSessionInit{"PMPI_Session_init", CallKind::defer};
+constexpr Call kSessionFinalize{"PMPI_Session_finalize", CallKind::blocking};
+Next<decltype(PMPI_Session_init)> next_session_init;
+Next<decltype(PMPI_Session_finalize)> next_session_finalize;
 Next<decltype(PMPI_Init)> next_init;
 Next<decltype(PMPI_Init_thread)> next_init_thread;
 Next<decltype(PMPI_Finalize)> next_finalize;
@@ -21,6 +26,10 @@ Next<decltype(PMPI_Iprobe)> next_iprobe;
 
 // What the program asked for and was told, when the library raised it; -1: it did not.
 std::atomic<int> told_level{-1};
+// MPI is up while there is the world or a session.
+std::atomic<bool> world_up{false};
+std::atomic<int> sessions_up{0};
+std::atomic<bool> session_multiple{false};
 // The helper's own communicator: nothing of the program can match on it, and it has no member that could die.
 MPI_Comm pump_comm;
 
@@ -80,8 +89,29 @@ void on_error(MPI_Comm* comm, int* code, ...) {
   STILLPOINT_LIBMPI(PMPI_Abort)(*comm, *code);
 }
 
+// Where there is no world there is no communicator that the helper could own without being a party to the program's
+// sessions, and so keeping MPI up behind its back. libmpi's engine itself will do; it is what every call turns.
+Next<void()> next_opal_progress;
+void session_progress() noexcept {
+  self.call.store(&kProgress, std::memory_order_relaxed);
+  next_opal_progress.function.load(std::memory_order_relaxed)();
+}
+
+int number_from(const char* variable, int otherwise) noexcept {
+  const char* text = getenv(variable);
+  return text != nullptr ? atoi(text) : otherwise;
+}
+
+// After the first session of a program without a world: mpirun says which rank this is.
+void sessions_began() noexcept {
+  resolve("opal_progress", next_opal_progress);
+  helper.initialized(number_from("OMPI_COMM_WORLD_RANK", 0), number_from("OMPI_COMM_WORLD_SIZE", 1),
+                     session_multiple.load(), &session_progress);
+}
+
 void after_init(int told, int provided) noexcept {
   told_level.store(told, std::memory_order_relaxed);
+  world_up.store(true);
 
   int rank = -1, size = 0;
   STILLPOINT_LIBMPI(PMPI_Comm_rank)(world(), &rank);
@@ -171,10 +201,45 @@ STILLPOINT_EXPORT int PMPI_Finalize(void) {
   helper.finalizing();  // from here on the helper keeps out of MPI
   if (pump_comm != nullptr) STILLPOINT_LIBMPI(PMPI_Comm_free)(&pump_comm);
   const int result = function();
+  world_up.store(false);
+  if (result == MPI_SUCCESS && sessions_up.load() > 0) sessions_began();  // they go on without it
   gate.leave(thread);
   return result;
 }
 
+// As MPI_Init, not parked at a shut gate.
+STILLPOINT_EXPORT int PMPI_Session_init(MPI_Info info, MPI_Errhandler handler, MPI_Session* session) {
+  auto* const function = resolve("PMPI_Session_init", next_session_init);
+  Thread& thread = self;
+  if (!start_helper() || !outermost(thread)) return function(info, handler, session);
+  gate.announce(thread, kSessionInit);
+  const int result = function(info, handler, session);
+  if (result == MPI_SUCCESS) {
+    char level[32] = "";
+    int given = 0;
+    if (info != static_cast<MPI_Info>(look_up_data("ompi_mpi_info_null")))
+      STILLPOINT_LIBMPI(PMPI_Info_get)(info, "thread_level", sizeof level - 1, level, &given);
+    if (given != 0 && strcmp(level, "MPI_THREAD_MULTIPLE") == 0) session_multiple.store(true);
+    if (sessions_up.fetch_add(1) == 0 && !world_up.load()) sessions_began();
+  }
+  gate.leave(thread);
+  return result;
+}
+
+STILLPOINT_EXPORT int PMPI_Session_finalize(MPI_Session* session) {
+  auto* const function = resolve("PMPI_Session_finalize", next_session_finalize);
+  Thread& thread = self;
+  if (!helper.started() || !outermost(thread)) return function(session);
+  gate.enter(thread, kSessionFinalize);
+  if (sessions_up.fetch_sub(1) == 1 && !world_up.load()) helper.finalizing();
+  const int result = function(session);
+  gate.leave(thread);
+  return result;
+}
+
+STILLPOINT_EXPORT int MPI_Session_init(MPI_Info, MPI_Errhandler, MPI_Session*)
+    __attribute__((alias("PMPI_Session_init")));
+STILLPOINT_EXPORT int MPI_Session_finalize(MPI_Session*) __attribute__((alias("PMPI_Session_finalize")));
 STILLPOINT_EXPORT int MPI_Init_thread(int*, char***, int, int*) __attribute__((alias("PMPI_Init_thread")));
 STILLPOINT_EXPORT int MPI_Init(int*, char***) __attribute__((alias("PMPI_Init")));
 STILLPOINT_EXPORT int MPI_Query_thread(int*) __attribute__((alias("PMPI_Query_thread")));

@@ -23,7 +23,7 @@ struct JobText {
 // Deadlines and counts of one checkpoint.
 struct CycleSettings {
   milliseconds close{2000};  // for the gates, and as much again for the rounds
-  milliseconds enough{250};      // of rounds, where a call that waits makes traffic for as long as it waits
+  milliseconds enough{250};  // of rounds, where a call that waits makes traffic for as long as it waits
   milliseconds settle{200};
   milliseconds hold{1};  // how long all stand still, verified
   unsigned attempts = 5;
