@@ -4,10 +4,14 @@
 //
 // STILLPOINT_SEED repeats the moments of a failed run as far as a machine can, STILLPOINT_CYCLES changes their number.
 #include <doctest/doctest.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 #include <random>
 
 #include "tests/cluster/cluster.h"
@@ -128,6 +132,51 @@ void run_under_checkpoints(const Program& program) {
             << disturbed.count() << " ms and " << (since(begin) - disturbed).count() << " ms undisturbed" << std::endl;
 }
 
+std::string text_of(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// The processes of the program itself in a guest.
+std::vector<pid_t> ranks_of(Cluster& cluster, unsigned guest, const std::string& program) {
+  std::vector<pid_t> ranks;
+  for (pid_t pid : cluster.node(guest).job_processes())
+    if (text_of("/proc/" + std::to_string(pid) + "/comm") == program + "\n") ranks.push_back(pid);
+  return ranks;
+}
+
+std::string rank_number(pid_t pid) {
+  const std::string environment = '\0' + text_of("/proc/" + std::to_string(pid) + "/environ");
+  const std::string name = std::string(1, '\0') + "OMPI_COMM_WORLD_RANK=";
+  const std::size_t at = environment.find(name);
+  REQUIRE(at != environment.npos);
+  return environment.c_str() + at + name.size();
+}
+
+// What must not grow.
+struct Usage {
+  long kilobytes = 0, files = 0, threads = 0;
+};
+
+Usage usage_of(pid_t pid) {
+  const std::filesystem::path proc = "/proc/" + std::to_string(pid);
+  const std::string status = text_of(proc / "status");
+  const auto number = [&](const std::string& name) {
+    const std::size_t at = status.find("\n" + name + ":");
+    return at == status.npos ? -1 : std::strtol(status.c_str() + at + name.size() + 2, nullptr, 10);
+  };
+  const auto files = std::distance(std::filesystem::directory_iterator(proc / "fd"), {});
+  return {number("VmRSS"), files, number("Threads")};
+}
+
+void go_through_cycles(Cluster& cluster, unsigned count, std::mt19937& random) {
+  for (unsigned i = 0; i < count; ++i) {
+    cluster.serve_until([] { return false; }, milliseconds(random() % 4));
+    const CycleResult one = cluster.cycle({.hold = milliseconds(0)});
+    REQUIRE_MESSAGE(one.quiet, one.why << "\n" << cluster.problem());
+  }
+}
+
 }  // namespace
 
 TEST_CASE("eager") { run_under_checkpoints({"eager"}); }
@@ -157,3 +206,65 @@ TEST_CASE("threads_multiple") { run_under_checkpoints({"threads", {"multiple"}})
 TEST_CASE("fortran_mpifh") { run_under_checkpoints({"fortran_mpifh"}); }
 TEST_CASE("fortran_mpi") { run_under_checkpoints({"fortran_mpi"}); }
 TEST_CASE("fortran_f08") { run_under_checkpoints({"fortran_f08"}); }
+
+TEST_CASE("traffic") { run_under_checkpoints({.name = "traffic", .arguments = {"17"}, .by_guest = true}); }
+TEST_CASE("flood") { run_under_checkpoints({"hard", {"flood"}}); }
+TEST_CASE("alltoall") { run_under_checkpoints({"hard", {"alltoall"}}); }
+// No checkpoint waits for a rank that does not call MPI.
+TEST_CASE("compute") {
+  run_under_checkpoints({"hard", {"compute", std::to_string(number_from("STILLPOINT_COMPUTE_TENTHS", 20))}});
+}
+
+TEST_CASE("stopped") {
+  Cluster cluster(2);
+  cluster.put_program("eager");
+  cluster.start(job({"eager"}, "0"));
+  cluster.wait_for_output("round 0", kLong);
+  const auto ranks = ranks_of(cluster, 1, "eager");
+  REQUIRE(ranks.size() == 2);
+  ::kill(ranks[0], SIGSTOP);
+  const auto begin = Clock::now();
+  const CycleResult stopped = cluster.cycle({.close = milliseconds(1000)});
+  CHECK_FALSE(stopped.quiet);
+  CHECK(since(begin) < milliseconds(3000));
+  CHECK_MESSAGE(stopped.why.find("rank " + rank_number(ranks[0]) + " ") != std::string::npos, stopped.why);
+  CHECK_MESSAGE(stopped.why.find("rank " + rank_number(ranks[1]) + " ") == std::string::npos, stopped.why);
+  std::cout << "stopped: " << stopped.why << " (after " << stopped.to_verified.count() << " ms)" << std::endl;
+  ::kill(ranks[0], SIGCONT);
+  const CycleResult next = cluster.cycle({});
+  CHECK_MESSAGE(next.quiet, next.why);
+  REQUIRE(cluster.put_file(0, "stop", "", 0644));
+  cluster.wait_for_end(kLong);
+  const std::string last = result(cluster);
+  CHECK(undisturbed({"eager"}, last.substr(7, last.find(' ', 7) - 7)) == last);
+}
+
+TEST_CASE("leaks") {
+  std::cout << "leaks: seed " << seed() << " (STILLPOINT_SEED)" << std::endl;
+  std::mt19937 random(seed());
+  const unsigned cycles = number_from("STILLPOINT_LEAK_CYCLES", 300);
+  Cluster cluster(2);
+  cluster.put_program("persistent");
+  cluster.start(job({"persistent"}, "0"));
+  cluster.wait_for_output("round 0", kLong);
+  std::vector<pid_t> all;
+  for (unsigned guest : {0u, 1u}) {
+    all.push_back(cluster.node(guest).agent());
+    for (pid_t pid : ranks_of(cluster, guest, "persistent")) all.push_back(pid);
+  }
+  REQUIRE(all.size() == 6);
+  go_through_cycles(cluster, cycles / 4, random);  // what is allocated once is there then
+  std::vector<Usage> before;
+  for (pid_t pid : all) before.push_back(usage_of(pid));
+  go_through_cycles(cluster, cycles - cycles / 4, random);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const Usage now = usage_of(all[i]);
+    std::cout << "leaks: process " << i << ": " << before[i].kilobytes << " -> " << now.kilobytes << " KiB, "
+              << now.files << " files, " << now.threads << " threads" << std::endl;
+    CHECK(now.files <= before[i].files);
+    CHECK(now.threads <= before[i].threads);
+    CHECK(now.kilobytes <= before[i].kilobytes + 1024);
+  }
+  REQUIRE(cluster.put_file(0, "stop", "", 0644));
+  cluster.wait_for_end(kLong);
+}
