@@ -55,6 +55,10 @@ struct StoreRecord {
 struct StoreHost {
   record::Host record;
 };  // no event
+// At each heartbeat: from here the lease counts, for a daemon's successor too. It need not outlive the machine.
+struct StoreLastWord {
+  Time last_word;
+};  // no event
 struct StartGuest {
   GuestPlan plan;
 };  // disk, domain → GuestStarted
@@ -99,8 +103,8 @@ struct Log {
 };
 
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
-                            StoreRecord, StoreHost, StartGuest, RestoreGuest, ResumeGuest, CaptureGuest, CancelCapture,
-                            FlattenDisk, DestroyGuest, RemoveGang, DeleteImages, Log>;
+                            StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, CaptureGuest,
+                            CancelCapture, FlattenDisk, DestroyGuest, RemoveGang, DeleteImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

@@ -11,13 +11,16 @@ Host::~Host() = default;
 
 Effects Host::start(HostFindings found, Time now) {
   impl_->now = now;
-  impl_->last_word = now;  // the lease counts from here: nobody knows when the coordinator last spoke
+  // Where nobody knows when the coordinator last spoke the lease counts from here.
+  impl_->last_word = std::min(found.last_word.value_or(now), now);
   impl_->take_up(std::move(found));
+  impl_->check_lease();
   return std::exchange(impl_->effects, {});
 }
 
 Effects Host::step(Event event, Time now) {
   impl_->now = std::max(impl_->now, now);
+  impl_->check_lease();  // first: what comes too late must not be taken for a word in time
   impl_->handle(event);
   return std::exchange(impl_->effects, {});
 }
@@ -121,6 +124,7 @@ void Host::Impl::take_up(HostFindings found) {
 void Host::Impl::on_connected() {
   connected = true;
   welcomed = false;
+  last_said = now;
   wire::FromHost message;
   *message.mutable_hello() = hello();
   effects.push_back(SendToCoordinator{std::move(message)});
@@ -172,7 +176,7 @@ void Host::Impl::on_welcome(const wire::Welcome& welcome) {
                                       "; remove host.record from the state directory to let it change"});
     return;
   }
-  last_word = now;
+  heard();
   if (host.coordinator() != welcome.coordinator() || host.lease_ms() != welcome.lease_ms()) {
     host.set_coordinator(welcome.coordinator());
     host.set_lease_ms(welcome.lease_ms());
@@ -223,8 +227,12 @@ void Host::Impl::check_lease() {
       tear_down(gang, "the coordinator was silent for longer than the lease; it may have restarted the job elsewhere");
 }
 
+void Host::Impl::heard() {
+  last_word = std::max(last_word, last_said);
+  effects.push_back(StoreLastWord{last_word});
+}
+
 void Host::Impl::tick() {
-  check_lease();
   for (auto& [id, gang] : gangs) {
     if (gang.dying) {
       if (gang.retry_removal && *gang.retry_removal <= now) {

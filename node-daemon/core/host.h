@@ -35,6 +35,7 @@ struct HostFindings {
   std::vector<record::Gang> gangs;
   std::vector<DomainId> running;
   HostFigures figures;
+  std::optional<Time> last_word;  // as the daemon before kept it (StoreLastWord), if it did so since the machine's boot
 };
 
 class Host {

@@ -90,7 +90,11 @@ struct Host::Impl {
   record::Host host;
   HostFigures figures;
   Time now{};
-  Time last_word{};
+  // The coordinator waits for a host from the moment when it heard it last. A message from it may have been under way
+  // for long, so its arrival proves nothing; but a welcome answers a hello, and a ping goes out only when the pong
+  // before it has arrived: it heard the host no earlier than that was sent.
+  Time last_word{};  // the lease counts from here
+  Time last_said{};  // when the hello or pong that the coordinator's next word answers was sent
   bool connected = false;
   bool welcomed = false;
   std::uint64_t next_request;
@@ -112,6 +116,7 @@ struct Host::Impl {
   void repeat_news();
   void tick();
   void check_lease();
+  void heard();
   std::optional<Time> next_deadline() const;
   milliseconds lease() const;
   void log(Log::Level level, std::string what, const GangId& gang = {}, Epoch epoch = {}, std::string detail = {});

@@ -47,8 +47,10 @@ TEST_CASE("what an agent does not answer is sent again with the same id, and in 
   CHECK(w.step(LinkOpened{w.guest(0)}) == Lines{"ask guest 0: thaw"});  // the link may have lost it
   ToHost ping;
   ping.mutable_ping();
-  w.now += milliseconds(8'900);
-  CHECK(w.say(ping) == Lines{"say: pong"});
+  for (int i = 0; i < 2; ++i) {
+    w.now += milliseconds(4'450);
+    CHECK(w.say(ping) == Lines{"say: pong"});
+  }
   const Lines late = w.after(milliseconds(200));
   REQUIRE(late.size() == 1);
   CHECK(late[0] == "answer 102: failure: no answer in time from guest 0");
@@ -186,6 +188,59 @@ TEST_CASE("without a word from the coordinator for the lease the gangs are destr
   REQUIRE(w.host->next_deadline().has_value());
   CHECK(*w.host->next_deadline() == w.now + milliseconds(1));
   CHECK(w.after(milliseconds(1)) == Lines{"close link guest 0", "destroy j1/1/guest-0"});
+}
+
+TEST_CASE("a ping that was long under way does not make the lease longer than the coordinator waits") {
+  World w;
+  w.start(1);
+  ToHost ping;
+  ping.mutable_ping();
+  w.now += milliseconds(2'000);
+  w.say(ping);  // answers the hello of 2 s ago; its pong is the last that the coordinator hears
+  CHECK(w.of<StoreLastWord>().at(0).last_word == w.now - milliseconds(2'000));
+  w.now += milliseconds(7'000);
+  w.say(ping);  // sent when that pong had come, held up on the way for 7 s
+  CHECK(w.after(milliseconds(2'999)).empty());
+  CHECK(w.after(milliseconds(1)) == Lines{"close link guest 0", "destroy j1/1/guest-0"});
+}
+
+TEST_CASE("no request makes the lease longer, and none is heard after its end") {
+  World w;
+  w.start(1);
+  ToHost count = w.ask(5);
+  count.mutable_count();
+  w.now += milliseconds(9'000);
+  CHECK(w.say(count) == Lines{"ask guest 0: count"});
+  w.now += milliseconds(1'000);
+  ToHost ping;
+  ping.mutable_ping();
+  CHECK(w.say(ping) == Lines{"answer 102: failure: the gang is being removed: the coordinator was silent for longer "
+                             "than the lease; it may have restarted the job elsewhere",
+                             "close link guest 0", "destroy j1/1/guest-0", "say: pong"});
+}
+
+TEST_CASE("a daemon's restart does not make the lease longer") {
+  World before;
+  before.start(1);
+  HostFindings found;
+  found.host.set_coordinator("c1");
+  found.host.set_lease_ms(10'000);
+  wire::FromGuest exited;
+  exited.mutable_exited()->set_exit_code(0);
+  before.guest_says(0, exited);
+  found.gangs.push_back(before.of<StoreRecord>().at(0).record);
+  found.running = {before.guest(0)};
+  SUBCASE("within it the machines are taken up, for what is left of it") {
+    found.last_word = before.now - milliseconds(9'000);
+    World w(found);
+    CHECK(w.after(milliseconds(999)).empty());
+    CHECK(w.after(milliseconds(1)) == Lines{"close link guest 0", "destroy j1/1/guest-0"});
+  }
+  SUBCASE("after it they are destroyed at once") {
+    found.last_word = before.now - milliseconds(10'000);
+    World w(found);
+    CHECK(w.lines().back() == "destroy j1/1/guest-0");
+  }
 }
 
 TEST_CASE("a guest that is lost is reported, and what waited for it fails") {

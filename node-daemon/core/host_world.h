@@ -73,6 +73,7 @@ inline string line(const Effect& effect) {
         else if constexpr (std::is_same_v<E, PrepareGang>) return "prepare gang";
         else if constexpr (std::is_same_v<E, StoreRecord>) return "store record";
         else if constexpr (std::is_same_v<E, StoreHost>) return "store host";
+        else if constexpr (std::is_same_v<E, StoreLastWord>) return "";  // with every ping
         else if constexpr (std::is_same_v<E, StartGuest>) return "start " + g(e.plan.id);
         else if constexpr (std::is_same_v<E, RestoreGuest>) return "restore " + g(e.plan.id);
         else if constexpr (std::is_same_v<E, ResumeGuest>) return "resume " + g(e.id);

@@ -10,8 +10,9 @@ using wire::ToHost;
 void Host::Impl::coordinator_said(const ToHost& ask) {
   if (ask.has_welcome()) return on_welcome(ask.welcome());
   if (!welcomed) return;  // a coordinator that this host does not belong to, or one that skipped the introduction
-  last_word = now;
   if (ask.has_ping()) {
+    heard();
+    last_said = now;
     wire::FromHost pong;
     pong.mutable_pong()->set_number(ask.ping().number());
     pong.mutable_pong()->set_memory_free_bytes(figures.memory_free);

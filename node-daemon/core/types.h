@@ -11,7 +11,8 @@
 
 namespace stillpoint::node {
 
-// Monotonic time, as the driver measured it; the core never asks a clock.
+// Time since the machine's boot, a suspended machine's too, as the shell measured it; the core never asks a clock. It
+// goes on over restarts of the daemon.
 using Time = std::chrono::time_point<std::chrono::steady_clock, std::chrono::milliseconds>;
 using std::chrono::milliseconds;
 

@@ -5,6 +5,7 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <csignal>
+#include <ctime>
 #include <fstream>
 #include <mutex>
 
@@ -21,7 +22,12 @@ namespace asio = boost::asio;
 constexpr std::size_t kThreads = 64;  // more than max_guests: every guest of the host is captured at the same time
 constexpr std::chrono::seconds kFiguresEvery{2};
 
-Time monotonic_now() { return std::chrono::time_point_cast<milliseconds>(std::chrono::steady_clock::now()); }
+// A lease goes on while the machine is suspended.
+Time now_since_boot() {
+  timespec now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  return Time(milliseconds(now.tv_sec * 1000 + now.tv_nsec / 1'000'000));
+}
 
 std::uint64_t wall_clock_ns() {
   return static_cast<std::uint64_t>(
@@ -69,7 +75,7 @@ struct Daemon::Impl {
     asio::post(io, [this, event = std::move(event)]() mutable { step(std::move(event)); });
   }
   void step(Event event) {
-    if (!stopping) carry_out(host.step(std::move(event), monotonic_now()));
+    if (!stopping) carry_out(host.step(std::move(event), now_since_boot()));
   }
   void carry_out(Effects effects);
   void watch_deadline();
@@ -86,6 +92,7 @@ struct Daemon::Impl {
     on_worker(key_of(gang_of(e.record.gang())), [this, e] { return work.store_record(e); });
   }
   void perform(StoreHost& e);
+  void perform(StoreLastWord& e);
   void perform(StartGuest& e) {
     on_worker(key_of(e.plan.id), [this, e] { return work.start(e); });
   }
@@ -125,6 +132,7 @@ struct Daemon::Impl {
   std::shared_ptr<CoordinatorLink> coordinator;
   std::map<DomainId, std::shared_ptr<GuestLink>> links;
   bool stopping = false;
+  bool storing_word = false;         // one at a time: a disk that hangs must not be asked for more and more
   std::unique_ptr<Workers> workers;  // last: its threads end before what they use
 };
 
@@ -160,6 +168,9 @@ Status Daemon::Impl::start() {
   auto gangs = parts.state->load_gangs(unreadable);
   if (!gangs) return gangs.error();
   found.gangs = std::move(*gangs);
+  auto last_word = parts.state->load_last_word();
+  if (!last_word) return last_word.error();
+  if (*last_word) found.last_word = Time(**last_word);
   auto running = parts.driver->running();
   if (!running) return running.error();
   found.running = std::move(*running);
@@ -186,7 +197,7 @@ Status Daemon::Impl::start() {
   signals.async_wait([this](const boost::system::error_code& cancelled, int) {
     if (!cancelled) stop();
   });
-  carry_out(host.start(std::move(found), monotonic_now()));
+  carry_out(host.start(std::move(found), now_since_boot()));
   coordinator->start();
   watch_figures();
   log_info("node daemon serves", {{"host", parts.settings.name.value}, {"coordinator", parts.coordinator}});
@@ -229,7 +240,7 @@ void Daemon::Impl::watch_deadline() {
     deadline.cancel();
     return;
   }
-  deadline.expires_at(*next);
+  deadline.expires_after(std::max(milliseconds(0), *next - now_since_boot()));
   deadline.async_wait([this](const boost::system::error_code& cancelled) {
     if (!cancelled) step(Tick{});
   });
@@ -288,6 +299,18 @@ void Daemon::Impl::perform(StoreHost& e) {
   workers->post("host record", [this, record = e.record] {
     if (auto stored = parts.state->store_host(record); !stored)
       log_error("host record not stored", {{"cause", stored.error().message()}});
+  });
+}
+
+// What is not stored makes the successor's lease shorter, never longer.
+void Daemon::Impl::perform(StoreLastWord& e) {
+  if (std::exchange(storing_word, true)) return;
+  workers->post("last word", [this, at = e.last_word] {
+    const Status stored = parts.state->store_last_word(at.time_since_epoch());
+    asio::post(io, [this, stored] {
+      storing_word = false;
+      if (!stored) log_warn("time of the coordinator's last word not stored", {{"cause", stored.error().message()}});
+    });
   });
 }
 

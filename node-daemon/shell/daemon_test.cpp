@@ -480,5 +480,28 @@ TEST_CASE("a daemon that starts again takes its machines up and goes on with the
   CHECK(!again.driver->domain(stranger.id).has_value());
 }
 
+TEST_CASE("a daemon that was away for longer than the lease destroys its machines") {
+  Site site;
+  std::vector<DomainSpec> left;
+  {
+    Running node(site, 1);
+    site.coordinator.welcome();  // with a lease of a minute
+    std::vector<std::unique_ptr<TestAgent>> agents;
+    start_gang(site, *node.driver, agents);
+    for (std::uint64_t g : {0, 1}) left.push_back(node.driver->domain(guest(1, g))->spec);
+  }
+  {
+    auto state = StateDirectory::open(site.path / "state");
+    REQUIRE(state.has_value());
+    const auto last = state->load_last_word();
+    REQUIRE(last.has_value());
+    REQUIRE(last->has_value());
+    REQUIRE(state->store_last_word(**last - std::chrono::minutes(2)).has_value());
+  }
+  Running again(site, 1000, left);
+  CHECK(site.coordinator.welcome().gangs_size() == 0);
+  for (std::uint64_t g : {0, 1}) CHECK(again.driver->wait_gone(guest(1, g), seconds(20)));
+}
+
 }  // namespace
 }  // namespace stillpoint::node

@@ -1,10 +1,13 @@
 #include "node-daemon/shell/state_directory.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <sstream>
 
 #include "common/file.h"
 #include "common/framing.h"
@@ -29,6 +32,12 @@ Status remove_tree(const fs::path& path) {
   if (failed) return errno_error("remove", path.string(), failed.value());
   auto synced = sync_directory(path.parent_path());
   return !synced && synced.error().kind == ErrorKind::not_found ? Status{} : synced;
+}
+
+Result<std::string> boot_id() {
+  auto id = read_file("/proc/sys/kernel/random/boot_id", 64);
+  if (id && id->ends_with('\n')) id->pop_back();
+  return id;
 }
 
 template <class Record>
@@ -84,6 +93,32 @@ Result<record::Host> StateDirectory::load_host() const {
 }
 
 Status StateDirectory::store_host(const record::Host& host) const { return store(path_ / "host.record", host); }
+
+Status StateDirectory::store_last_word(std::chrono::milliseconds since_boot) const {
+  auto boot = boot_id();
+  if (!boot) return boot.error();
+  const fs::path path = path_ / "last-word";
+  const std::string text = fmt::format("{} {:020}\n", *boot, since_boot.count());  // always of the same length
+  const Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd) return errno_error("open", path.string(), errno);
+  const ssize_t n = ::pwrite(fd.get(), text.data(), text.size(), 0);
+  if (n < 0) return errno_error("write", path.string(), errno);
+  if (static_cast<std::size_t>(n) != text.size()) return errno_error("write", path.string(), ENOSPC);
+  return {};
+}
+
+Result<std::optional<std::chrono::milliseconds>> StateDirectory::load_last_word() const {
+  auto boot = boot_id();
+  if (!boot) return boot.error();
+  auto text = read_file(path_ / "last-word", 4096);
+  if (!text && text.error().kind == ErrorKind::not_found) return std::nullopt;
+  if (!text) return text.error();
+  std::istringstream in(*text);
+  std::string of;
+  std::int64_t since_boot = 0;
+  if (!(in >> of >> since_boot) || of != *boot) return std::nullopt;
+  return std::chrono::milliseconds(since_boot);
+}
 
 Result<std::vector<record::Gang>> StateDirectory::load_gangs(std::vector<fs::path>& unreadable) const {
   std::vector<record::Gang> gangs;

@@ -2,6 +2,7 @@
 //
 //   STATE/lock                                  held by the running daemon (flock)
 //   STATE/host.record                           record::Host
+//   STATE/last-word                             the machine's boot id, and ms from there to the coordinator's last word
 //   STATE/gangs/JOB-INCARNATION/record          record::Gang
 //   STATE/gangs/JOB-INCARNATION/guest-G/        disk layers: base.raw or base.qcow2, layer-0.qcow2, layer-eN.qcow2
 //   STATE/libvirt/                              the embedded libvirt's root
@@ -9,7 +10,9 @@
 // Blocking; from workers, or before anything runs. Any thread.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
+#include <optional>
 #include <vector>
 
 #include "common/fd.h"
@@ -30,6 +33,11 @@ class StateDirectory {
 
   Result<record::Host> load_host() const;  // an empty record where there is none
   Status store_host(const record::Host& host) const;
+
+  // Outlives the daemon, not the machine: written in place and not flushed, since another boot does not believe it.
+  Status store_last_word(std::chrono::milliseconds since_boot) const;
+  // Nothing where there is none of this boot.
+  Result<std::optional<std::chrono::milliseconds>> load_last_word() const;
 
   // Records that can be read. A gang directory without one is logged and named in `unreadable`.
   Result<std::vector<record::Gang>> load_gangs(std::vector<std::filesystem::path>& unreadable) const;

@@ -32,7 +32,7 @@ json host_status(const TestLab& lab, const std::string& name) {
 }  // namespace
 
 TEST_CASE("coordinator and node daemons die and come back, the job runs on") {
-  TestLab lab("crash", 2);
+  TestLab lab("crash", 2, {"--lease-ms", "60000"});
   JobText text = Ring{}.job("ring");
   text.keep = 20;
   const std::string job = lab.submit(text);
