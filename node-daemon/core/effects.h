@@ -69,6 +69,9 @@ struct RestoreGuest {
 struct ResumeGuest {
   DomainId id;
 };  // → GuestResumed
+struct ContinueGuest {
+  DomainId id;
+};  // a machine that stands still → GuestContinued
 struct CaptureGuest {
   DomainId id;
   Epoch epoch;
@@ -103,8 +106,8 @@ struct Log {
 };
 
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
-                            StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, CaptureGuest,
-                            CancelCapture, FlattenDisk, DestroyGuest, RemoveGang, DeleteImages, Log>;
+                            StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
+                            CaptureGuest, CancelCapture, FlattenDisk, DestroyGuest, RemoveGang, DeleteImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

@@ -31,6 +31,10 @@ struct DomainEnded {
   DomainId id;
   std::string reason;
 };  // by itself; never after a DestroyGuest
+struct DomainStopped {
+  DomainId id;
+  std::string reason;
+};  // stands still and needs a ContinueGuest, once its cause may be gone
 
 // ---- ends of the work that effects asked for
 struct GangPrepared {
@@ -55,6 +59,10 @@ struct GuestResumed {
   DomainId id;
   Status status;
 };
+struct GuestContinued {
+  DomainId id;
+  Status status;
+};  // it runs; where the cause is still there another DomainStopped follows
 struct GuestCaptured {
   DomainId id;
   Epoch epoch;
@@ -90,8 +98,9 @@ struct HostFigures {
 };
 struct Tick {};  // time has passed; step() compares deadlines with now
 
-using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, GangPrepared,
-                           RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestCaptured, GuestStored,
-                           DiskFlattened, GuestDestroyed, GangRemoved, ImagesDeleted, HostFigures, Tick>;
+using Event =
+    std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
+                 GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued, GuestCaptured,
+                 GuestStored, DiskFlattened, GuestDestroyed, GangRemoved, ImagesDeleted, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

@@ -14,7 +14,12 @@ void Host::Impl::guest_said(const DomainId& id, const wire::FromGuest& message) 
   Gang* gang = find(gang_of(id));
   const auto index = static_cast<std::uint32_t>(id.guest.value);
   if (gang == nullptr || gang->dying || !gang->guests.contains(index) || gang->guests.at(index).lost) return;
-  gang->guests.at(index).last_heard = now;
+  Guest& guest = gang->guests.at(index);
+  guest.last_heard = now;
+  if (guest.stopped && !guest.next_try) {
+    guest.stopped.reset();
+    log(Log::Level::info, "machine goes on", gang->id, {}, "guest " + std::to_string(index));
+  }
   if (message.has_reply()) return guest_reply(*gang, message.reply());
   if (message.has_hello()) return guest_hello(*gang, index, message.hello());
   // What the guest says by itself counts only under its present incarnation: a restored agent that has not adopted it
@@ -139,6 +144,43 @@ void Host::Impl::resend(Gang& gang, std::uint32_t guest) {
   }
 }
 
+// ---- machines that stand still
+
+void Host::Impl::guest_stopped(const DomainStopped& event) {
+  Gang* gang = find_settled(event.id);
+  if (gang == nullptr) return;
+  Guest& guest = gang->guests.at(static_cast<std::uint32_t>(event.id.guest.value));
+  if (guest.lost) return;
+  if (!guest.stopped) {
+    guest.stopped_since = now;
+    log(Log::Level::error, "machine stands still", gang->id, {}, name_of(event.id) + ": " + event.reason);
+  }
+  guest.stopped = event.reason;
+  guest.next_try = now + settings.retry_stopped;
+}
+
+void Host::Impl::guest_continued(const GuestContinued& event) {
+  Gang* gang = find_settled(event.id);
+  if (gang == nullptr) return;
+  Guest& guest = gang->guests.at(static_cast<std::uint32_t>(event.id.guest.value));
+  if (event.status) {
+    guest.last_heard = std::min(guest.last_heard, now - settings.probe_after);  // asked for a sign of life at once
+    return;
+  }
+  log(Log::Level::warn, "machine does not go on yet", gang->id, {}, event.status.error().message());
+  if (guest.stopped) guest.next_try = now + settings.retry_stopped;
+}
+
+// Tries it again when it is time; true when that has gone on for too long.
+bool Host::Impl::watch_stopped(Gang& gang, std::uint32_t index, Guest& guest) {
+  if (!guest.stopped || !guest.next_try) return false;
+  if (now - guest.stopped_since >= settings.stopped_limit) return true;
+  if (*guest.next_try > now) return false;
+  guest.next_try.reset();
+  effects.push_back(ContinueGuest{domain_of(gang.id, index)});
+  return false;
+}
+
 // An agent that says nothing for long is asked something; one that does not answer either has lost its guest. While
 // a guest is captured it may stand still for long.
 void Host::Impl::watch_guests(Gang& gang) {
@@ -147,9 +189,13 @@ void Host::Impl::watch_guests(Gang& gang) {
   std::vector<std::uint32_t> silent;
   for (auto& [index, guest] : gang.guests) {
     if (guest.lost) continue;
+    if (watch_stopped(gang, index, guest)) {
+      silent.push_back(index);
+      continue;
+    }
     const bool captured_now =
         std::ranges::any_of(gang.captures, [i = index](const auto& entry) { return entry.second.running.contains(i); });
-    if (captured_now) guest.last_heard = now;
+    if (captured_now || guest.next_try) guest.last_heard = now;
     if (now - guest.last_heard >= settings.silent_limit) {
       silent.push_back(index);
       continue;
@@ -163,10 +209,13 @@ void Host::Impl::watch_guests(Gang& gang) {
     ask_guest(gang, index, "", std::move(request), false);
   }
   for (std::uint32_t index : silent)
-    guest_lost(gang, index,
-               "its agent has been silent for " +
-                   std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings.silent_limit).count()) +
-                   " s");
+    guest_lost(
+        gang, index,
+        gang.guests.at(index).stopped
+            ? "its machine stands still: " + *gang.guests.at(index).stopped
+            : "its agent has been silent for " +
+                  std::to_string(std::chrono::duration_cast<std::chrono::seconds>(settings.silent_limit).count()) +
+                  " s");
 }
 
 }  // namespace stillpoint::node

@@ -51,7 +51,9 @@ void Host::Impl::handle(Event& event) {
           Gang* gang = find(gang_of(e.id));
           if (gang != nullptr && !gang->dying)
             guest_lost(*gang, static_cast<std::uint32_t>(e.id.guest.value), e.reason);
-        } else if constexpr (std::is_same_v<E, GangPrepared>) gang_prepared(e);
+        } else if constexpr (std::is_same_v<E, DomainStopped>) guest_stopped(e);
+        else if constexpr (std::is_same_v<E, GuestContinued>) guest_continued(e);
+        else if constexpr (std::is_same_v<E, GangPrepared>) gang_prepared(e);
         else if constexpr (std::is_same_v<E, RecordStored>) record_stored(e);
         else if constexpr (std::is_same_v<E, GuestStarted>) guest_started(e);
         else if constexpr (std::is_same_v<E, GuestRestored>) guest_restored(e);
@@ -279,6 +281,7 @@ std::optional<Time> Host::Impl::next_deadline() const {
     for (const auto& [index, guest] : gang.guests) {
       const Time probe = guest.last_heard + settings.probe_after;
       if (!guest.lost && gang.settled()) at(probe > now ? probe : now + settings.resend);
+      if (!guest.lost && guest.next_try) at(*guest.next_try);
     }
   }
   return next;

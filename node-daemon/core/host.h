@@ -24,9 +24,11 @@ struct HostSettings {
   milliseconds probe_after{15'000};    // an agent silent for so long is asked
   milliseconds silent_limit{60'000};   // and after so long its guest is lost
   milliseconds retry_removal{5'000};
-  std::uint32_t flatten_layers = 6;  // a disk chain of so many files is shortened
-  std::uint32_t max_layers = 20;     // and one of so many is captured no more: with 25 a machine cannot start
-  std::size_t max_guests = 48;       // on this host: each takes a worker during a capture
+  milliseconds retry_stopped{5'000};    // a machine that stands still, for want of room on a disk, is tried again
+  milliseconds stopped_limit{600'000};  // and after so long its guest is lost
+  std::uint32_t flatten_layers = 6;     // a disk chain of so many files is shortened
+  std::uint32_t max_layers = 20;        // and one of so many is captured no more: with 25 a machine cannot start
+  std::size_t max_guests = 48;          // on this host: each takes a worker during a capture
 };
 
 // What a starting daemon finds.

@@ -18,6 +18,10 @@ struct Guest {
   Time last_heard{};
   std::uint32_t layers = 0;  // of its disk, as far as known
   bool flattening = false;
+  // Its machine stands still: why, since when, and when it is tried again (nothing: tried, not heard of since).
+  std::optional<std::string> stopped;
+  Time stopped_since{};
+  std::optional<Time> next_try;
 };
 
 // A request of the coordinator that is under way for a gang.
@@ -145,6 +149,9 @@ struct Host::Impl {
   void guest_lost(Gang& gang, std::uint32_t index, const std::string& reason);
   void resend(Gang& gang, std::uint32_t guest);
   void watch_guests(Gang& gang);
+  void guest_stopped(const DomainStopped& event);
+  void guest_continued(const GuestContinued& event);
+  bool watch_stopped(Gang& gang, std::uint32_t index, Guest& guest);
   void configure(Gang& gang, std::uint32_t index);
 
   // lifecycle.cpp

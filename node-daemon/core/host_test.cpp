@@ -268,6 +268,46 @@ TEST_CASE("an agent that is silent for long is asked, and then its guest is lost
   CHECK(seen.back() == "say: guest_lost 0");
 }
 
+Lines a_while(World& w, int seconds) {
+  ToHost ping;
+  ping.mutable_ping();
+  Lines seen;
+  for (int i = 0; i < seconds; ++i) {
+    w.say(ping);
+    for (const auto& text : w.after(milliseconds(1'000))) seen.push_back(text);
+  }
+  return seen;
+}
+
+TEST_CASE("a machine that stands still for want of room is tried until it goes on") {
+  World w;
+  w.start(1);
+  for (int i = 0; i < 20; ++i) {
+    CHECK(w.step(DomainStopped{w.guest(0), "no space on the host's state disk"}).empty());
+    CHECK(a_while(w, 5) == Lines{"continue guest 0"});
+    CHECK(w.step(GuestContinued{w.guest(0), {}}).empty());
+  }
+  // It is asked for a sign of life, and gives one.
+  CHECK(w.after(milliseconds(1)) == Lines{"ask guest 0: query"});
+  w.all_reply();
+  CHECK(a_while(w, 14).empty());
+}
+
+TEST_CASE("a machine that stands still for long is lost, with the reason") {
+  World w;
+  w.start(1);
+  const string full = "no space on the host's state disk";
+  w.step(DomainStopped{w.guest(0), full});
+  Lines seen;
+  for (int i = 0; i < 120 && (seen.empty() || seen.back() != "say: guest_lost 0"); ++i) {
+    for (const auto& text : a_while(w, 5)) seen.push_back(text);
+    if (seen.back() == "continue guest 0")
+      w.step(GuestContinued{w.guest(0), Error{ErrorKind::transient, "carry on", "", "busy"}});
+  }
+  REQUIRE(seen.back() == "say: guest_lost 0");
+  CHECK(w.of<SendToCoordinator>()[0].message.guest_lost().reason() == "its machine stands still: " + full);
+}
+
 TEST_CASE("launches and the program's end are said again to a coordinator that was away") {
   World w;
   w.start(1);

@@ -77,6 +77,7 @@ inline string line(const Effect& effect) {
         else if constexpr (std::is_same_v<E, StartGuest>) return "start " + g(e.plan.id);
         else if constexpr (std::is_same_v<E, RestoreGuest>) return "restore " + g(e.plan.id);
         else if constexpr (std::is_same_v<E, ResumeGuest>) return "resume " + g(e.id);
+        else if constexpr (std::is_same_v<E, ContinueGuest>) return "continue " + g(e.id);
         else if constexpr (std::is_same_v<E, CaptureGuest>) return "capture " + g(e.id);
         else if constexpr (std::is_same_v<E, CancelCapture>) return "cancel capture " + g(e.id);
         else if constexpr (std::is_same_v<E, FlattenDisk>) return "flatten " + g(e.id);

@@ -46,7 +46,7 @@ class Capture {
   Status begin(const std::filesystem::path& new_layer);
   Status drain();
   Status finish();
-  void clean_up();
+  Status clean_up();
   void take_events();
   void report();
   Error error(ErrorKind kind, std::string cause) const { return {kind, "capture", name_, std::move(cause)}; }
@@ -72,7 +72,7 @@ Status Capture::run(const std::filesystem::path& new_layer) {
   if (state != VIR_DOMAIN_RUNNING) return error(ErrorKind::refused, "it does not run");
   if (auto made = make_layer(domain_, new_layer); !made) return made;
   Status taken = take(new_layer);
-  clean_up();
+  if (auto clean = clean_up(); !clean && taken) return clean;
   return taken;
 }
 
@@ -168,14 +168,17 @@ Status Capture::finish() {
   return {};
 }
 
-void Capture::clean_up() {
+Status Capture::clean_up() {
   stream_.reset();  // first: a QEMU that waits for the pipe answers no command
   if (auto cancelled = cancel_migration(domain_, events_); !cancelled)
     log_warn("QEMU's migration state could not be cleaned",
              {{"domain", name_}, {"cause", cancelled.error().message()}});
   int state = 0;
-  if (virDomainGetState(domain_, &state, nullptr, 0) == 0 && state == VIR_DOMAIN_PAUSED && virDomainResume(domain_) < 0)
-    log_error("a machine stays paused after its capture", {{"domain", name_}, {"cause", libvirt_error("", "").cause}});
+  if (virDomainGetState(domain_, &state, nullptr, 0) < 0 || state != VIR_DOMAIN_PAUSED || virDomainResume(domain_) == 0)
+    return {};
+  const Error paused = libvirt_error("resume after capture", name_);
+  log_error("a machine stays paused after its capture", {{"domain", name_}, {"cause", paused.cause}});
+  return paused;
 }
 
 }  // namespace

@@ -75,7 +75,8 @@ struct CaptureTimes {
 
 struct DomainEvent {
   DomainId id;
-  enum class Kind { stopped, crashed } kind = Kind::stopped;
+  // paused: it stands still and does not go on by itself, carry_on() excepted; the others: it is gone.
+  enum class Kind { stopped, crashed, paused } kind = Kind::stopped;
   std::string reason;
 };
 
@@ -84,7 +85,8 @@ class DomainDriver {
   virtual ~DomainDriver() = default;
 
   virtual const DriverProbe& probe() const = 0;
-  // Before anything else; the domains' ends are reported through it, those that destroy() made excepted.
+  // Before anything else; the domains' ends are reported through it, those that destroy() made excepted, and those that
+  // QEMU stopped because a disk's file could not be written, or that a capture left paused.
   virtual void on_event(std::function<void(DomainEvent)> handler) = 0;
 
   // Domains of Stillpoint that run here, whoever started them; a capture that an earlier daemon left half done has
@@ -109,6 +111,9 @@ class DomainDriver {
   virtual Status restore(const DomainSpec& spec, const std::string& domain_xml, MemorySource& source) = 0;
   // A paused, restored domain goes on, and announces its addresses. One that runs already only announces them.
   virtual Status resume(const DomainId& id) = 0;
+
+  // A domain that was reported as paused goes on, and does again what failed. One that runs is left alone.
+  virtual Status carry_on(const DomainId& id) = 0;
 
   // Shortens the chain below the active layer to one file while the domain runs; never during a capture. The files
   // that are no longer used are deleted.

@@ -1,4 +1,6 @@
 // The domain driver with real QEMU machines (about 10 s each to boot without KVM).
+#include <sys/mount.h>
+
 #include <algorithm>
 
 #include "node-daemon/domain/vm_checks.h"
@@ -130,6 +132,33 @@ TEST_CASE("a capture whose stream cannot be stored leaves the machine running, a
     Guest(machines.driver(), next.id).ask("off", std::chrono::seconds(2));
     CHECK(events.wait(next.id, DomainEvent::Kind::stopped));
   }
+}
+
+TEST_CASE("a machine whose host has no room stands still, and goes on when there is some") {
+  Machines machines;
+  require_machines(machines, network_problem);
+  DomainDriver& driver = machines.driver();
+  const fs::path small = machines.directory() / "small";
+  fs::create_directory(small);
+  const auto mounted = [&](unsigned long flags, const char* size) {
+    return ::mount("tmpfs", small.c_str(), "tmpfs", flags, size) == 0;
+  };
+  REQUIRE(mounted(0, "size=24m"));
+  machines.make_disk("small/d.qcow2");
+  const DomainSpec spec = machines.spec(1, "small/d.qcow2");
+  REQUIRE_OK(driver.start(spec));
+  Guest guest(driver, spec.id);
+  REQUIRE(guest.ask("put first") == "done");
+  Events events(driver);
+  CHECK(guest.ask("churn 400", std::chrono::seconds(2)) == "");  // 25 MB
+  CHECK(events.wait(spec.id, DomainEvent::Kind::paused));
+  CHECK(events.reason().find("no space on the host's state disk") == 0);
+  REQUIRE(mounted(MS_REMOUNT, "size=128m"));
+  REQUIRE_OK(driver.carry_on(spec.id));
+  CHECK(guest.ask("churned").size() >= 32);
+  CHECK(guest.ask("journal") == "first,");
+  REQUIRE_OK(driver.destroy(spec.id));
+  CHECK(::umount(small.c_str()) == 0);
 }
 
 TEST_CASE("twenty captures in a row, with the chain of layers kept short") {

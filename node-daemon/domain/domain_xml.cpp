@@ -66,8 +66,9 @@ std::string disk_xml(std::string_view format, std::string_view attributes, std::
 std::string devices_xml(const DomainSpec& spec, const DomainFiles& files, bool base_is_qcow2) {
   const std::string base = disk_xml(base_is_qcow2 ? "qcow2" : "raw", "", spec.base_image, "vda", 3,
                                     "\n      <readonly/>\n      <serial>base</serial>");
-  const std::string disk = disk_xml("qcow2", " cache='unsafe' discard='unmap'", spec.disk.string(), "vdb", 4,
-                                    "\n      <serial>disk</serial>");
+  // A host's full or failing disk stops the machine, which can go on later; its program would have died of the error.
+  const std::string disk = disk_xml("qcow2", " cache='unsafe' discard='unmap' error_policy='stop'", spec.disk.string(),
+                                    "vdb", 4, "\n      <serial>disk</serial>");
   // The tap is driven by QEMU itself, not vhost: all writes to guest memory come from one process.
   return fmt::format(R"(
   <devices>

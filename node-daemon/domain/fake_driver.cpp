@@ -11,8 +11,8 @@
 namespace stillpoint::node {
 namespace {
 
-constexpr const char* kCallNames[] = {"running", "start",   "capture", "describe", "restore",
-                                      "resume",  "flatten", "chain",   "destroy",  "open_link"};
+constexpr const char* kCallNames[] = {"running",  "start",   "capture", "describe", "restore",  "resume",
+                                      "carry_on", "flatten", "chain",   "destroy",  "open_link"};
 constexpr std::size_t kMaxMemory = 256 << 20;
 
 Status write_layer(const std::filesystem::path& file, const std::string& content) {
@@ -86,6 +86,16 @@ void FakeDriver::end(const DomainId& id, DomainEvent::Kind kind, std::string rea
     handler = handler_;
   }
   if (handler) handler({id, kind, std::move(reason)});
+}
+
+void FakeDriver::pause(const DomainId& id, std::string reason) {
+  std::function<void(DomainEvent)> handler;
+  {
+    const std::lock_guard lock(mutex_);
+    domains_.at(id).paused = true;
+    handler = handler_;
+  }
+  if (handler) handler({id, DomainEvent::Kind::paused, std::move(reason)});
 }
 
 void FakeDriver::add_running(const DomainSpec& spec) {
@@ -217,6 +227,15 @@ Status FakeDriver::resume(const DomainId& id) {
   std::unique_lock lock(mutex_);
   if (auto go = enter(lock, Call::resume, id); !go) return go;
   auto domain = find(id, "resume");
+  if (!domain) return domain.error();
+  (*domain)->paused = false;
+  return {};
+}
+
+Status FakeDriver::carry_on(const DomainId& id) {
+  std::unique_lock lock(mutex_);
+  if (auto go = enter(lock, Call::carry_on, id); !go) return go;
+  auto domain = find(id, "carry on");
   if (!domain) return domain.error();
   (*domain)->paused = false;
   return {};

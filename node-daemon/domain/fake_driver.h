@@ -14,7 +14,7 @@ namespace stillpoint::node {
 
 class FakeDriver final : public DomainDriver {
  public:
-  enum class Call { running, start, capture, describe, restore, resume, flatten, chain, destroy, open_link };
+  enum class Call { running, start, capture, describe, restore, resume, carry_on, flatten, chain, destroy, open_link };
 
   FakeDriver();
 
@@ -36,6 +36,8 @@ class FakeDriver final : public DomainDriver {
   void set_pause(double pause_ms);
   // The domain ends by itself; the event is sent from the caller's thread.
   void end(const DomainId& id, DomainEvent::Kind kind, std::string reason);
+  // The domain stops, and says why; from the caller's thread.
+  void pause(const DomainId& id, std::string reason);
   // A domain that ran before the driver was opened.
   void add_running(const DomainSpec& spec);
 
@@ -64,6 +66,7 @@ class FakeDriver final : public DomainDriver {
   Result<std::string> describe(const DomainId& id) override;
   Status restore(const DomainSpec& spec, const std::string& domain_xml, MemorySource& source) override;
   Status resume(const DomainId& id) override;
+  Status carry_on(const DomainId& id) override;
   Status flatten_disk(const DomainId& id) override;
   Result<std::vector<std::filesystem::path>> disk_chain(const DomainId& id) override;
   Status destroy(const DomainId& id) override;

@@ -114,6 +114,19 @@ TEST_CASE("the end of a domain is told, that by destroy() is not") {
   CHECK(fake.running()->empty());
 }
 
+TEST_CASE("a domain that stops says why, and can be let go on") {
+  FakeDriver fake;
+  std::vector<DomainEvent> events;
+  fake.on_event([&](DomainEvent event) { events.push_back(event); });
+  REQUIRE(fake.start(spec()).has_value());
+  fake.pause(spec().id, "no space");
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].kind == DomainEvent::Kind::paused);
+  CHECK(fake.domain(spec().id)->paused);
+  REQUIRE(fake.carry_on(spec().id).has_value());
+  CHECK_FALSE(fake.domain(spec().id)->paused);
+}
+
 TEST_CASE("a test plays the agent on the other end of the link") {
   FakeDriver fake;
   CHECK_FALSE(fake.open_guest_link(spec().id).has_value());

@@ -44,10 +44,9 @@ void stop_now(int timer, void*) { virEventRemoveTimeout(timer); }
 
 }  // namespace
 
-Hypervisor::Hypervisor(LifecycleHandler handler) : handler_(std::move(handler)) {}
+Hypervisor::Hypervisor(Handlers handlers) : handlers_(std::move(handlers)) {}
 
-Result<std::unique_ptr<Hypervisor>> Hypervisor::open_embedded(const std::filesystem::path& root,
-                                                              LifecycleHandler handler) {
+Result<std::unique_ptr<Hypervisor>> Hypervisor::open_embedded(const std::filesystem::path& root, Handlers handlers) {
   std::error_code code;
   const auto absolute = std::filesystem::absolute(root, code);
   if (absolute.string().size() > kLongestRoot)
@@ -57,7 +56,7 @@ Result<std::unique_ptr<Hypervisor>> Hypervisor::open_embedded(const std::filesys
   if (code) return errno_error("make directory", (absolute / "etc").string(), code.value());
   std::filesystem::permissions(absolute, std::filesystem::perms::owner_all, code);
   if (auto written = publish_file(absolute / "etc" / "qemu.conf", kQemuConf); !written) return written.error();
-  std::unique_ptr<Hypervisor> hypervisor(new Hypervisor(std::move(handler)));
+  std::unique_ptr<Hypervisor> hypervisor(new Hypervisor(std::move(handlers)));
   hypervisor->reaper_ = std::make_unique<OrphanReaper>();
   // Only before libvirt is first used in the process, and only where nobody asked for something else: what it says
   // about its own doings goes to a file, not among the daemon's log lines.
@@ -66,8 +65,8 @@ Result<std::unique_ptr<Hypervisor>> Hypervisor::open_embedded(const std::filesys
   return hypervisor;
 }
 
-Result<std::unique_ptr<Hypervisor>> Hypervisor::open_system(LifecycleHandler handler) {
-  std::unique_ptr<Hypervisor> hypervisor(new Hypervisor(std::move(handler)));
+Result<std::unique_ptr<Hypervisor>> Hypervisor::open_system(Handlers handlers) {
+  std::unique_ptr<Hypervisor> hypervisor(new Hypervisor(std::move(handlers)));
   if (auto done = hypervisor->connect("qemu:///system"); !done) return done.error();
   return hypervisor;
 }
@@ -106,6 +105,7 @@ Status Hypervisor::subscribe() {
     return id >= 0;
   };
   if (!add(VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(&Hypervisor::on_lifecycle)) ||
+      !add(VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, VIR_DOMAIN_EVENT_CALLBACK(&Hypervisor::on_io_error)) ||
       !add(VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, VIR_DOMAIN_EVENT_CALLBACK(&Hypervisor::on_block_job)))
     return libvirt_error("register events", "libvirt");
   monitor_callback_ = virConnectDomainQemuMonitorEventRegister(connection_.get(), nullptr, "^(STOP|RESUME|MIGRATION)$",
@@ -116,7 +116,19 @@ Status Hypervisor::subscribe() {
 }
 
 void Hypervisor::on_lifecycle(virConnectPtr, virDomainPtr domain, int event, int detail, void* self) {
-  static_cast<Hypervisor*>(self)->handler_(virDomainGetName(domain), event, detail);
+  static_cast<Hypervisor*>(self)->handlers_.lifecycle(virDomainGetName(domain), event, detail);
+}
+
+void Hypervisor::on_io_error(virConnectPtr, virDomainPtr domain, const char* file, const char*, int action,
+                             const char* reason, void* self) {
+  const std::string where = file && *file ? file : "its disk";
+  if (action != VIR_DOMAIN_EVENT_IO_ERROR_PAUSE) {
+    log_error("I/O error of a guest's disk", {{"domain", virDomainGetName(domain)}, {"file", where}});
+    return;
+  }
+  const bool full = reason && std::string_view(reason) == "enospc";
+  static_cast<Hypervisor*>(self)->handlers_.stopped(
+      virDomainGetName(domain), full ? "no space on the host's state disk for " + where : "an I/O error of " + where);
 }
 
 void Hypervisor::on_block_job(virConnectPtr, virDomainPtr domain, const char* disk, int, int status, void* self) {

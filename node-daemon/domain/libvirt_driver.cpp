@@ -61,6 +61,7 @@ class LibvirtDriver final : public DomainDriver {
   Result<std::string> describe(const DomainId& id) override;
   Status restore(const DomainSpec& spec, const std::string& xml, MemorySource& source) override;
   Status resume(const DomainId& id) override;
+  Status carry_on(const DomainId& id) override;
   Status flatten_disk(const DomainId& id) override;
   Result<std::vector<std::filesystem::path>> disk_chain(const DomainId& id) override;
   Status destroy(const DomainId& id) override;
@@ -68,6 +69,7 @@ class LibvirtDriver final : public DomainDriver {
 
  private:
   void ended(const std::string& name, int event, int detail);
+  void stands_still(const std::string& name, const std::string& reason);
   // False: it was half a restore, and is gone.
   Result<bool> recover(virDomainPtr domain, const DomainId& id);
   // From now on the domain's end is reported; an error if it has ended already.
@@ -93,7 +95,9 @@ Status LibvirtDriver::open() {
     std::filesystem::create_directories(settings_.root / directory, code);
     if (code) return errno_error("make directory", (settings_.root / directory).string(), code.value());
   }
-  const auto handler = [this](const std::string& name, int event, int detail) { ended(name, event, detail); };
+  const Hypervisor::Handlers handler{
+      .lifecycle = [this](const std::string& name, int event, int detail) { ended(name, event, detail); },
+      .stopped = [this](const std::string& name, const std::string& reason) { stands_still(name, reason); }};
   auto opened = settings_.instance == LibvirtSettings::Instance::embed
                     ? Hypervisor::open_embedded(settings_.root, handler)
                     : Hypervisor::open_system(handler);
@@ -128,6 +132,17 @@ void LibvirtDriver::ended(const std::string& name, int event, int detail) {
   if (!handler) return;
   if (crashed) handler({*id, DomainEvent::Kind::crashed, "QEMU ended unexpectedly"});
   else handler({*id, DomainEvent::Kind::stopped, "the guest powered off or panicked"});
+}
+
+void LibvirtDriver::stands_still(const std::string& name, const std::string& reason) {
+  const auto id = parse_domain_name(name);
+  std::function<void(DomainEvent)> handler;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!id || !live_.contains(name)) return;
+    handler = handler_;
+  }
+  if (handler) handler({*id, DomainEvent::Kind::paused, reason});
 }
 
 Status LibvirtDriver::report_end_of(virDomainPtr domain, const DomainId& id) {
@@ -236,7 +251,12 @@ Status LibvirtDriver::capture(const DomainId& id, const std::filesystem::path& n
   const std::lock_guard lock(*mutex);
   auto domain = hypervisor_->find(domain_name(id));
   if (!domain) return domain.error();
-  return capture_domain(domain->get(), hypervisor_->events(), probe_.capture_mode, new_layer, sink, captured);
+  const Status done =
+      capture_domain(domain->get(), hypervisor_->events(), probe_.capture_mode, new_layer, sink, captured);
+  int state = 0;
+  if (virDomainGetState(domain->get(), &state, nullptr, 0) == 0 && state == VIR_DOMAIN_PAUSED)
+    stands_still(domain_name(id), "it could not be resumed after its capture");
+  return done;
 }
 
 Result<std::string> LibvirtDriver::describe(const DomainId& id) {
@@ -272,6 +292,17 @@ Status LibvirtDriver::resume(const DomainId& id) {
   auto domain = hypervisor_->find(domain_name(id));
   if (!domain) return domain.error();
   return resume_domain(domain->get(), id);
+}
+
+Status LibvirtDriver::carry_on(const DomainId& id) {
+  const auto mutex = mutex_of(domain_name(id));
+  const std::lock_guard lock(*mutex);
+  auto domain = hypervisor_->find(domain_name(id));
+  if (!domain) return domain.error();
+  int state = 0;
+  if (virDomainGetState(domain->get(), &state, nullptr, 0) < 0) return libvirt_error("carry on", to_string(id));
+  if (state == VIR_DOMAIN_PAUSED && virDomainResume(domain->get()) < 0) return libvirt_error("carry on", to_string(id));
+  return {};
 }
 
 Status LibvirtDriver::flatten_disk(const DomainId& id) {

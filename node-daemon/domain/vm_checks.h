@@ -38,6 +38,11 @@ class Events {
     changed_.wait_for(lock, std::chrono::seconds(20), [&] { return !events_.empty(); });
     return events_.size() == 1 && events_[0].id == id && events_[0].kind == kind;
   }
+  // Of the first one.
+  std::string reason() {
+    const std::lock_guard lock(mutex_);
+    return events_.empty() ? "" : events_[0].reason;
+  }
   std::size_t count() {
     const std::lock_guard lock(mutex_);
     return events_.size();

@@ -102,6 +102,9 @@ struct Daemon::Impl {
   void perform(ResumeGuest& e) {
     on_worker(key_of(e.id), [this, e] { return work.resume(e); });
   }
+  void perform(ContinueGuest& e) {
+    on_worker(key_of(e.id), [this, e] { return work.carry_on(e); });
+  }
   void perform(CaptureGuest& e) {
     on_worker(key_of(e.id), [this, e] { return work.capture(e, [this](GuestCaptured captured) { post(captured); }); });
   }
@@ -159,7 +162,10 @@ HostFigures Daemon::Impl::read_figures() {
 }
 
 Status Daemon::Impl::start() {
-  parts.driver->on_event([this](const DomainEvent& event) { post(DomainEnded{event.id, event.reason}); });
+  parts.driver->on_event([this](const DomainEvent& event) {
+    if (event.kind == DomainEvent::Kind::paused) post(DomainStopped{event.id, event.reason});
+    else post(DomainEnded{event.id, event.reason});
+  });
   HostFindings found;
   auto record = parts.state->load_host();
   if (!record) return record.error();

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -90,7 +91,37 @@ Result<fs::path> make_restored_disk(const fs::path& directory, ImageReader& imag
   return make_overlay(base, "qcow2");
 }
 
-Result<wire::ImageFile> store_disk(const fs::path& frozen, ImageWriter& writer, const std::stop_token& stop) {
+DiskRoom::Claim::~Claim() {
+  if (room_ == nullptr) return;
+  const std::lock_guard lock(room_->mutex_);
+  room_->claimed_ -= bytes_;
+}
+
+Result<DiskRoom::Claim> DiskRoom::claim(const fs::path& directory, std::uint64_t bytes) {
+  struct statvfs figures {};
+  if (::statvfs(directory.c_str(), &figures) != 0) return errno_error("ask for free space", directory.string(), errno);
+  const std::uint64_t free = static_cast<std::uint64_t>(figures.f_bavail) * figures.f_frsize;
+  const std::lock_guard lock(mutex_);
+  if (free < claimed_ + bytes + kReserve)
+    return Error{ErrorKind::storage_full, "store disk", directory.string(),
+                 "its copy may take " + std::to_string(bytes >> 20) + " MiB, and " + std::to_string(kReserve >> 20) +
+                     " MiB are kept free for the machines; there are " + std::to_string(free >> 20) + " MiB" +
+                     (claimed_ == 0 ? "" : ", of which others take " + std::to_string(claimed_ >> 20))};
+  claimed_ += bytes;
+  return Claim(*this, bytes);
+}
+
+Result<wire::ImageFile> store_disk(const std::vector<fs::path>& chain, DiskRoom& room, ImageWriter& writer,
+                                   const std::stop_token& stop) {
+  const fs::path& frozen = chain.front();
+  std::uint64_t allocated = 0;
+  for (const fs::path& layer : chain) {
+    struct stat info {};
+    if (::stat(layer.c_str(), &info) != 0) return errno_error("look at disk layer", layer.string(), errno);
+    allocated += static_cast<std::uint64_t>(info.st_blocks) * 512;
+  }
+  auto claimed = room.claim(frozen.parent_path(), allocated);
+  if (!claimed) return claimed.error();
   const Temporary whole(frozen.parent_path() / "upload.qcow2");
   // -U: the machine has the chain open, but writes to none of it.
   if (auto made = run_tool({"qemu-img", "convert", "-U", "-O", "qcow2", frozen.string(), whole.path.string()},

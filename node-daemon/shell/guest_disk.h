@@ -7,7 +7,9 @@
 #pragma once
 
 #include <filesystem>
+#include <mutex>
 #include <stop_token>
+#include <vector>
 
 #include "common/result.h"
 #include "node-daemon/store/image_store.h"
@@ -18,9 +20,34 @@ namespace stillpoint::node {
 Result<std::filesystem::path> make_fresh_disk(const std::filesystem::path& directory, std::uint64_t bytes);
 Result<std::filesystem::path> make_restored_disk(const std::filesystem::path& directory, ImageReader& image);
 
-// The chain that ends in `frozen` (no machine writes to it) as one qcow2 file into the writer, committed. Ends soon,
-// with an error of kind refused, when stop is requested.
-Result<wire::ImageFile> store_disk(const std::filesystem::path& frozen, ImageWriter& writer,
+// The room on the host's own disk that is spoken for by store_disk() calls under way. Any thread.
+class DiskRoom {
+ public:
+  // What running machines may write meanwhile: a machine that finds no room stands still.
+  static constexpr std::uint64_t kReserve = 128u << 20;
+
+  class Claim {
+   public:
+    Claim(DiskRoom& room, std::uint64_t bytes) : room_(&room), bytes_(bytes) {}
+    Claim(Claim&& other) noexcept : room_(std::exchange(other.room_, nullptr)), bytes_(other.bytes_) {}
+    ~Claim();
+
+   private:
+    DiskRoom* room_;
+    const std::uint64_t bytes_;
+  };
+  // An error of kind storage_full where so much more would leave less than the reserve.
+  Result<Claim> claim(const std::filesystem::path& directory, std::uint64_t bytes);
+
+ private:
+  std::mutex mutex_;
+  std::uint64_t claimed_ = 0;
+};
+
+// The chain whose layers are given, topmost first (no machine writes to them), as one qcow2 file into the writer,
+// committed. That file lies beside the layers until then. Ends soon, with an error of kind refused, when stop is
+// requested.
+Result<wire::ImageFile> store_disk(const std::vector<std::filesystem::path>& chain, DiskRoom& room, ImageWriter& writer,
                                    const std::stop_token& stop);
 
 }  // namespace stillpoint::node

@@ -113,6 +113,8 @@ Status GuestWork::restore_image(const RestoreGuest& work) {
 
 GuestResumed GuestWork::resume(const ResumeGuest& work) { return {work.id, driver_.resume(work.id)}; }
 
+GuestContinued GuestWork::carry_on(const ContinueGuest& work) { return {work.id, driver_.carry_on(work.id)}; }
+
 GuestStored GuestWork::capture(const CaptureGuest& work, const std::function<void(GuestCaptured)>& captured) {
   const std::stop_source stop = stop_of(work.id, work.epoch);
   GuestStored done{work.id, work.epoch, capture_image(work, stop.get_token(), captured), 0};
@@ -151,7 +153,7 @@ Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, cons
     return Error{ErrorKind::permanent, "store disk", name_of(id), "the capture left no layer below the active one"};
   auto disk = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::disk}, stop);
   if (!disk) return disk.error();
-  auto disk_file = store_disk((*chain)[1], **disk, stop);
+  auto disk_file = store_disk({chain->begin() + 1, chain->end()}, room_, **disk, stop);
   if (!disk_file) return disk_file.error();
   *image.mutable_disk() = std::move(*disk_file);
   return image;

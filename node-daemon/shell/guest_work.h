@@ -11,6 +11,7 @@
 #include "node-daemon/core/effects.h"
 #include "node-daemon/core/events.h"
 #include "node-daemon/network/gang_network.h"
+#include "node-daemon/shell/guest_disk.h"
 #include "node-daemon/shell/state_directory.h"
 #include "node-daemon/store/image_store.h"
 
@@ -28,6 +29,7 @@ class GuestWork {
   GuestStarted start(const StartGuest& work);
   GuestRestored restore(const RestoreGuest& work);
   GuestResumed resume(const ResumeGuest& work);
+  GuestContinued carry_on(const ContinueGuest& work);
   // `captured` is called in between, from whatever thread the driver has for it.
   GuestStored capture(const CaptureGuest& work, const std::function<void(GuestCaptured)>& captured);
   DiskFlattened flatten(const FlattenDisk& work);
@@ -54,6 +56,7 @@ class GuestWork {
   const StateDirectory& state_;
   const std::filesystem::path guest_image_;
 
+  DiskRoom room_;
   std::mutex mutex_;
   std::map<std::pair<DomainId, Epoch>, std::stop_source> stops_;
   bool all_cancelled_ = false;
