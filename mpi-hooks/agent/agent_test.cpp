@@ -7,6 +7,7 @@
 #include <linux/sock_diag.h>
 #include <linux/tcp.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -131,17 +132,18 @@ TEST_CASE("output has a bound and a window") {
 namespace {
 
 std::string socket_message(const char* from, std::uint16_t from_port, const char* to, std::uint16_t to_port,
-                           std::uint64_t acked) {
+                           std::uint64_t acked, unsigned char family = AF_INET) {
   nlmsghdr header{};
   inet_diag_msg diag{};
   rtattr attribute{};
   tcp_info info{};
   header.nlmsg_len = sizeof header + sizeof diag + sizeof attribute + sizeof info;
   header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  diag.idiag_family = family;
   diag.idiag_state = 1;
   diag.idiag_wqueue = 17;
-  inet_pton(AF_INET, from, diag.id.idiag_src);
-  inet_pton(AF_INET, to, diag.id.idiag_dst);
+  inet_pton(family, from, diag.id.idiag_src);
+  inet_pton(family, to, diag.id.idiag_dst);
   diag.id.idiag_sport = htons(from_port);
   diag.id.idiag_dport = htons(to_port);
   attribute.rta_type = INET_DIAG_INFO;
@@ -166,7 +168,8 @@ TEST_CASE("a socket dump gives the figures of the gang's connections alone") {
                      socket_message("10.99.0.1", 7, "10.99.0.1", 8, 1);
   std::vector<wire::SocketFigures> sockets;
   bool end = false;
-  REQUIRE(parse_socket_dump(dump, gang, sockets, end));
+  std::string foreign;
+  REQUIRE(parse_socket_dump(dump, gang, sockets, end, foreign));
   CHECK_FALSE(end);
   REQUIRE(sockets.size() == 1);
   CHECK(sockets[0].local_ip() == 0x0a630001);
@@ -177,14 +180,67 @@ TEST_CASE("a socket dump gives the figures of the gang's connections alone") {
   nlmsghdr done{};
   done.nlmsg_len = sizeof done;
   done.nlmsg_type = NLMSG_DONE;
-  CHECK(parse_socket_dump({reinterpret_cast<const char*>(&done), sizeof done}, gang, sockets, end));
+  CHECK(parse_socket_dump({reinterpret_cast<const char*>(&done), sizeof done}, gang, sockets, end, foreign));
   CHECK(end);
   for (std::size_t cut = 1; cut < dump.size(); cut += 3) {
     bool ended = false;
     std::vector<wire::SocketFigures> some;
     if (cut % (dump.size() / 3) != 0)
-      CHECK_FALSE(parse_socket_dump(std::string_view(dump).substr(0, cut), gang, some, ended));
+      CHECK_FALSE(parse_socket_dump(std::string_view(dump).substr(0, cut), gang, some, ended, foreign));
   }
+}
+
+TEST_CASE("connections of IPv6 sockets count where they run over IPv4, and are a problem where they do not") {
+  const AddressSet gang{0x0a630001, 0x0a630002};
+  std::vector<wire::SocketFigures> sockets;
+  bool end = false;
+  std::string foreign;
+  REQUIRE(parse_socket_dump(socket_message("::ffff:10.99.0.1", 1000, "::ffff:10.99.0.2", 2000, 42, AF_INET6) +
+                                socket_message("::ffff:10.99.0.1", 1, "::ffff:10.0.0.9", 2, 1, AF_INET6) +
+                                socket_message("::1", 1, "::1", 2, 1, AF_INET6),
+                            gang, sockets, end, foreign));
+  REQUIRE(sockets.size() == 1);
+  CHECK(sockets[0].local_ip() == 0x0a630001);
+  CHECK(sockets[0].remote_ip() == 0x0a630002);
+  CHECK(foreign.empty());
+  REQUIRE(
+      parse_socket_dump(socket_message("fe80::1", 1000, "fe80::2", 2000, 42, AF_INET6), gang, sockets, end, foreign));
+  CHECK(sockets.size() == 1);
+  CHECK(foreign == "[fe80::1]:1000 - [fe80::2]:2000");
+}
+
+TEST_CASE("the kernel's figures of a connection have both its ends, also where one end is an IPv6 socket") {
+  const int listener = ::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  REQUIRE_MESSAGE(listener >= 0, std::strerror(errno));
+  const int no = 0;
+  ::setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
+  sockaddr_in6 any{};
+  any.sin6_family = AF_INET6;
+  REQUIRE(::bind(listener, reinterpret_cast<sockaddr*>(&any), sizeof any) == 0);
+  REQUIRE(::listen(listener, 1) == 0);
+  socklen_t size = sizeof any;
+  REQUIRE(::getsockname(listener, reinterpret_cast<sockaddr*>(&any), &size) == 0);
+  const int client = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in from{}, to{};
+  from.sin_family = to.sin_family = AF_INET;
+  from.sin_addr.s_addr = htonl(0x7f000301);
+  to.sin_addr.s_addr = htonl(0x7f000302);
+  to.sin_port = any.sin6_port;
+  REQUIRE(::bind(client, reinterpret_cast<sockaddr*>(&from), sizeof from) == 0);
+  REQUIRE(::connect(client, reinterpret_cast<sockaddr*>(&to), sizeof to) == 0);
+  const int server = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+  REQUIRE(::write(client, "hello", 5) == 5);
+  char got[5];
+  REQUIRE(::recv(server, got, sizeof got, MSG_WAITALL) == 5);
+
+  auto sockets = gang_sockets({0x7f000301, 0x7f000302});
+  REQUIRE_MESSAGE(sockets.ok(), sockets.failure().cause());
+  REQUIRE(sockets.value().size() == 2);
+  CHECK(sockets.value()[0].local_ip() == 0x7f000301);
+  CHECK(sockets.value()[0].bytes_acked() >= 5);
+  CHECK(sockets.value()[1].local_ip() == 0x7f000302);
+  CHECK(sockets.value()[1].bytes_received() == 5);
+  for (const int fd : {listener, client, server}) ::close(fd);
 }
 
 TEST_CASE("mpirun's command line pins what quiescing rests on and keeps the user's values whole") {

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "common/fd.h"
 
@@ -32,13 +33,36 @@ void read_tcp_info(std::string_view attribute, wire::SocketFigures& figures) {
   figures.set_notsent(info.tcpi_notsent_bytes);
 }
 
-void parse_socket(std::string_view message, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets) {
+// The IPv4 address in host byte order, mapped into IPv6 or not; nothing where it is none.
+std::optional<std::uint32_t> ipv4_of(unsigned char family, const __be32 (&address)[4]) {
+  if (family == AF_INET) return ntohl(address[0]);
+  const bool mapped = address[0] == 0 && address[1] == 0 && address[2] == htonl(0xffff);
+  if (mapped) return ntohl(address[3]);
+  return std::nullopt;
+}
+
+std::string ipv6_end(const __be32 (&address)[4], std::uint16_t port) {
+  char text[INET6_ADDRSTRLEN] = "";
+  ::inet_ntop(AF_INET6, address, text, sizeof text);
+  return "[" + std::string(text) + "]:" + std::to_string(port);
+}
+
+void parse_socket(std::string_view message, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets,
+                  std::string& foreign) {
   inet_diag_msg diag{};
   if (message.size() < sizeof diag) return;
   std::memcpy(&diag, message.data(), sizeof diag);
+  const auto local = ipv4_of(diag.idiag_family, diag.id.idiag_src);
+  const auto remote = ipv4_of(diag.idiag_family, diag.id.idiag_dst);
+  if (!local || !remote) {
+    if (std::memcmp(diag.id.idiag_src, diag.id.idiag_dst, sizeof diag.id.idiag_src) != 0)
+      foreign = ipv6_end(diag.id.idiag_src, ntohs(diag.id.idiag_sport)) + " - " +
+                ipv6_end(diag.id.idiag_dst, ntohs(diag.id.idiag_dport));
+    return;
+  }
   wire::SocketFigures figures;
-  figures.set_local_ip(ntohl(diag.id.idiag_src[0]));
-  figures.set_remote_ip(ntohl(diag.id.idiag_dst[0]));
+  figures.set_local_ip(*local);
+  figures.set_remote_ip(*remote);
   if (!gang.contains(figures.local_ip()) || !gang.contains(figures.remote_ip())) return;
   if (figures.local_ip() == figures.remote_ip()) return;  // both ends are in this guest's own memory
   figures.set_local_port(ntohs(diag.id.idiag_sport));
@@ -61,7 +85,7 @@ void parse_socket(std::string_view message, const AddressSet& gang, std::vector<
 }  // namespace
 
 bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets,
-                       bool& end) {
+                       bool& end, std::string& foreign) {
   while (datagram.size() >= sizeof(nlmsghdr)) {
     nlmsghdr header{};
     std::memcpy(&header, datagram.data(), sizeof header);
@@ -72,16 +96,19 @@ bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::v
       return true;
     }
     if (header.nlmsg_type == SOCK_DIAG_BY_FAMILY)
-      parse_socket(datagram.substr(sizeof header, header.nlmsg_len - sizeof header), gang, sockets);
+      parse_socket(datagram.substr(sizeof header, header.nlmsg_len - sizeof header), gang, sockets, foreign);
     datagram.remove_prefix(std::min(datagram.size(), align4(header.nlmsg_len)));
   }
   return datagram.empty();
 }
 
-Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang) {
-  const std::string step = "read the kernel's socket figures";
+namespace {
+
+const std::string kStep = "read the kernel's socket figures";
+
+Done dump_sockets(unsigned char family, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets) {
   const Fd link(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-  if (!link) return errno_failure(step, "sock_diag");
+  if (!link) return errno_failure(kStep, "sock_diag");
   struct {
     nlmsghdr header;
     inet_diag_req_v2 request;
@@ -89,22 +116,36 @@ Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang) {
   query.header.nlmsg_len = sizeof query;
   query.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
   query.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-  query.request.sdiag_family = AF_INET;
+  query.request.sdiag_family = family;
   query.request.sdiag_protocol = IPPROTO_TCP;
   query.request.idiag_ext = 1u << (INET_DIAG_INFO - 1);
   query.request.idiag_states = kWantedStates;
   if (::send(link.get(), &query, sizeof query, 0) != static_cast<ssize_t>(sizeof query))
-    return errno_failure(step, "sock_diag");
+    return errno_failure(kStep, "sock_diag");
 
-  std::vector<wire::SocketFigures> sockets;
-  std::string datagram(64u << 10, '\0');
+  std::string foreign, datagram(64u << 10, '\0');
   for (bool end = false; !end;) {
     const ssize_t n = ::recv(link.get(), datagram.data(), datagram.size(), 0);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return errno_failure(step, "sock_diag");
-    if (!parse_socket_dump(std::string_view(datagram).substr(0, static_cast<std::size_t>(n)), gang, sockets, end))
-      return failure(wire::Failure::PERMANENT, step, "sock_diag",
+    if (n <= 0) return errno_failure(kStep, "sock_diag");
+    if (!parse_socket_dump(std::string_view(datagram).substr(0, static_cast<std::size_t>(n)), gang, sockets, end,
+                           foreign))
+      return failure(wire::Failure::PERMANENT, kStep, "sock_diag",
                      "the kernel's answer makes no sense; is the module tcp_diag loaded?");
+  }
+  if (!foreign.empty())
+    return failure(wire::Failure::NOT_QUIET, kStep, foreign,
+                   "a connection over IPv6 leaves this guest, and only IPv4 is followed; let the program use IPv4");
+  return Nothing{};
+}
+
+}  // namespace
+
+Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang) {
+  std::vector<wire::SocketFigures> sockets;
+  for (const unsigned char family : {AF_INET, AF_INET6}) {
+    auto dumped = dump_sockets(family, gang, sockets);
+    if (!dumped.ok()) return dumped.failure();
   }
   return sockets;
 }
