@@ -23,10 +23,36 @@ Done Agent::close_gates(const wire::GuestRequest& request) {
     auto thawed = thaw_all();
     if (!thawed.ok()) return thawed;
   }
+  if (anew) {
+    socket_owners_.forget();
+  }
   if (auto refused = hold_.begin(request.epoch(), request.close_gates().hold_ms(), monotonic_ms())) return *refused;
   if (anew) disk_.begin_sync();
   ranks_.close_gates(request.epoch());
   return Nothing{};
+}
+
+Done Agent::reopen(const wire::GuestRequest& request) {
+  if (auto refused = hold_.require(request.epoch(), monotonic_ms())) return *refused;
+  if (hold_.frozen()) {
+    auto thawed = thaw_all();
+    if (!thawed.ok()) return thawed;
+  }
+  ranks_.open_gates();
+  return Nothing{};
+}
+
+void Agent::add_in_flight(google::protobuf::RepeatedPtrField<wire::RankReport>& ranks,
+                          const std::vector<wire::SocketFigures>& sockets) const {
+  std::vector<pid_t> pids;
+  for (const wire::RankReport& rank : ranks) pids.push_back(static_cast<pid_t>(rank.pid()));
+  for (const wire::SocketFigures& socket : sockets) {
+    const std::uint64_t bytes = in_flight(socket);
+    if (bytes == 0 || socket.inode() == 0) continue;
+    const pid_t owner = socket_owners_.owner(socket.inode(), pids);
+    for (wire::RankReport& rank : ranks)
+      if (owner != 0 && static_cast<pid_t>(rank.pid()) == owner) rank.set_in_flight(rank.in_flight() + bytes);
+  }
 }
 
 Outcome<wire::RoundFigures> Agent::round_figures() const {
@@ -41,6 +67,7 @@ Outcome<wire::RoundFigures> Agent::round_figures() const {
   figures.set_busy(ranks_.busy() || figures.in_flight() != 0);
   figures.set_mpi_calls(ranks_.calls());
   for (wire::RankReport& report : ranks_.reports(guest_)) *figures.add_ranks() = std::move(report);
+  add_in_flight(*figures.mutable_ranks(), sockets.value());
   return figures;
 }
 
@@ -133,6 +160,7 @@ Outcome<wire::GuestReply> Agent::adopt(const wire::GuestRequest& request) {
                    "this guest has incarnation " + std::to_string(gang_.incarnation()));
   if (incarnation > gang_.incarnation()) {
     gang_.set_incarnation(incarnation);
+    ranks_.set_incarnation(incarnation);
     // Whatever was on its way when the image was taken went to the old incarnation.
     job_.output().send_again();
     job_.say_exit_again();
