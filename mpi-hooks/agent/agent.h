@@ -81,6 +81,8 @@ class Agent {
   Outcome<wire::GuestReply> adopt(const wire::GuestRequest& request);
   Outcome<wire::GuestReply> check_links(const wire::CheckLinks& check);
   void let_go();
+  // What keeps the job's processes here from being checkpointed; empty = nothing.
+  std::string refusals() const;
   Done reopen(const wire::GuestRequest& request);
   // Bytes that each rank's sockets have not delivered.
   void add_in_flight(google::protobuf::RepeatedPtrField<wire::RankReport>& ranks,

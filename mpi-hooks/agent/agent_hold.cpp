@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 
 #include "mpi-hooks/agent/agent.h"
+#include "mpi-hooks/agent/checks/check.h"
 #include "mpi-hooks/agent/network.h"
 #include "mpi-hooks/agent/rtc.h"
 
@@ -25,11 +27,31 @@ Done Agent::close_gates(const wire::GuestRequest& request) {
   }
   if (anew) {
     socket_owners_.forget();
+    if (const std::string why = refusals(); !why.empty())
+      return failure(wire::Failure::REFUSED, "prepare the checkpoint", "guest " + std::to_string(guest_), why);
   }
   if (auto refused = hold_.begin(request.epoch(), request.close_gates().hold_ms(), monotonic_ms())) return *refused;
   if (anew) disk_.begin_sync();
   ranks_.close_gates(request.epoch());
   return Nothing{};
+}
+
+std::string Agent::refusals() const {
+  std::map<pid_t, Ranks::Linked> linked;
+  for (Ranks::Linked& rank : ranks_.linked()) linked.emplace(rank.pid, std::move(rank));
+  const OutsideSockets outside = outside_sockets(gang_addresses_);
+  std::string text;
+  for (const pid_t pid : const_cast<Agent*>(this)->job_.cgroup().processes()) {
+    const auto rank = linked.find(pid);
+    Subject process{proc_, pid, rank != linked.end(), {}, {}, proc_.open_files(pid), outside};
+    if (process.linked) process.transport = rank->second.transport;
+    else process.mapped = proc_.mapped_files(pid);
+    const Finding finding = examine(process);
+    if (!finding) continue;
+    text += (text.empty() ? "" : "; ") + (process.linked ? rank->second.words + " (" : std::string("a process (")) +
+            proc_.name(pid) + ", pid " + std::to_string(pid) + "): " + *finding;
+  }
+  return text;
 }
 
 Done Agent::reopen(const wire::GuestRequest& request) {
