@@ -142,6 +142,7 @@ std::string socket_message(const char* from, std::uint16_t from_port, const char
   tcp_info info{};
   header.nlmsg_len = sizeof header + sizeof diag + sizeof attribute + sizeof info;
   header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  diag.idiag_family = AF_INET;
   diag.idiag_state = 1;
   diag.idiag_wqueue = 17;
   inet_pton(AF_INET, from, diag.id.idiag_src);
