@@ -61,7 +61,15 @@ const json kStatus = {{"job", "j7"},
                       {"incarnation", 2},
                       {"epoch", 12},
                       {"hosts", {"h1", "h2"}},
-                      {"ranks", {{{"rank", 0}, {"host", "h1"}, {"state", "gated"}}}},
+                      {"ranks",
+                       {{{"rank", 0},
+                         {"host", "h1"},
+                         {"state", "in-call"},
+                         {"call", "MPI_Allreduce"},
+                         {"sinceMs", 10'200},
+                         {"communicator", "rows"},
+                         {"peers", 4},
+                         {"bytesInFlight", 0}}}},
                       {"lastCheckpoint", 12},
                       {"restarts", 1},
                       {"exitCode", nullptr},
@@ -162,6 +170,9 @@ TEST_CASE("what the coordinator says is printed under --json as it is") {
   CHECK(table.code == 0);
   CHECK(table.out.find("j7   melt  running") != std::string::npos);
   CHECK(run_with(server, {"status", "j7"}).out.find("last checkpoint  12") != std::string::npos);
+  const auto ranks = run_with(server, {"status", "j7"}).out;
+  CHECK(ranks.find("COMMUNICATOR  PEERS  IN FLIGHT") != std::string::npos);
+  CHECK_MESSAGE(ranks.find("in-call  MPI_Allreduce  10.2 s  rows          4      -") != std::string::npos, ranks);
   CHECK(run_with(server, {"hosts"}).out.find("h1    up     tcg") != std::string::npos);
 }
 

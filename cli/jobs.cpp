@@ -53,6 +53,15 @@ std::string show_jobs(const json& jobs, const std::string&) {
   return table({"JOB", "NAME", "STATE", "HOSTS", "CHECKPOINT", "RESTARTS", "EXIT", "REASON"}, rows);
 }
 
+std::string ms_cell(const json& row, const char* key) {
+  return row.contains(key) && row[key].is_number() ? human_ms(row[key].get<double>()) : "-";
+}
+
+// None is not worth a word.
+std::string count_cell(const json& row, const char* key) {
+  return row.contains(key) && row[key] != 0 ? cell(row, key) : "-";
+}
+
 std::string show_status(const json& status, const std::string&) {
   std::string text;
   for (const auto& [key, label] : {std::pair{"job", "job"},
@@ -72,17 +81,18 @@ std::string show_status(const json& status, const std::string&) {
   std::vector<std::vector<std::string>> rows;
   if (status.contains("ranks")) {
     for (const auto& rank : status["ranks"])
-      rows.push_back({cell(rank, "rank"), cell(rank, "host"), cell(rank, "state"), cell(rank, "call")});
+      rows.push_back({cell(rank, "rank"), cell(rank, "host"), cell(rank, "state"), cell(rank, "call"),
+                      ms_cell(rank, "sinceMs"), cell(rank, "communicator"), count_cell(rank, "peers"),
+                      count_cell(rank, "bytesInFlight")});
   }
-  return rows.empty() ? text : text + "\n" + table({"RANK", "HOST", "STATE", "CALL"}, rows);
+  return rows.empty()
+             ? text
+             : text + "\n" +
+                   table({"RANK", "HOST", "STATE", "CALL", "SINCE", "COMMUNICATOR", "PEERS", "IN FLIGHT"}, rows);
 }
 
 std::string bytes_cell(const json& row, const char* key) {
   return row.contains(key) && row[key].is_number() ? human_bytes(row[key].get<double>()) : "-";
-}
-
-std::string ms_cell(const json& row, const char* key) {
-  return row.contains(key) && row[key].is_number() ? human_ms(row[key].get<double>()) : "-";
 }
 
 std::string time_cell(const json& row, const char* key) {

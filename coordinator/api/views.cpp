@@ -35,6 +35,7 @@ const char* rank_state(wire::RankReport::State state) {
     case wire::RankReport::FINALIZED: return "finalized";
     case wire::RankReport::FAILED: return "failed";
     case wire::RankReport::DEFERRING: return "deferring";
+    case wire::RankReport::STOPPED: return "stopped";
     default: return "unknown";
   }
 }
@@ -46,6 +47,13 @@ const char* host_state(HostView::State state) {
     case HostView::State::cordoned: return "cordoned";
   }
   return "unknown";
+}
+
+// In which call, since when, on which communicator with how many processes, and what of it has not arrived.
+json doing_json(const wire::RankReport& report) {
+  return {{"call", report.call()},   {"sinceMs", report.since_ms()},
+          {"calls", report.calls()}, {"communicator", report.communicator()},
+          {"peers", report.peers()}, {"bytesInFlight", report.in_flight()}};
 }
 
 // Every rank of the spec, whether or not anything was heard of it.
@@ -69,10 +77,21 @@ json ranks_json(const JobRecord& job, const std::vector<wire::RankReport>& repor
     one["guest"] = report.guest();  // mpirun may have been told to place ranks otherwise
     const auto host = host_of.find(report.guest());
     if (host != host_of.end()) one["host"] = host->second;
-    one["call"] = report.call();
-    one["sinceMs"] = report.since_ms();
-    one["calls"] = report.calls();
+    one.update(doing_json(report));
   }
+  return ranks;
+}
+
+// Of an attempt, as its ranks were last heard of; spawned processes too.
+json cut_ranks_json(const EpochRecord& e) {
+  json ranks = json::array();
+  for (const auto& guest : e.cut)
+    for (const auto& report : guest.ranks()) {
+      json one = {{"rank", report.rank()}, {"guest", guest.guest()}, {"state", rank_state(report.state())}};
+      if (report.spawned()) one["spawned"] = true;
+      one.update(doing_json(report));
+      ranks.push_back(std::move(one));
+    }
   return ranks;
 }
 
@@ -147,7 +166,8 @@ json checkpoint_json(const EpochRecord& e) {
           {"commitMs", e.commit_ms},
           {"bytesRaw", e.bytes_raw},
           {"bytesStored", e.bytes_stored},
-          {"phases", phases_json(e.phases)}};
+          {"phases", phases_json(e.phases)},
+          {"ranks", cut_ranks_json(e)}};
 }
 
 json checkpoints_json(const Coordinator& core, const JobRecord& job) {

@@ -4,12 +4,17 @@
 
 #include "coordinator/core/commit.h"
 #include "coordinator/core/cut.h"
+#include "coordinator/core/rank_words.h"
 #include "coordinator/core/ranks.h"
 
 namespace stillpoint::coordinator::checkpoint {
 namespace {
 
 using Phase = CheckpointRun::Phase;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kShortestDefer{50};  // gates open between two tries to close them
+constexpr milliseconds kLongestDefer{800};
 
 void enter(Core& core, CheckpointRun& run, Phase phase) {
   if (core.now > run.since || run.phase != phase)
@@ -29,14 +34,51 @@ void ask_hosts(Core& core, const JobRecord& job, CheckpointRun& run, Fill fill) 
 }
 
 void close(Core& core, JobRecord& job, CheckpointRun& run) {
-  run.phase = Phase::close;
-  run.deadline = core.now + core.settings.drain_deadline + kAnswerSlack;
+  const auto left = std::max(milliseconds(1), run.quiet_by - core.now);
+  run.shut = core.now;
+  run.deadline = run.quiet_by + kAnswerSlack;
+  run.current.clear();
   ask_hosts(core, job, run, [&](wire::ToHost& m) {
     auto& body = *m.mutable_close();
-    body.set_deadline_ms(static_cast<std::uint32_t>(core.settings.drain_deadline.count()));
+    body.set_deadline_ms(static_cast<std::uint32_t>(left.count()));
+    body.set_defer_ms(static_cast<std::uint32_t>(core.settings.defer_wait.count()));
     body.set_hold_ms(static_cast<std::uint32_t>(core.settings.hold.count()));
     for (auto ranks : job.spec.ranks_per_guest) body.add_ranks_per_guest(ranks);
   });
+}
+
+// The gates could not be closed: some rank is inside a call that must finish first. Such a call needs other ranks,
+// which the shut gates may keep from it, so everybody goes on for a while.
+std::string deferring(const Core& core, const JobRecord& job, const CheckpointRun& run) {
+  std::string text;
+  for (const auto& [guest, figures] : run.current)
+    if (figures.deferring())
+      text += fmt::format("{}{} (guest {} on {})", text.empty() ? "" : "; ", figures.cause(), guest,
+                          core.host_of(job, guest).value);
+  return text;
+}
+
+void reopen(Core& core, JobRecord& job, CheckpointRun& run) {
+  enter(core, run, Phase::reopen);
+  run.deadline = core.now + kAnswerSlack;
+  ask_hosts(core, job, run, [](wire::ToHost& m) { m.mutable_reopen(); });
+}
+
+void defer(Core& core, CheckpointRun& run) {
+  enter(core, run, Phase::defer);
+  run.pause = std::clamp(run.pause * 2, kShortestDefer, kLongestDefer);
+  run.deadline = std::min(core.now + run.pause, run.quiet_by);
+}
+
+void close_again(Core& core, JobRecord& job, CheckpointRun& run) {
+  if (core.now >= run.quiet_by)
+    return abort(core, job,
+                 Error{ErrorKind::deadline, "close", fmt::format("epoch {}", run.epoch.value),
+                       fmt::format("ranks were inside calls that no checkpoint may fall into, for the {} ms that it "
+                                   "waits: {}; try again when they are through",
+                                   core.settings.drain_deadline.count(), run.deferring)});
+  enter(core, run, Phase::close);
+  close(core, job, run);
 }
 
 void count(Core& core, JobRecord& job, CheckpointRun& run) {
@@ -76,8 +118,7 @@ std::string unrest(const Core& core, const JobRecord& job, const CheckpointRun& 
     text += fmt::format("; guest {} on {} {}, {} bytes in flight", guest, core.host_of(job, guest).value,
                         figures.busy() ? "is busy" : "is not at rest", figures.in_flight());
     for (const auto& rank : figures.ranks())
-      if (rank.state() == wire::RankReport::DEFERRING || rank.state() == wire::RankReport::STARTING)
-        text += fmt::format(", rank {} is in {}", rank.rank(), rank.call().empty() ? "its start" : rank.call());
+      if (is_restless(rank)) text += ", " + rank_words(rank);
   }
   return text;
 }
@@ -105,6 +146,11 @@ void captured(Core& core, JobRecord& job, CheckpointRun& run) {
     return abort(core, job,
                  Error{ErrorKind::deadline, "release", fmt::format("epoch {}", run.epoch.value),
                        "a guest had let go by itself before all were captured"});
+  if (run.packets != 0 && !run.gap)
+    return abort(core, job,
+                 Error{ErrorKind::not_quiet, "hold", fmt::format("epoch {}", run.epoch.value),
+                       fmt::format("{} packets passed between guests while all stood still, the first: {}", run.packets,
+                                   run.first_packet)});
   enter(core, run, Phase::upload);
   run.waiting.clear();
   run.deadline = core.now + core.settings.upload_deadline;
@@ -126,7 +172,12 @@ void captured(Core& core, JobRecord& job, CheckpointRun& run) {
 
 void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
   switch (run.phase) {
-    case Phase::close: enter(core, run, Phase::drain); return count(core, job, run);
+    case Phase::close:
+      run.deferring = deferring(core, job, run);
+      if (!run.deferring.empty()) return reopen(core, job, run);
+      enter(core, run, Phase::drain);
+      return count(core, job, run);
+    case Phase::reopen: return defer(core, run);
     case Phase::drain:
       if (rounds_equal(run.previous, run.current)) return freeze(core, job, run);
       return count(core, job, run);
@@ -144,6 +195,7 @@ void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
       enter(core, run, Phase::gap);
       run.deadline = core.now + *run.gap;
       return;
+    case Phase::defer:
     case Phase::upload:
     case Phase::gap: return;  // nothing was asked
   }
@@ -170,12 +222,17 @@ bool take(Core& core, JobRecord& job, CheckpointRun& run, const Request& request
         ranks::learn(core, job, guest.ranks());
       }
       return true;
+    case Phase::reopen:
     case Phase::thaw: return answer.has_done();
     case Phase::capture: return answer.has_capture();
     case Phase::release:
       if (!answer.has_release()) return false;
       run.all_held = run.all_held && answer.release().held();
+      run.packets += answer.release().packets();
+      if (run.first_packet.empty() && answer.release().packets() != 0)
+        run.first_packet = answer.release().first_packet() + " on " + request.host.value;
       return true;
+    case Phase::defer:
     case Phase::upload:
     case Phase::gap: return false;
   }
@@ -187,6 +244,7 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
   run.request = request;
   run.epoch = core.catalog.next_epoch;
   run.asked = run.shut = run.since = core.now;
+  run.quiet_by = core.now + core.settings.drain_deadline;
   core.catalog.next_epoch = run.epoch.next();
   EpochRecord epoch;
   epoch.epoch = run.epoch;
@@ -202,7 +260,10 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
   core.note(Log::Level::info, job.job, {}, run.epoch, "epoch begun", gap ? "test only: without quiescing" : "");
   if (job.spec.interval_seconds)
     core.run(job.job).next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
-  if (!gap) return close(core, job, run);
+  if (!gap) {
+    run.phase = Phase::close;
+    return close(core, job, run);
+  }
   run.gap = std::chrono::milliseconds(*gap);
   for (const auto& host : core.gang_hosts(job)) run.turns.push_back(host);
   run.phase = Phase::freeze;
@@ -233,6 +294,19 @@ void on_request(Core& core, const CheckpointJob& event) {
   begin(core, *job, event.request, event.control_gap_ms);
 }
 
+void on_wish(Core& core, JobRecord& job, const wire::RankWish& wish) {
+  auto& runs = core.run(job.job);
+  if (job.state != JobState::running || job.attempt || runs.finish) return;
+  for (const auto& host : core.gang_hosts(job))
+    if (!core.usable(host)) return;
+  const bool periodic = job.spec.interval_seconds.has_value();
+  if (wish.kind() == wire::RankWish::GOOD_MOMENT &&
+      (!periodic || core.now + std::chrono::seconds(*job.spec.interval_seconds) / 4 < runs.next_checkpoint))
+    return;
+  core.note(Log::Level::info, job.job, {}, {}, "checkpoint wished", fmt::format("by rank {}", wish.rank()));
+  begin(core, job, std::nullopt, std::nullopt);
+}
+
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer) {
   auto& job = core.job(request.job);
   auto& run = *core.run(request.job).checkpoint;  // cancel() took the requests when it ended
@@ -246,6 +320,19 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   if (run.waiting.empty()) all_answered(core, job, run);
 }
 
+// What the ranks of an attempt were doing when it was last heard: kept with it, to explain how it ended.
+std::vector<wire::GuestCut> last_seen(const CheckpointRun& run) {
+  std::vector<wire::GuestCut> seen;
+  for (const auto& [guest, cut] : run.cuts) seen.push_back(cut);
+  if (!seen.empty()) return seen;
+  for (const auto& [guest, figures] : run.current.empty() ? run.previous : run.current) {
+    auto& one = seen.emplace_back();
+    one.set_guest(guest);
+    *one.mutable_ranks() = figures.ranks();
+  }
+  return seen;
+}
+
 void abort(Core& core, JobRecord& job, const Error& cause) {
   auto& slot = core.run(job.job).checkpoint;
   if (!slot) return;
@@ -255,6 +342,7 @@ void abort(Core& core, JobRecord& job, const Error& cause) {
   auto& epoch = core.epoch(run.epoch);
   epoch.state = EpochState::aborted;
   epoch.reason = cause.message();
+  epoch.cut = last_seen(run);
   core.save(epoch);
   job.attempt.reset();
   if (job.state == JobState::checkpointing) core.set_state(job, JobState::running, "");
@@ -299,6 +387,7 @@ void tick(Core& core, JobRecord& job) {
   auto& run = *runs.checkpoint;
   if (core.now < run.deadline) return;
   if (run.phase == Phase::gap) return freeze(core, job, run);
+  if (run.phase == Phase::defer) return close_again(core, job, run);
   std::string cause =
       fmt::format("not done {} ms after its begin", static_cast<std::int64_t>(ms_between(run.since, core.now)));
   if (!run.waiting.empty()) cause += "; no answer from " + joined(run.waiting);
@@ -311,6 +400,8 @@ void tick(Core& core, JobRecord& job) {
 std::string_view name(Phase phase) {
   switch (phase) {
     case Phase::close: return "close";
+    case Phase::reopen: return "reopen";
+    case Phase::defer: return "defer";
     case Phase::drain: return "drain";
     case Phase::freeze: return "freeze";
     case Phase::thaw: return "thaw";

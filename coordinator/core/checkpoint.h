@@ -1,7 +1,9 @@
 // One checkpoint of a running job. Core's strand.
 //
 //   phase     asked of every host      leaves when
-//   close     CloseGang                every host has reported its first round
+//   close     CloseGang                every host has reported its first round; a rank defers: -> reopen
+//   reopen    ReopenGang               every host has opened its gates again
+//   defer     -                        a pause, longer each time; then close again, until the drain deadline
 //   drain     CountGang, repeatedly    two successive rounds are equal everywhere, nobody busy, nothing in flight
 //   freeze    FreezeGang               every cut is there; verified: -> capture, not quiet: -> thaw
 //   thaw      ThawGang                 every host has thawed -> drain again, verify_attempts times in all
@@ -20,6 +22,8 @@ namespace stillpoint::coordinator::checkpoint {
 
 void on_request(Core& core, const CheckpointJob& event);
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
+// A program's own wish (stillpoint.h): begins a checkpoint if one may begin, else nothing happens.
+void on_wish(Core& core, JobRecord& job, const wire::RankWish& wish);
 // Images of any epoch, also of one that is settled.
 void on_images(Core& core, const HostName& host, const wire::FromHost& message);
 // Does nothing when no checkpoint is under way.

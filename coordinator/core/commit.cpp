@@ -81,7 +81,9 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
     core.stale(host, id, number, "images of an epoch that will not be committed; they are deleted");
     return core.delete_images(id, {number});
   }
-  const bool early = run->phase == CheckpointRun::Phase::close || run->phase == CheckpointRun::Phase::drain;
+  using Phase = CheckpointRun::Phase;
+  const bool early = run->phase == Phase::close || run->phase == Phase::reopen || run->phase == Phase::defer ||
+                     run->phase == Phase::drain;
   if (early) return core.stale(host, id, number, "images before anything was captured");
   const auto& report = message.images();
   if (message.has_failure() || report.has_failure()) {

@@ -13,7 +13,9 @@ struct Settings {
   std::chrono::milliseconds lease{10'000};  // host side; the coordinator waits it out before it restarts elsewhere
   std::chrono::milliseconds start_deadline{180'000};
   std::chrono::milliseconds drain_deadline{10'000};  // close to frozen
-  std::chrono::milliseconds hold{20'000};            // hosts release by themselves after it
+  // How long gates stay shut for a rank inside a call that must finish first, before all are opened again.
+  std::chrono::milliseconds defer_wait{200};
+  std::chrono::milliseconds hold{20'000};  // hosts release by themselves after it
   std::chrono::milliseconds capture_deadline{15'000};
   std::chrono::milliseconds upload_deadline{600'000};
   std::chrono::milliseconds restore_deadline{180'000};

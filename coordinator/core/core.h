@@ -82,11 +82,16 @@ struct StartRun {
 };
 
 struct CheckpointRun {
-  enum class Phase { close, drain, freeze, thaw, capture, release, upload, gap } phase = Phase::close;
+  enum class Phase { close, reopen, defer, drain, freeze, thaw, capture, release, upload, gap } phase = Phase::close;
   Epoch epoch;
   std::optional<RequestId> request;
   std::set<HostName> waiting;
   Time asked{}, shut{}, since{}, deadline{};
+  Time quiet_by{};                    // close to frozen, however often the gates were closed
+  std::chrono::milliseconds pause{};  // with the gates open, before they are closed once more
+  std::string deferring;              // ranks inside calls that must finish first, for people
+  std::uint64_t packets = 0;          // that the taps' alarm saw during the hold
+  std::string first_packet;
   unsigned verified = 0;  // how often the cut was looked at
   std::uint32_t round = 0;
   std::map<std::uint32_t, wire::RoundFigures> previous, current;

@@ -172,6 +172,7 @@ void on_spontaneous(Core& core, const HostName& host, const wire::FromHost& mess
                                     fmt::format("guest {} on host {} was lost: {}", message.guest_lost().guest(),
                                                 host.value, message.guest_lost().reason()));
     case wire::FromHost::kRankLost: return finish::on_rank_lost(core, *job, host, message.rank_lost().rank());
+    case wire::FromHost::kRankWished: return checkpoint::on_wish(core, *job, message.rank_wished().wish());
     default:
       return core.stale(host, job->job, Epoch{message.epoch()}, "a message that hosts do not send by themselves");
   }

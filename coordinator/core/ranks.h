@@ -9,8 +9,9 @@ template <class Reports>
 void learn(Core& core, const JobRecord& job, const Reports& reports) {
   auto& known = core.run(job.job).ranks;
   const auto ranks = job.spec.ranks();
+  // Spawned processes have a numbering of their own.
   for (const wire::RankReport& report : reports)
-    if (report.rank() < ranks) known[report.rank()] = report;
+    if (report.rank() < ranks && !report.spawned()) known[report.rank()] = report;
 }
 std::vector<wire::RankReport> last(const Core& core, const JobId& job);
 

@@ -40,7 +40,9 @@ void Agent::take(const wire::GuestRequest& request) {
     case wire::GuestRequest::kCloseGates: {
       auto begun = close_gates(request);
       if (!begun.ok()) return reply(request, begun.failure());
-      return wait_for_answer(request, last_request_ + request.close_gates().deadline_ms());
+      const auto& close = request.close_gates();
+      return wait_for_answer(request, last_request_ + close.deadline_ms(),
+                             close.defer_ms() != 0 ? last_request_ + close.defer_ms() : kNever);
     }
     case wire::GuestRequest::kCountRound:
       if (auto refused = hold_.require(request.epoch(), last_request_)) return reply(request, *refused);
@@ -61,6 +63,7 @@ void Agent::take(const wire::GuestRequest& request) {
     case wire::GuestRequest::kLaunchOutcome:
     case wire::GuestRequest::kFreezeRanks:
     case wire::GuestRequest::kThawRanks:
+    case wire::GuestRequest::kReopenGates:
     case wire::GuestRequest::kReleaseRanks:
     case wire::GuestRequest::kAdopt:
     case wire::GuestRequest::kCheckLinks:
@@ -114,6 +117,7 @@ Outcome<wire::GuestReply> Agent::answer(const wire::GuestRequest& request) {
       if (auto refused = hold_.require(request.epoch(), monotonic_ms())) return *refused;
       return done(thaw_all());
     }
+    case wire::GuestRequest::kReopenGates: return done(reopen(request));
     case wire::GuestRequest::kReleaseRanks: {
       wire::GuestReply reply;
       auto released = release(request, reply);
@@ -146,14 +150,14 @@ void Agent::reply(const wire::GuestRequest& request, Outcome<wire::GuestReply> o
   send(std::move(message));
 }
 
-void Agent::wait_for_answer(const wire::GuestRequest& request, Millis deadline) {
+void Agent::wait_for_answer(const wire::GuestRequest& request, Millis deadline, Millis defer_until) {
   // Sent again because the answer takes its time: one answer will do.
   if (std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& w) { return w.request.id() == request.id(); }))
     return;
   if (waiting_.size() >= kMaxWaiting)
     return reply(request, failure(wire::Failure::TRANSIENT, "take a request", "guest " + std::to_string(guest_),
                                   "too many requests wait for an answer"));
-  waiting_.push_back({request, deadline});
+  waiting_.push_back({request, deadline, defer_until});
   advance(monotonic_ms());
 }
 
@@ -179,6 +183,8 @@ std::optional<Outcome<wire::GuestReply>> Agent::try_answer(const Waiting& waitin
   if (request.has_query_ranks()) {
     if (!late && !ranks_.all_answered()) return std::nullopt;
     for (wire::RankReport& report : ranks_.reports(guest_)) *reply.mutable_ranks()->add_ranks() = std::move(report);
+    if (auto sockets = gang_sockets(gang_addresses_); sockets.ok())
+      add_in_flight(*reply.mutable_ranks()->mutable_ranks(), sockets.value());
     return reply;
   }
   if (request.has_stop_ranks()) {
@@ -186,18 +192,33 @@ std::optional<Outcome<wire::GuestReply>> Agent::try_answer(const Waiting& waitin
     if (job_.cgroup().populated()) job_.cgroup().kill();
     return reply;
   }
-  if (request.has_close_gates()) {
-    const std::uint32_t expected = request.close_gates().expected_ranks();
-    if (!ranks_.all_at_rest(expected) && !late) return std::nullopt;
-    if (!ranks_.all_at_rest(expected))
-      return failure(wire::Failure::NOT_QUIET, "close the gates", "guest " + std::to_string(guest_),
-                     ranks_.not_at_rest(expected));
-  } else if (!late && !ranks_.all_answered()) {
-    return std::nullopt;
-  }
+  if (request.has_close_gates()) return try_close(waiting, now);
+  if (!late && !ranks_.all_answered()) return std::nullopt;
   auto figures = round_figures();
   if (!figures.ok()) return figures.failure();
   *reply.mutable_round() = std::move(figures.value());
+  return reply;
+}
+
+// All at rest: the first round. Somebody inside a call that must finish first: that is said early, for the coordinator
+// to let everybody go on for a while.
+std::optional<Outcome<wire::GuestReply>> Agent::try_close(const Waiting& waiting, Millis now) {
+  const std::uint32_t expected = waiting.request.close_gates().expected_ranks();
+  const bool at_rest = ranks_.all_at_rest(expected);
+  const bool defers = !at_rest && now >= waiting.defer_until && ranks_.deferring(expected);
+  if (!at_rest && !defers) {
+    if (now < waiting.deadline) return std::nullopt;
+    return failure(wire::Failure::NOT_QUIET, "close the gates", "guest " + std::to_string(guest_),
+                   ranks_.not_at_rest(expected));
+  }
+  auto figures = round_figures();
+  if (!figures.ok()) return figures.failure();
+  wire::GuestReply reply;
+  *reply.mutable_round() = std::move(figures.value());
+  if (defers) {
+    reply.mutable_round()->set_deferring(true);
+    reply.mutable_round()->set_cause(ranks_.not_at_rest(expected));
+  }
   return reply;
 }
 
@@ -213,6 +234,7 @@ Done Agent::configure(const wire::ConfigureGuest& configuration, const wire::Gan
   if (error) return errno_failure("configure", configuration.workdir(), error.value());
 
   gang_ = gang;
+  ranks_.set_incarnation(gang.incarnation());
   guest_ = configuration.guest();
   workdir_ = configuration.workdir();
   names_.clear();

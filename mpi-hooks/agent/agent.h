@@ -18,6 +18,7 @@
 #include "mpi-hooks/agent/job.h"
 #include "mpi-hooks/agent/launches.h"
 #include "mpi-hooks/agent/ranks.h"
+#include "mpi-hooks/agent/socket_owners.h"
 #include "mpi-hooks/agent/sockets.h"
 
 namespace stillpoint::agent {
@@ -43,6 +44,7 @@ class Agent {
   struct Waiting {
     wire::GuestRequest request;
     Millis deadline = 0;
+    Millis defer_until = kNever;  // then ranks that defer are reported instead of waited for
   };
 
   // The loop (agent_loop.cpp).
@@ -60,7 +62,8 @@ class Agent {
   std::optional<wire::Failure> wrong_gang(const wire::GuestRequest& request) const;
   Outcome<wire::GuestReply> answer(const wire::GuestRequest& request);
   void reply(const wire::GuestRequest& request, Outcome<wire::GuestReply> outcome);
-  void wait_for_answer(const wire::GuestRequest& request, Millis deadline);
+  void wait_for_answer(const wire::GuestRequest& request, Millis deadline, Millis defer_until = kNever);
+  std::optional<Outcome<wire::GuestReply>> try_close(const Waiting& waiting, Millis now);
   // Answers what has come true or has run out of time.
   void advance(Millis now);
   std::optional<Outcome<wire::GuestReply>> try_answer(const Waiting& waiting, Millis now);
@@ -78,6 +81,12 @@ class Agent {
   Outcome<wire::GuestReply> adopt(const wire::GuestRequest& request);
   Outcome<wire::GuestReply> check_links(const wire::CheckLinks& check);
   void let_go();
+  // What keeps the job's processes here from being checkpointed; empty = nothing.
+  std::string refusals() const;
+  Done reopen(const wire::GuestRequest& request);
+  // Bytes that each rank's sockets have not delivered.
+  void add_in_flight(google::protobuf::RepeatedPtrField<wire::RankReport>& ranks,
+                     const std::vector<wire::SocketFigures>& sockets) const;
   Outcome<wire::RoundFigures> round_figures() const;
   Outcome<wire::GuestCut> cut() const;
   void settle(Millis deadline) const;
@@ -98,6 +107,8 @@ class Agent {
   std::vector<std::uint32_t> others_;        // addresses of the other guests
   std::vector<std::uint32_t> other_guests_;  // their indices
   AddressSet gang_addresses_;
+  Proc proc_;
+  mutable SocketOwners socket_owners_;
 
   std::deque<Waiting> waiting_;
   Millis hello_at_ = 0;
@@ -109,6 +120,7 @@ class Agent {
     unsigned sends_left = 0;
   };
   std::vector<PeerReport> peer_reports_;
+  std::vector<wire::RankWish> wishes_;  // to send
 };
 
 }  // namespace stillpoint::agent

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 
 #include "mpi-hooks/agent/agent.h"
+#include "mpi-hooks/agent/checks/check.h"
 #include "mpi-hooks/agent/network.h"
 #include "mpi-hooks/agent/rtc.h"
 
@@ -23,10 +25,56 @@ Done Agent::close_gates(const wire::GuestRequest& request) {
     auto thawed = thaw_all();
     if (!thawed.ok()) return thawed;
   }
+  if (anew) {
+    socket_owners_.forget();
+    if (const std::string why = refusals(); !why.empty())
+      return failure(wire::Failure::REFUSED, "prepare the checkpoint", "guest " + std::to_string(guest_), why);
+  }
   if (auto refused = hold_.begin(request.epoch(), request.close_gates().hold_ms(), monotonic_ms())) return *refused;
   if (anew) disk_.begin_sync();
   ranks_.close_gates(request.epoch());
   return Nothing{};
+}
+
+std::string Agent::refusals() const {
+  std::map<pid_t, Ranks::Linked> linked;
+  for (Ranks::Linked& rank : ranks_.linked()) linked.emplace(rank.pid, std::move(rank));
+  const OutsideSockets outside = outside_sockets(gang_addresses_);
+  std::string text;
+  for (const pid_t pid : const_cast<Agent*>(this)->job_.cgroup().processes()) {
+    const auto rank = linked.find(pid);
+    Subject process{proc_, pid, rank != linked.end(), {}, {}, proc_.open_files(pid), outside};
+    if (process.linked) process.transport = rank->second.transport;
+    else process.mapped = proc_.mapped_files(pid);
+    const Finding finding = examine(process);
+    if (!finding) continue;
+    text += (text.empty() ? "" : "; ") + (process.linked ? rank->second.words + " (" : std::string("a process (")) +
+            proc_.name(pid) + ", pid " + std::to_string(pid) + "): " + *finding;
+  }
+  return text;
+}
+
+Done Agent::reopen(const wire::GuestRequest& request) {
+  if (auto refused = hold_.require(request.epoch(), monotonic_ms())) return *refused;
+  if (hold_.frozen()) {
+    auto thawed = thaw_all();
+    if (!thawed.ok()) return thawed;
+  }
+  ranks_.open_gates();
+  return Nothing{};
+}
+
+void Agent::add_in_flight(google::protobuf::RepeatedPtrField<wire::RankReport>& ranks,
+                          const std::vector<wire::SocketFigures>& sockets) const {
+  std::vector<pid_t> pids;
+  for (const wire::RankReport& rank : ranks) pids.push_back(static_cast<pid_t>(rank.pid()));
+  for (const wire::SocketFigures& socket : sockets) {
+    const std::uint64_t bytes = in_flight(socket);
+    if (bytes == 0 || socket.inode() == 0) continue;
+    const pid_t owner = socket_owners_.owner(socket.inode(), pids);
+    for (wire::RankReport& rank : ranks)
+      if (owner != 0 && static_cast<pid_t>(rank.pid()) == owner) rank.set_in_flight(rank.in_flight() + bytes);
+  }
 }
 
 Outcome<wire::RoundFigures> Agent::round_figures() const {
@@ -41,6 +89,7 @@ Outcome<wire::RoundFigures> Agent::round_figures() const {
   figures.set_busy(ranks_.busy() || figures.in_flight() != 0);
   figures.set_mpi_calls(ranks_.calls());
   for (wire::RankReport& report : ranks_.reports(guest_)) *figures.add_ranks() = std::move(report);
+  add_in_flight(*figures.mutable_ranks(), sockets.value());
   return figures;
 }
 
@@ -133,6 +182,7 @@ Outcome<wire::GuestReply> Agent::adopt(const wire::GuestRequest& request) {
                    "this guest has incarnation " + std::to_string(gang_.incarnation()));
   if (incarnation > gang_.incarnation()) {
     gang_.set_incarnation(incarnation);
+    ranks_.set_incarnation(incarnation);
     // Whatever was on its way when the image was taken went to the old incarnation.
     job_.output().send_again();
     job_.say_exit_again();

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <utility>
 
 #include "mpi-hooks/agent/agent.h"
 
@@ -16,6 +17,7 @@ namespace {
 constexpr Millis kHelloEvery = 1000;
 constexpr std::size_t kMaxQueuedForOutput = 1u << 20;
 constexpr unsigned kPeerReportSends = 5;
+constexpr std::size_t kMaxWishes = 16;  // between two turns of the loop
 
 std::string read_boot_id() {
   std::ifstream file("/proc/sys/kernel/random/boot_id");
@@ -28,16 +30,24 @@ std::string read_boot_id() {
 
 Agent::Agent(const AgentOptions& options)
     : link_(options.link_fd >= 0 ? HostLink(Fd(options.link_fd)) : HostLink(options.port)),
-      ranks_([this](std::uint32_t rank, std::string detail) {
-        if (std::any_of(peer_reports_.begin(), peer_reports_.end(),
-                        [&](const auto& r) { return r.failed.rank() == rank; }))
-          return;
-        PeerReport report;
-        report.failed.set_rank(rank);
-        report.failed.set_detail(std::move(detail));
-        report.sends_left = kPeerReportSends;
-        peer_reports_.push_back(std::move(report));
-      }),
+      ranks_(
+          [this](std::uint32_t rank, std::string detail) {
+            if (std::any_of(peer_reports_.begin(), peer_reports_.end(),
+                            [&](const auto& r) { return r.failed.rank() == rank; }))
+              return;
+            PeerReport report;
+            report.failed.set_rank(rank);
+            report.failed.set_detail(std::move(detail));
+            report.sends_left = kPeerReportSends;
+            peer_reports_.push_back(std::move(report));
+          },
+          [this](std::uint32_t rank, hooks::RankWish wish) {
+            if (wishes_.size() >= kMaxWishes) return;
+            wire::RankWish& one = wishes_.emplace_back();
+            one.set_rank(rank);
+            one.set_kind(wish == hooks::RankWish::checkpoint ? wire::RankWish::CHECKPOINT
+                                                             : wire::RankWish::GOOD_MOMENT);
+          }),
       job_(options.cgroup),
       disk_(options.layer),
       options_(options),
@@ -69,6 +79,8 @@ Millis Agent::next_deadline() const {
   Millis next = std::min({link_.deadline(), hold_.deadline(), hello_at_, job_.deadline(), launches_.deadline()});
   for (const Waiting& waiting : waiting_) {
     next = std::min(next, waiting.deadline);
+    // Once it has passed, what the ranks say wakes the loop.
+    if (waiting.defer_until > monotonic_ms()) next = std::min(next, waiting.defer_until);
     // The emptying of the cgroup has no file descriptor here: looked at again until the deadline.
     if (waiting.request.has_stop_ranks()) next = std::min(next, monotonic_ms() + 50);
   }
@@ -147,6 +159,11 @@ void Agent::send_what_is_due(Millis now) {
     report.send_at = now + 2000;
     wire::FromGuest message;
     *message.mutable_rank_failed() = report.failed;
+    send(std::move(message));
+  }
+  for (const wire::RankWish& wish : std::exchange(wishes_, {})) {
+    wire::FromGuest message;
+    *message.mutable_rank_wish() = wish;
     send(std::move(message));
   }
   if (!link_.connected()) return;

@@ -1,6 +1,7 @@
 // The agent's rules, without a VM.
 #include <arpa/inet.h>
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -11,10 +12,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 
+#include "common/fd.h"
+#include "mpi-hooks/agent/checks/check.h"
 #include "mpi-hooks/agent/files.h"
 #include "mpi-hooks/agent/hold.h"
 #include "mpi-hooks/agent/mpirun.h"
@@ -241,6 +245,30 @@ TEST_CASE("the kernel's figures of a connection have both its ends, also where o
   CHECK(sockets.value()[1].local_ip() == 0x7f000302);
   CHECK(sockets.value()[1].bytes_received() == 5);
   for (const int fd : {listener, client, server}) ::close(fd);
+}
+
+TEST_CASE("of the sockets, those whose other end is out of the gang are found, with their owner's inode") {
+  const AddressSet gang{0x0a630001, 0x0a630002};
+  const std::string dump = socket_message("10.99.0.1", 1000, "10.99.0.2", 2000, 42) +
+                           socket_message("10.99.0.1", 5000, "192.0.2.1", 443, 1) +
+                           socket_message("127.0.0.1", 7, "127.0.0.1", 8, 1) +  // within the guest
+                           socket_message("0.0.0.0", 68, "0.0.0.0", 0, 1);      // not connected
+  OutsideSockets found;
+  bool end = false;
+  REQUIRE(parse_outside(dump, gang, "TCP", found, end));
+  REQUIRE(found.size() == 1);
+  CHECK(found.begin()->second == "TCP 10.99.0.1:5000 -> 192.0.2.1:443");
+}
+
+TEST_CASE("this very process, as the kernel shows it") {
+  const Fd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const Proc proc;
+  const auto open = proc.open_files(::getpid());
+  CHECK(std::find(open.begin(), open.end(), "/dev/null") != open.end());
+  CHECK_FALSE(proc.mapped_files(::getpid()).empty());
+  CHECK(proc.state(::getpid()) == 'R');
+  const OutsideSockets outside;
+  CHECK_FALSE(examine({proc, ::getpid(), false, "", proc.mapped_files(::getpid()), open, outside}).has_value());
 }
 
 TEST_CASE("mpirun's command line pins what quiescing rests on and keeps the user's values whole") {

@@ -61,16 +61,22 @@ bool Cgroup::populated() const {
   return events && says(read_small(events.get()), "populated", true);
 }
 
-void Cgroup::signal(int signal_number) const {
+std::vector<pid_t> Cgroup::processes() const {
+  std::vector<pid_t> pids;
   const Fd procs(::open((directory_ + "/cgroup.procs").c_str(), O_RDONLY | O_CLOEXEC));
-  if (!procs) return;
+  if (!procs) return pids;
   const std::string list = read_small(procs.get());
   for (std::size_t at = 0; at < list.size();) {
     const int pid = std::atoi(list.c_str() + at);
-    if (pid > 1) ::kill(pid, signal_number);
+    if (pid > 1) pids.push_back(pid);
     const std::size_t line = list.find('\n', at);
     at = line == list.npos ? list.size() : line + 1;
   }
+  return pids;
+}
+
+void Cgroup::signal(int signal_number) const {
+  for (const pid_t pid : processes()) ::kill(pid, signal_number);
 }
 
 void Cgroup::kill() const { write_word(directory_ + "/cgroup.kill", "1"); }

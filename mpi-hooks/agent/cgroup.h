@@ -1,7 +1,10 @@
 // The job's cgroup (v2): everything that mpirun, prted and the ranks are. The agent stands outside of it.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
+#include <vector>
 
 #include "mpi-hooks/agent/clock.h"
 #include "mpi-hooks/agent/outcome.h"
@@ -16,6 +19,7 @@ class Cgroup {
   // Waits until the kernel says that every task is frozen, or thawed; until deadline (monotonic) at most.
   Done set_frozen(bool frozen, Millis deadline);
   bool populated() const;
+  std::vector<pid_t> processes() const;
   // Each process of the group gets the signal.
   void signal(int signal_number) const;
   // SIGKILL to all at once, also to what is being forked.

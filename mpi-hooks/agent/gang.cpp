@@ -178,6 +178,7 @@ void Gang::take(unsigned guest, wire::FromGuest message) {
       return;
     }
     case wire::FromGuest::kRankFailed: failed_ranks_.push_back(message.rank_failed()); return;
+    case wire::FromGuest::kRankWish: return;  // nobody here takes checkpoints because a program asks
     case wire::FromGuest::BODY_NOT_SET: return;
   }
 }

@@ -30,7 +30,17 @@ wire::RankReport::State wire_state(RankState state) {
   return wire::RankReport::UNKNOWN;
 }
 
-std::string call_name(const RankPacket& packet) { return {packet.call, ::strnlen(packet.call, sizeof packet.call)}; }
+template <std::size_t Size>
+std::string text_of(const char (&field)[Size]) {
+  return {field, ::strnlen(field, Size)};
+}
+
+std::string call_name(const RankPacket& packet) { return text_of(packet.call); }
+
+std::uint64_t since_ms(const RankPacket& packet) {
+  const std::int64_t since = clock_ns(CLOCK_MONOTONIC) - static_cast<std::int64_t>(packet.since_ns);
+  return packet.since_ns == 0 ? 0 : static_cast<std::uint64_t>(std::max<std::int64_t>(0, since) / 1'000'000);
+}
 
 }  // namespace
 
@@ -53,7 +63,7 @@ void Ranks::handle(const std::vector<pollfd>& polls) {
   };
   std::erase_if(connections_, [&](const std::unique_ptr<Connection>& rank) {
     if (!reported(rank->fd.get()) || receive(*rank)) return false;
-    if (rank->finalized) ++finalized_and_gone_;
+    if ((rank->finalizing || rank->finalized) && rank->last.spawned == 0) ++finalized_and_gone_;
     return true;
   });
   if (reported(listener_.get())) accept_all();
@@ -70,6 +80,7 @@ void Ranks::accept_all() {
     rank->fd = std::move(fd);
     rank->last.state = RankState::starting;
     connections_.push_back(std::move(rank));
+    send(*connections_.back(), RankMessage::welcome, 0);
     if (closing_epoch_ != 0) send(*connections_.back(), RankMessage::close, closing_epoch_);
   }
 }
@@ -89,6 +100,11 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
     peer_failed_(packet.value, "rank " + std::to_string(packet.rank) + " was told by ULFM in " + call_name(packet));
     return;
   }
+  if (packet.message == RankMessage::wish) {
+    if (wished_ && packet.value <= static_cast<std::uint32_t>(hooks::RankWish::good_moment))
+      wished_(static_cast<std::uint32_t>(std::max(0, packet.rank)), static_cast<hooks::RankWish>(packet.value));
+    return;
+  }
   rank.last = packet;
   switch (packet.message) {
     case RankMessage::hello:
@@ -96,14 +112,17 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
       break;
     case RankMessage::ready:
       rank.ready = true;
-      rank.finalized = false;  // it may have begun MPI sessions anew
+      rank.finalizing = rank.finalized = false;  // it may have begun MPI sessions anew
       break;
-    case RankMessage::closed: rank.closed = packet.epoch == closing_epoch_; break;
+    case RankMessage::closed: rank.closed = !rank.opening && packet.epoch == closing_epoch_; break;
     case RankMessage::figures: rank.owes = false; break;
+    case RankMessage::finalizing: rank.finalizing = true; break;
     case RankMessage::finalized: rank.finalized = true; break;
-    case RankMessage::opened:
+    case RankMessage::opened: rank.opening = false; break;
     case RankMessage::deferring:
     case RankMessage::peer_failed:
+    case RankMessage::wish:
+    case RankMessage::welcome:
     case RankMessage::close:
     case RankMessage::count:
     case RankMessage::open:
@@ -116,6 +135,7 @@ void Ranks::send(Connection& rank, RankMessage message, std::uint64_t epoch) {
   packet.message = message;
   packet.epoch = epoch;
   packet.rank = rank.last.rank;
+  packet.value = incarnation_;
   // A rank that does not read for so long that its socket is full owes answers already.
   (void)::send(rank.fd.get(), &packet, sizeof packet, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
@@ -133,7 +153,9 @@ void Ranks::open_gates() {
   for (auto& rank : connections_) {
     rank->closed = false;
     rank->owes = false;
-    if (closing_epoch_ != 0) send(*rank, RankMessage::open, closing_epoch_);
+    if (closing_epoch_ == 0) continue;
+    rank->opening = true;
+    send(*rank, RankMessage::open, closing_epoch_);
   }
   closing_epoch_ = 0;
 }
@@ -149,13 +171,22 @@ void Ranks::ask(RankMessage question, std::uint64_t epoch) {
 std::uint32_t Ranks::at_rest() const {
   return finalized_and_gone_ +
          static_cast<std::uint32_t>(std::count_if(connections_.begin(), connections_.end(), [](const auto& r) {
-           return r->finalized || (r->ready && r->closed);
+           return r->last.spawned == 0 && is_at_rest(*r);
          }));
 }
 
 bool Ranks::all_at_rest(std::uint32_t expected) const {
-  return at_rest() >= expected && std::all_of(connections_.begin(), connections_.end(),
-                                              [](const auto& r) { return r->finalized || (r->ready && r->closed); });
+  return at_rest() >= expected &&
+         std::all_of(connections_.begin(), connections_.end(), [](const auto& r) { return is_at_rest(*r); });
+}
+
+bool Ranks::deferring(std::uint32_t expected) const {
+  std::uint32_t known = finalized_and_gone_;
+  for (const auto& rank : connections_) {
+    if (!rank->ready || (!is_at_rest(*rank) && rank->last.state == RankState::deferring)) return true;
+    if (rank->last.spawned == 0) ++known;
+  }
+  return known < expected;
 }
 
 bool Ranks::all_answered() const {
@@ -174,19 +205,33 @@ std::uint64_t Ranks::calls() const {
   return sum;
 }
 
+std::string Ranks::words(const Connection& rank) {
+  if (rank.last.rank < 0) return "process " + std::to_string(rank.pid);
+  return (rank.last.spawned != 0 ? "spawned rank " : "rank ") + std::to_string(rank.last.rank);
+}
+
+std::string Ranks::restless_words(const Connection& rank) const {
+  const char state = proc_.state(rank.pid);
+  std::string text = words(rank);
+  if (state == 'T' || state == 't')
+    return text + " is stopped by a signal: continue its process, " + std::to_string(rank.pid);
+  const std::string call = call_name(rank.last);
+  if (rank.last.state == RankState::deferring) text += " is inside " + call;
+  else if (!rank.ready) return text + " has not finished MPI_Init";
+  else return text + " has not answered" + (call.empty() ? "" : ", last seen in " + call);
+  if (const std::string communicator = text_of(rank.last.communicator); !communicator.empty())
+    text += " on " + communicator + " (" + std::to_string(rank.last.peers) + " processes)";
+  const std::uint64_t tenths = since_ms(rank.last) / 100;
+  return text + " for " + std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " s";
+}
+
 std::string Ranks::not_at_rest(std::uint32_t expected) const {
   std::string text;
   std::uint32_t known = finalized_and_gone_;
   for (const auto& rank : connections_) {
-    if (rank->ready || rank->finalized) ++known;
-    if (rank->finalized || (rank->ready && rank->closed)) continue;
-    if (!text.empty()) text += ", ";
-    if (!rank->ready) {
-      text += "process " + std::to_string(rank->pid) + " has not finished MPI_Init";
-      continue;
-    }
-    const std::string call = call_name(rank->last);
-    text += "rank " + std::to_string(rank->last.rank) + (call.empty() ? " has not answered" : " is inside " + call);
+    if ((rank->ready || rank->finalized) && rank->last.spawned == 0) ++known;
+    if (is_at_rest(*rank)) continue;
+    text += (text.empty() ? "" : ", ") + restless_words(*rank);
   }
   if (known < expected) {
     if (!text.empty()) text += ", ";
@@ -195,8 +240,13 @@ std::string Ranks::not_at_rest(std::uint32_t expected) const {
   return text;
 }
 
+std::vector<Ranks::Linked> Ranks::linked() const {
+  std::vector<Linked> all;
+  for (const auto& rank : connections_) all.push_back({rank->pid, words(*rank), text_of(rank->last.transport)});
+  return all;
+}
+
 std::vector<wire::RankReport> Ranks::reports(std::uint32_t guest) const {
-  const std::int64_t now = clock_ns(CLOCK_MONOTONIC);
   std::vector<wire::RankReport> reports;
   for (const auto& rank : connections_) {
     if (rank->last.rank < 0) continue;
@@ -205,8 +255,14 @@ std::vector<wire::RankReport> Ranks::reports(std::uint32_t guest) const {
     report.set_guest(guest);
     report.set_state(rank->finalized ? wire::RankReport::FINALIZED : wire_state(rank->last.state));
     report.set_call(call_name(rank->last));
-    report.set_since_ms(static_cast<std::uint64_t>(
-        std::max<std::int64_t>(0, now - static_cast<std::int64_t>(rank->last.since_ns)) / 1'000'000));
+    report.set_since_ms(since_ms(rank->last));
+    report.set_communicator(text_of(rank->last.communicator));
+    report.set_peers(rank->last.peers);
+    report.set_spawned(rank->last.spawned != 0);
+    if (rank->owes) {
+      const char state = proc_.state(rank->pid);
+      report.set_state(state == 'T' || state == 't' ? wire::RankReport::STOPPED : wire::RankReport::UNKNOWN);
+    }
     report.set_calls(rank->last.calls);
     report.set_pid(static_cast<std::uint32_t>(rank->pid));
     reports.push_back(std::move(report));

@@ -68,6 +68,7 @@ void parse_socket(std::string_view message, const AddressSet& gang, std::vector<
   figures.set_local_port(ntohs(diag.id.idiag_sport));
   figures.set_remote_port(ntohs(diag.id.idiag_dport));
   figures.set_state(diag.idiag_state);
+  figures.set_inode(diag.idiag_inode);
   figures.set_receive_queue(diag.idiag_rqueue);
   figures.set_send_queue(diag.idiag_wqueue);
   message.remove_prefix(sizeof diag);
@@ -84,8 +85,11 @@ void parse_socket(std::string_view message, const AddressSet& gang, std::vector<
 
 }  // namespace
 
-bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets,
-                       bool& end, std::string& foreign) {
+namespace {
+
+// Each socket's message of a dump; false where the datagram is malformed or carries an error.
+template <class Each>
+bool walk_dump(std::string_view datagram, bool& end, Each each) {
   while (datagram.size() >= sizeof(nlmsghdr)) {
     nlmsghdr header{};
     std::memcpy(&header, datagram.data(), sizeof header);
@@ -96,17 +100,53 @@ bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::v
       return true;
     }
     if (header.nlmsg_type == SOCK_DIAG_BY_FAMILY)
-      parse_socket(datagram.substr(sizeof header, header.nlmsg_len - sizeof header), gang, sockets, foreign);
+      each(datagram.substr(sizeof header, header.nlmsg_len - sizeof header));
     datagram.remove_prefix(std::min(datagram.size(), align4(header.nlmsg_len)));
   }
   return datagram.empty();
 }
 
+std::string address_text(std::uint8_t family, const void* address, std::uint16_t port) {
+  char text[INET6_ADDRSTRLEN] = "?";
+  ::inet_ntop(family, address, text, sizeof text);
+  return std::string(text) + ":" + std::to_string(ntohs(port));
+}
+
+// Whether the other end of a socket is another machine than the gang's. Unconnected ones have none.
+bool leaves_gang(const inet_diag_msg& diag, const AddressSet& gang) {
+  const auto& remote = diag.id.idiag_dst;
+  const auto ipv4 = ipv4_of(diag.idiag_family, remote);
+  if (!ipv4) return !(remote[0] == 0 && remote[1] == 0 && remote[2] == 0 && ntohl(remote[3]) <= 1);  // :: and ::1
+  return diag.id.idiag_dport != 0 && *ipv4 != 0 && *ipv4 >> 24 != 127 && !gang.contains(*ipv4);
+}
+
+}  // namespace
+
+bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets,
+                       bool& end, std::string& foreign) {
+  return walk_dump(datagram, end, [&](std::string_view message) { parse_socket(message, gang, sockets, foreign); });
+}
+
+bool parse_outside(std::string_view datagram, const AddressSet& gang, const char* protocol, OutsideSockets& sockets,
+                   bool& end) {
+  return walk_dump(datagram, end, [&](std::string_view message) {
+    inet_diag_msg diag{};
+    if (message.size() < sizeof diag) return;
+    std::memcpy(&diag, message.data(), sizeof diag);
+    if (!leaves_gang(diag, gang)) return;
+    sockets[diag.idiag_inode] = std::string(protocol) + " " +
+                                address_text(diag.idiag_family, diag.id.idiag_src, diag.id.idiag_sport) + " -> " +
+                                address_text(diag.idiag_family, diag.id.idiag_dst, diag.id.idiag_dport);
+  });
+}
+
 namespace {
 
-const std::string kStep = "read the kernel's socket figures";
+constexpr char kStep[] = "read the kernel's socket figures";
 
-Done dump_sockets(unsigned char family, const AddressSet& gang, std::vector<wire::SocketFigures>& sockets) {
+// Every datagram of a dump to take, which says false for one that makes no sense and sets end with the last.
+template <class Take>
+Done dump_sockets(std::uint8_t family, std::uint8_t protocol, std::uint32_t states, Take take) {
   const Fd link(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
   if (!link) return errno_failure(kStep, "sock_diag");
   struct {
@@ -117,25 +157,20 @@ Done dump_sockets(unsigned char family, const AddressSet& gang, std::vector<wire
   query.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
   query.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   query.request.sdiag_family = family;
-  query.request.sdiag_protocol = IPPROTO_TCP;
+  query.request.sdiag_protocol = protocol;
   query.request.idiag_ext = 1u << (INET_DIAG_INFO - 1);
-  query.request.idiag_states = kWantedStates;
+  query.request.idiag_states = states;
   if (::send(link.get(), &query, sizeof query, 0) != static_cast<ssize_t>(sizeof query))
     return errno_failure(kStep, "sock_diag");
-
-  std::string foreign, datagram(64u << 10, '\0');
+  std::string datagram(64u << 10, '\0');
   for (bool end = false; !end;) {
     const ssize_t n = ::recv(link.get(), datagram.data(), datagram.size(), 0);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return errno_failure(kStep, "sock_diag");
-    if (!parse_socket_dump(std::string_view(datagram).substr(0, static_cast<std::size_t>(n)), gang, sockets, end,
-                           foreign))
+    if (!take(std::string_view(datagram).substr(0, static_cast<std::size_t>(n)), end))
       return failure(wire::Failure::PERMANENT, kStep, "sock_diag",
                      "the kernel's answer makes no sense; is the module tcp_diag loaded?");
   }
-  if (!foreign.empty())
-    return failure(wire::Failure::NOT_QUIET, kStep, foreign,
-                   "a connection over IPv6 leaves this guest, and only IPv4 is followed; let the program use IPv4");
   return Nothing{};
 }
 
@@ -143,11 +178,29 @@ Done dump_sockets(unsigned char family, const AddressSet& gang, std::vector<wire
 
 Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang) {
   std::vector<wire::SocketFigures> sockets;
-  for (const unsigned char family : {AF_INET, AF_INET6}) {
-    auto dumped = dump_sockets(family, gang, sockets);
-    if (!dumped.ok()) return dumped.failure();
+  std::string foreign;
+  for (const std::uint8_t family : {AF_INET, AF_INET6}) {
+    auto done = dump_sockets(family, IPPROTO_TCP, kWantedStates, [&](std::string_view datagram, bool& end) {
+      return parse_socket_dump(datagram, gang, sockets, end, foreign);
+    });
+    if (!done.ok()) return done.failure();
   }
+  if (!foreign.empty())
+    return failure(wire::Failure::NOT_QUIET, kStep, foreign,
+                   "a connection over IPv6 leaves this guest, and only IPv4 is followed; let the program use IPv4");
   return sockets;
+}
+
+OutsideSockets outside_sockets(const AddressSet& gang) {
+  OutsideSockets found;
+  for (const std::uint8_t family : {AF_INET, AF_INET6})
+    for (const std::uint8_t protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
+      // A kernel without udp_diag or IPv6 answers with an error: then there is less to see, and nothing to refuse.
+      (void)dump_sockets(family, protocol, kWantedStates, [&](std::string_view datagram, bool& end) {
+        return parse_outside(datagram, gang, protocol == IPPROTO_TCP ? "TCP" : "UDP", found, end);
+      }).ok();
+    }
+  return found;
 }
 
 std::uint64_t in_flight(const wire::SocketFigures& socket) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -24,6 +25,12 @@ bool parse_socket_dump(std::string_view datagram, const AddressSet& gang, std::v
 // Every TCP connection between two different addresses of gang, in any state but LISTEN, CLOSE and TIME_WAIT. Fails
 // where there is one over IPv6: nobody could compare its ends.
 Outcome<std::vector<wire::SocketFigures>> gang_sockets(const AddressSet& gang);
+
+// By inode, in words: connected sockets whose other end is neither in the gang nor this guest itself.
+using OutsideSockets = std::map<std::uint64_t, std::string>;
+OutsideSockets outside_sockets(const AddressSet& gang);
+bool parse_outside(std::string_view datagram, const AddressSet& gang, const char* protocol, OutsideSockets& sockets,
+                   bool& end);
 
 // What the sender's side still holds: bytes not acknowledged by the peer's kernel (sent or not), plus one for each
 // segment that carries none (SYN, FIN).

@@ -102,27 +102,44 @@ void Gate::open() noexcept {
   futex_wake_all(word_);
 }
 
-Survey Gate::survey() noexcept {
+// Notes what the thread does now; a change is dated with this look.
+const Call* Gate::look_at(Thread& thread, std::int64_t now_ns) noexcept {
+  const Call* call = thread.call.load(std::memory_order_acquire);
+  const Call* shown = call != nullptr ? call : thread.parked.load(std::memory_order_relaxed);
+  const std::uint64_t calls = thread.calls.load(std::memory_order_relaxed);
+  if (now_ns != 0 && (thread.seen_ns == 0 || thread.seen_call != shown || thread.seen_calls != calls)) {
+    thread.seen_call = shown;
+    thread.seen_calls = calls;
+    thread.seen_ns = now_ns;
+  }
+  return call;
+}
+
+Survey Gate::survey(std::int64_t now_ns) noexcept {
   Survey all;
   int telling = 0;  // how much `shown` says
-  const auto show = [&](const Call* call, int weight) {
+  const auto show = [&](const Thread& thread, const Call* call, int weight) {
     if (weight <= telling) return;
     telling = weight;
     all.shown = call;
+    all.communicator = thread.communicator.load(std::memory_order_relaxed);
+    all.since_ns = thread.seen_ns;
   };
   Locked locked(lock_);
   all.calls = parted_calls_;
   for (Thread* thread = threads_; thread != nullptr; thread = thread->next) {
     all.threads++;
     all.calls += thread->calls.load(std::memory_order_relaxed);
-    if (const Call* call = thread->call.load(std::memory_order_acquire)) {
+    if (const Call* call = look_at(*thread, now_ns)) {
       switch (call->kind) {
-        case CallKind::gate: all.in_gate++, show(call, 3); break;
-        case CallKind::blocking: all.in_blocking++, show(call, 2); break;
-        case CallKind::defer: all.in_defer++, show(call, 4); break;
+        case CallKind::gate: all.in_gate++, show(*thread, call, 3); break;
+        case CallKind::blocking: all.in_blocking++, show(*thread, call, 2); break;
+        case CallKind::defer: all.in_defer++, show(*thread, call, 4); break;
       }
     } else if (const Call* waiting = thread->parked.load(std::memory_order_relaxed)) {
-      all.parked++, show(waiting, 1);
+      all.parked++, show(*thread, waiting, 1);
+    } else if (telling == 0 && thread->seen_ns > all.since_ns) {
+      all.since_ns = thread->seen_ns;
     }
   }
   return all;

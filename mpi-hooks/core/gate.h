@@ -49,17 +49,27 @@ struct alignas(64) Thread {
   std::atomic<const Call*> call{&kStranger};
   std::atomic<const Call*> parked{nullptr};  // the call that waits at the gate
   std::atomic<std::uint64_t> calls{0};       // outermost calls begun; relaxed: read for figures only
+  // The communicator that the call was given, null when none: a handle to compare, never to follow (communicators.h).
+  // Relaxed and stored before `call`: for people, who may now and then be shown that of the call before.
+  std::atomic<const void*> communicator{nullptr};
   Thread* next = nullptr;
   Thread* previous = nullptr;
   Gate* joined = nullptr;
+  // The helper's notes of its last look: under the gate's lock.
+  const Call* seen_call = nullptr;
+  std::uint64_t seen_calls = 0;
+  std::int64_t seen_ns = 0;  // since when at the latest it has been as it is
 };
 
 // What the threads of a rank are doing, at one look.
 struct Survey {
   std::uint32_t threads = 0;
   std::uint32_t in_gate = 0, in_blocking = 0, in_defer = 0, parked = 0;
-  std::uint64_t calls = 0;      // begun by all threads, those that have ended too
-  const Call* shown = nullptr;  // of the most telling thread: deferring, else in a call, else parked
+  std::uint64_t calls = 0;  // begun by all threads, those that have ended too
+  // Of the most telling thread: deferring, else in a call, else parked, else the one that was last seen to change.
+  const Call* shown = nullptr;
+  const void* communicator = nullptr;
+  std::int64_t since_ns = 0;
   bool inside() const noexcept { return in_gate + in_blocking + in_defer != 0; }
 };
 
@@ -77,8 +87,8 @@ class Gate {
   void part(Thread& thread) noexcept;
 
   // Before an outermost call; parks while the gate is shut.
-  [[gnu::always_inline]] void enter(Thread& thread, const Call& call) noexcept {
-    announce(thread, call);
+  [[gnu::always_inline]] void enter(Thread& thread, const Call& call, const void* communicator = nullptr) noexcept {
+    announce(thread, call, communicator);
     if (word_.load(std::memory_order_acquire) != 0) [[unlikely]]
       enter_slow(thread, call);
   }
@@ -90,7 +100,8 @@ class Gate {
       leave_slow();
   }
   // As enter, but never parks: for MPI_Init, which ranks must not enter half and half.
-  [[gnu::always_inline]] void announce(Thread& thread, const Call& call) noexcept {
+  [[gnu::always_inline]] void announce(Thread& thread, const Call& call, const void* communicator = nullptr) noexcept {
+    thread.communicator.store(communicator, std::memory_order_relaxed);
     thread.call.store(&call, std::memory_order_relaxed);
     thread.calls.store(thread.calls.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -109,7 +120,9 @@ class Gate {
   void shut() noexcept;
   void open() noexcept;
   bool is_shut() const noexcept { return (word_.load(std::memory_order_relaxed) & kShut) != 0; }
-  Survey survey() noexcept;
+  // now_ns: a monotonic clock, for since_ns. Nothing in the fast path takes the time, so since_ns is when the helper
+  // first saw what it still sees: as exact as the helper looks often.
+  Survey survey(std::int64_t now_ns = 0) noexcept;
 
  private:
   static constexpr std::uint32_t kShut = 1, kFailed = 2, kCareful = 4;
@@ -117,6 +130,7 @@ class Gate {
   void leave_slow() noexcept;
   void order() noexcept { order_.fetch_add(1, std::memory_order_acq_rel); }
   void ring() noexcept;
+  const Call* look_at(Thread& thread, std::int64_t now_ns) noexcept;
 
   std::atomic<std::uint32_t> word_{0};  // 0 = go on; also what parked threads sleep on (futex)
   std::atomic<std::uint32_t> order_{0};

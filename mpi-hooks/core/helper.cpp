@@ -24,6 +24,7 @@ constexpr int kTurnsPerCount = 128;  // before an answer to count: what has arri
 constexpr int kRestMs = 1;           // between bursts: the other ranks of the guest need the CPU to come to rest
 constexpr int kNice = -10;
 constexpr int kReconnectMs = 1000;
+constexpr int kLookMs = 1000;      // at the threads, with the gate open: how exact "since when" is
 constexpr int kAgentTimeoutS = 5;  // for connect and send: an agent that takes longer is lost
 
 std::int64_t now_ns() noexcept {
@@ -70,20 +71,25 @@ void Helper::stop() noexcept {
   started_.store(false);
 }
 
-void Helper::initialized(int rank, int size, bool multiple, Progress progress) noexcept {
-  if (phase_.load(std::memory_order_relaxed) == Phase::starting) {  // not again, while the helper may read them
-    rank_ = rank;
-    size_ = size;
+void Helper::initialized(const World& world) noexcept {
+  if (phase_.load(std::memory_order_relaxed) == Phase::starting) {
+    world_ = world;
+  } else {  // not all of it again: the helper may be reading
+    world_.multiple = world.multiple;
+    world_.progress = world.progress;
   }
-  multiple_ = multiple;
-  progress_ = progress;
   phase_.store(Phase::running, std::memory_order_seq_cst);
   ring();
 }
 
 void Helper::finalizing() noexcept {
-  phase_.store(Phase::finalized, std::memory_order_seq_cst);
+  phase_.store(Phase::finalizing, std::memory_order_seq_cst);
   while (in_mpi_.load(std::memory_order_seq_cst) != 0) futex_wait(in_mpi_, 1);
+  ring();
+}
+
+void Helper::finalized() noexcept {
+  phase_.store(Phase::finalized, std::memory_order_seq_cst);
   ring();
 }
 
@@ -91,6 +97,35 @@ void Helper::peer_failed(int rank) noexcept {
   int none = kNoFailure;
   failed_rank_.compare_exchange_strong(none, rank);
   ring();
+}
+
+void Helper::wish(RankWish kind) noexcept {
+  wishes_.fetch_or(1u << static_cast<std::uint32_t>(kind));
+  ring();
+}
+
+void Helper::forbid(Thread& thread, const Call& call, std::int64_t for_ns) noexcept {
+  const std::int64_t until = now_ns() + for_ns;
+  std::int64_t before = forbidden_until_ns_.load();
+  while (before < until && !forbidden_until_ns_.compare_exchange_weak(before, until)) {}
+  forbids_.fetch_add(1, std::memory_order_seq_cst);
+  gate_.enter(thread, call);
+  gate_.leave(thread);
+}
+
+void Helper::allow() noexcept {
+  std::uint32_t before = forbids_.load();
+  while (before != 0 && !forbids_.compare_exchange_weak(before, before - 1)) {}
+  if (before <= 1) forbidden_until_ns_.store(0);
+  ring();
+}
+
+bool Helper::add_callbacks(const Callbacks& callbacks) noexcept {
+  const std::uint32_t used = callbacks_used_.load(std::memory_order_relaxed);
+  if (used == kMostCallbacks) return false;
+  callbacks_[used] = callbacks;
+  callbacks_used_.store(used + 1, std::memory_order_release);
+  return true;
 }
 
 void Helper::forget_after_fork() noexcept {
@@ -141,10 +176,11 @@ void Helper::lose_agent() noexcept {
   if (const int agent = agent_.exchange(-1); agent >= 0) close(agent);
   owes_closed_ = false;
   if (gate_.is_shut()) gate_.open();
+  opened(0);
 }
 
 void Helper::greet() noexcept {
-  said_ready_ = said_finalized_ = said_failed_ = false;
+  said_ready_ = said_finalizing_ = said_finalized_ = said_failed_ = false;
   send(RankMessage::hello);
 }
 
@@ -164,10 +200,12 @@ void Helper::handle(const RankPacket& request) noexcept {
   switch (request.message) {
     case RankMessage::close:
       epoch_ = request.epoch;
-      if (!gate_.is_shut()) gate_.shut();
       owes_closed_ = true;
-      if (gate_.survey().in_defer != 0) send(RankMessage::deferring);
-      break;  // closed follows from tell_news(), at once or when the deferring call is over
+      said_deferring_ = false;
+      break;  // tell_news() goes on: closed, at once or when what has to finish first is over
+    case RankMessage::welcome:
+      if (incarnation_ == 0) incarnation_ = request.value;
+      break;
     case RankMessage::count:
       epoch_ = request.epoch;
       pump(kTurnsPerCount);
@@ -182,15 +220,18 @@ void Helper::handle(const RankPacket& request) noexcept {
       owes_closed_ = false;
       gate_.open();
       send(RankMessage::opened);
+      opened(request.value);
       break;
     case RankMessage::hello:
     case RankMessage::ready:
     case RankMessage::closed:
     case RankMessage::figures:
     case RankMessage::opened:
+    case RankMessage::finalizing:
     case RankMessage::finalized:
     case RankMessage::peer_failed:
     case RankMessage::deferring:
+    case RankMessage::wish:
       lose_agent();  // a rank's own words: whoever is at the other end is no agent
       break;
   }
@@ -200,11 +241,15 @@ void Helper::handle(const RankPacket& request) noexcept {
 void Helper::tell_news() noexcept {
   if (agent_ < 0) return;
   const Phase phase = phase_.load(std::memory_order_acquire);
-  if (phase == Phase::running && said_finalized_)
-    said_ready_ = said_finalized_ = false;  // a session after the last one
+  if (phase == Phase::running && said_finalizing_)
+    said_ready_ = said_finalizing_ = said_finalized_ = false;  // a session after the last one
   if (phase != Phase::starting && !said_ready_) {
     said_ready_ = true;
     send(RankMessage::ready);
+  }
+  if ((phase == Phase::finalizing || phase == Phase::finalized) && !said_finalizing_) {
+    said_finalizing_ = true;
+    send(RankMessage::finalizing);
   }
   if (phase == Phase::finalized && !said_finalized_) {
     said_finalized_ = true;
@@ -214,15 +259,60 @@ void Helper::tell_news() noexcept {
     said_failed_ = true;
     send(RankMessage::peer_failed);
   }
-  if (owes_closed_ && gate_.survey().in_defer == 0) {
+  if (const std::uint32_t wishes = wishes_.exchange(0); wishes != 0 && agent_ >= 0)
+    for (std::uint32_t kind = 0; kind < 32; kind++) {
+      if ((wishes & 1u << kind) == 0) continue;
+      RankPacket packet = figures(RankMessage::wish);
+      packet.value = kind;
+      send(packet);
+    }
+  if (!owes_closed_) return;
+  if (!gate_.is_shut()) try_to_shut();
+  if (gate_.is_shut() && gate_.survey().in_defer == 0) {
     owes_closed_ = false;
+    wanted_.store(false, std::memory_order_relaxed);
+    stood_for_.store(epoch_, std::memory_order_relaxed);
     send(RankMessage::closed);
+  } else if (!said_deferring_) {
+    said_deferring_ = true;
+    send(RankMessage::deferring);
   }
 }
 
+bool Helper::forbidden() const noexcept {
+  return forbids_.load(std::memory_order_seq_cst) != 0 && now_ns() < forbidden_until_ns_.load();
+}
+
+void Helper::try_to_shut() noexcept {
+  if (!forbidden()) {
+    if (!called_before_) call_back(&Callbacks::before);
+    called_before_ = true;
+    gate_.shut();
+    if (!forbidden()) return;
+    gate_.open();
+  }
+  wanted_.store(true, std::memory_order_relaxed);
+}
+
+// The gate is open again. incarnation: the job's, 0 where it is not known.
+void Helper::opened(std::uint32_t incarnation) noexcept {
+  const bool restarted = incarnation > incarnation_ && incarnation_ != 0;
+  if (incarnation != 0) incarnation_ = incarnation;
+  if (restarted) restarts_.fetch_add(1, std::memory_order_relaxed);
+  if (!called_before_) return;
+  called_before_ = false;
+  call_back(restarted ? &Callbacks::restarted : &Callbacks::after);
+}
+
+void Helper::call_back(void (*Callbacks::*which)(void*)) noexcept {
+  const std::uint32_t used = callbacks_used_.load(std::memory_order_acquire);
+  for (std::uint32_t i = 0; i < used; i++)
+    if (callbacks_[i].*which != nullptr) (callbacks_[i].*which)(callbacks_[i].context);
+}
+
 bool Helper::pumping_allowed(const Survey& survey) const noexcept {
-  return phase_.load(std::memory_order_acquire) == Phase::running && progress_ != nullptr && gate_.is_shut() &&
-         (multiple_ ? survey.in_defer == 0 : !survey.inside());
+  return phase_.load(std::memory_order_acquire) == Phase::running && world_.progress != nullptr && gate_.is_shut() &&
+         (world_.multiple ? survey.in_defer == 0 : !survey.inside());
 }
 
 // True when it ran. Yields between turns: the ranks of a guest may share one CPU with the agent.
@@ -231,18 +321,23 @@ bool Helper::pump(int turns) noexcept {
   in_mpi_.store(1, std::memory_order_seq_cst);
   const bool running = phase_.load(std::memory_order_seq_cst) == Phase::running;
   for (int turn = 0; running && turn < turns; turn++) {
-    progress_();
+    world_.progress();
     if (turn % kTurnsPerYield == kTurnsPerYield - 1) sched_yield();
   }
   in_mpi_.store(0, std::memory_order_seq_cst);
-  if (phase_.load(std::memory_order_seq_cst) == Phase::finalized) futex_wake_all(in_mpi_);
+  if (phase_.load(std::memory_order_seq_cst) == Phase::finalizing) futex_wake_all(in_mpi_);
   return running;
 }
 
 int Helper::rest_ms() noexcept {
   if (gate_.is_shut() && pumping_allowed(gate_.survey())) return kRestMs;
-  // Threads that park or come out of a call ring the bell, so nothing else is worth waking up for.
-  return agent_ < 0 ? kReconnectMs : -1;
+  if (agent_ < 0) return kReconnectMs;
+  const std::int64_t now = now_ns();
+  gate_.survey(now);
+  if (!owes_closed_ || !forbidden()) return kLookMs;
+  // Put off by a critical section: its deadline comes without a bell.
+  const std::int64_t left_ms = (forbidden_until_ns_.load() - now) / 1'000'000 + 1;
+  return left_ms < 0 ? 0 : left_ms < kLookMs ? static_cast<int>(left_ms) : kLookMs;
 }
 
 void Helper::wait() noexcept {
@@ -253,15 +348,17 @@ void Helper::wait() noexcept {
 }
 
 RankPacket Helper::figures(RankMessage message) noexcept {
-  const Survey survey = gate_.survey();
+  const Survey survey = gate_.survey(now_ns());
   const Phase phase = phase_.load(std::memory_order_acquire);
   const bool failed = failed_rank_.load() != kNoFailure;
   RankPacket packet{};
   packet.message = message;
   packet.epoch = epoch_;
   if (phase != Phase::starting) {
-    packet.rank = rank_;
-    packet.value = static_cast<std::uint32_t>(size_);
+    packet.rank = world_.rank;
+    packet.value = static_cast<std::uint32_t>(world_.size);
+    packet.spawned = world_.spawned;
+    strncpy(packet.transport, world_.transport, sizeof packet.transport - 1);
   }
   if (message == RankMessage::peer_failed) packet.value = static_cast<std::uint32_t>(failed_rank_.load());
   packet.state = phase == Phase::finalized  ? RankState::finalized
@@ -273,14 +370,17 @@ RankPacket Helper::figures(RankMessage message) noexcept {
   // A rank whose peer has died never comes to rest: no checkpoint of a broken job.
   packet.busy = gate_.is_shut() && (survey.in_gate != 0 || survey.in_defer != 0 || failed);
   packet.calls = survey.calls;
-  if (survey.shown != nullptr) strncpy(packet.call, survey.shown->name(), sizeof packet.call - 1);
-  if (packet.state != seen_state_ || survey.shown != seen_call_ || survey.calls != seen_calls_) {
-    seen_state_ = packet.state;
-    seen_call_ = survey.shown;
-    seen_calls_ = survey.calls;
-    seen_since_ns_ = now_ns();
+  packet.since_ns = static_cast<std::uint64_t>(survey.since_ns);
+  if (owes_closed_ && !gate_.is_shut() && forbidden()) {
+    packet.state = RankState::deferring;
+    strncpy(packet.call, "stillpoint_forbid", sizeof packet.call - 1);
+  } else if (survey.shown != nullptr) {
+    strncpy(packet.call, survey.shown->name(), sizeof packet.call - 1);
+    if (CommunicatorNote note; communicators_.find(survey.communicator, note)) {
+      memcpy(packet.communicator, note.name, sizeof packet.communicator);
+      packet.peers = note.peers;
+    }
   }
-  packet.since_ns = static_cast<std::uint64_t>(seen_since_ns_);
   return packet;
 }
 

@@ -2,8 +2,9 @@
 // own threads cannot ("pumping"), so that what is on its way to this rank arrives.
 //
 // One Helper per process, started at the entry into MPI_Init when an agent answers, never ended: it goes with the
-// process. start, initialized, finalizing, peer_failed and forget_after_fork are for the program's threads; the rest
-// runs on the helper thread. It blocks all signals, sleeps in poll() unless it pumps, and allocates nothing.
+// process. start, initialized, finalizing, finalized, peer_failed and forget_after_fork are for the program's threads;
+// the rest runs on the helper thread. It blocks all signals, sleeps in poll() unless it pumps, looks once a second at
+// what the program's threads do, and allocates nothing.
 //
 // When the helper may pump: MPI is initialised and not being finalised, the gate is shut, and either the program asked
 // for MPI_THREAD_MULTIPLE or no thread of it is inside MPI (one inside a blocking call drives progress itself). At the
@@ -19,6 +20,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "mpi-hooks/core/communicators.h"
 #include "mpi-hooks/core/gate.h"
 #include "mpi-hooks/core/rank_link.h"
 
@@ -28,7 +30,7 @@ class Helper {
  public:
   using Progress = void (*)() noexcept;  // one turn of MPI's progress engine
 
-  constexpr explicit Helper(Gate& gate) noexcept : gate_(gate) {}
+  constexpr Helper(Gate& gate, Communicators& communicators) noexcept : gate_(gate), communicators_(communicators) {}
   Helper(const Helper&) = delete;
   Helper& operator=(const Helper&) = delete;
 
@@ -37,13 +39,46 @@ class Helper {
   bool start(const char* socket_path) noexcept;
   bool started() const noexcept { return started_.load(std::memory_order_acquire); }
 
-  // MPI_Init, or the first session's, has finished. `progress` null: never pump (the thread level does not allow it).
-  // Again after finalizing() where a program begins a session after its last one ended.
-  void initialized(int rank, int size, bool multiple, Progress progress) noexcept;
+  // What MPI_Init, or the first session's, came to. progress null: never pump (the thread level does not allow it).
+  struct World {
+    int rank = -1, size = 0;
+    bool multiple = false;       // the program asked for MPI_THREAD_MULTIPLE
+    bool spawned = false;        // by MPI_Comm_spawn
+    const char* transport = "";  // name of the point-to-point layer; a constant
+    Progress progress = nullptr;
+  };
+  // It has finished. Again after finalizing() where a program begins a session after its last one ended.
+  void initialized(const World& world) noexcept;
   // MPI_Finalize was entered. On return the helper is out of MPI and will not enter it again.
   void finalizing() noexcept;
+  // And is over.
+  void finalized() noexcept;
   // ULFM reported a failed process (-1: unknown which). The caller parks.
   void peer_failed(int rank) noexcept;
+  // --- for stillpoint.h: threads of the program ---
+
+  // A wish of the program's for the agent to pass on.
+  void wish(RankWish kind) noexcept;
+  // A critical section begins: from the return on no checkpoint is taken before its end, or its deadline. Waits for one
+  // that is under way to be over. Sections of several threads overlap; the last deadline counts.
+  void forbid(Thread& thread, const Call& call, std::int64_t for_ns) noexcept;
+  void allow() noexcept;
+  // A checkpoint was put off because of a critical section, and none has been taken since.
+  bool wanted() const noexcept { return wanted_.load(std::memory_order_relaxed); }
+  // Called on the helper thread, which is none of the program's and may not call MPI: before this rank's gate shuts,
+  // and after it has opened again, or, in a restored process, `restarted` instead of `after`.
+  struct Callbacks {
+    void (*before)(void*);
+    void (*after)(void*);
+    void (*restarted)(void*);
+    void* context;
+  };
+  static constexpr std::uint32_t kMostCallbacks = 16;
+  // False: there are as many already. Callers see to it that one thread at a time is in here.
+  bool add_callbacks(const Callbacks& callbacks) noexcept;
+  std::uint64_t epoch() const noexcept { return stood_for_.load(std::memory_order_relaxed); }
+  std::uint32_t restarts() const noexcept { return restarts_.load(std::memory_order_relaxed); }
+
   // In a forked child: no thread, no connection; the library is inert there.
   void forget_after_fork() noexcept;
 
@@ -51,7 +86,7 @@ class Helper {
   void stop() noexcept;
 
  private:
-  enum class Phase : std::uint32_t { starting, running, finalized };
+  enum class Phase : std::uint32_t { starting, running, finalizing, finalized };
 
   static void* thread_main(void* self) noexcept;
   void run() noexcept;
@@ -61,6 +96,10 @@ class Helper {
   void read_mail() noexcept;
   void handle(const RankPacket& request) noexcept;
   void tell_news() noexcept;
+  bool forbidden() const noexcept;
+  void try_to_shut() noexcept;
+  void opened(std::uint32_t incarnation) noexcept;
+  void call_back(void (*Callbacks::*which)(void*)) noexcept;
   bool pump(int turns) noexcept;
   bool pumping_allowed(const Survey& survey) const noexcept;
   int rest_ms() noexcept;
@@ -71,6 +110,7 @@ class Helper {
   void ring() noexcept;
 
   Gate& gate_;
+  Communicators& communicators_;
   const char* socket_path_ = nullptr;
   pthread_t thread_{};
   int bell_ = -1;
@@ -79,26 +119,35 @@ class Helper {
   std::atomic<bool> stopping_{false};
 
   // Set once by a program thread before `phase_` becomes running (release), read by the helper after it (acquire).
-  int rank_ = -1, size_ = 0;
-  bool multiple_ = false;
-  Progress progress_ = nullptr;
+  World world_;
 
   // finalizing() against pump(): each stores its own word, then loads the other's, both seq_cst, so at least one sees
   // the other; pump() then keeps out, or finalizing() waits until it is out.
   std::atomic<Phase> phase_{Phase::starting};
   std::atomic<std::uint32_t> in_mpi_{0};
 
+  // forbid() against try_to_shut(): forbid counts itself, then passes the gate; the helper shuts the gate, then looks
+  // at the count (both seq_cst). Either the helper sees the count and opens again, or forbid parks until the checkpoint
+  // is over.
+  std::atomic<std::uint32_t> forbids_{0};
+  std::atomic<std::int64_t> forbidden_until_ns_{0};
+  std::atomic<std::uint32_t> wishes_{0};  // a bit per RankWish
+  std::atomic<bool> wanted_{false};
+  std::atomic<std::uint64_t> stood_for_{0};
+  std::atomic<std::uint32_t> restarts_{0};
+  Callbacks callbacks_[kMostCallbacks] = {};
+  std::atomic<std::uint32_t> callbacks_used_{0};  // released after the entry was written
+
   static constexpr int kNoFailure = -2;
   std::atomic<int> failed_rank_{kNoFailure};
 
   // The helper thread's own.
   std::uint64_t epoch_ = 0;   // of the hold
-  bool owes_closed_ = false;  // deferring was answered; closed is due
-  bool said_ready_ = false, said_finalized_ = false, said_failed_ = false;
-  RankState seen_state_{};  // what figures() reported last, and since when
-  const Call* seen_call_ = nullptr;
-  std::uint64_t seen_calls_ = 0;
-  std::int64_t seen_since_ns_ = 0;
+  bool owes_closed_ = false;  // closed is due, perhaps after a deferring
+  bool said_deferring_ = false;
+  bool called_before_ = false;     // and so `after` or `restarted` has to follow
+  std::uint32_t incarnation_ = 0;  // of the job, as the agent said
+  bool said_ready_ = false, said_finalizing_ = false, said_finalized_ = false, said_failed_ = false;
 };
 
 }  // namespace stillpoint::hooks

@@ -23,6 +23,7 @@ namespace {
 constexpr Call kLocal{"PMPI_Isend", CallKind::gate};
 constexpr Call kWaiting{"PMPI_Recv", CallKind::blocking};
 constexpr Call kInit{"PMPI_Init", CallKind::defer};
+constexpr Call kFinalize{"PMPI_Finalize", CallKind::defer};
 
 std::atomic<std::uint64_t> turns{0};
 std::atomic<bool> someone_inside{false};  // set by a test around "MPI calls" at a level below MULTIPLE
@@ -65,11 +66,13 @@ class FakeAgent {
     unlink(path_.c_str());
   }
   void hang_up() { link_ = Fd(); }
-  void send(RankMessage message, std::uint64_t epoch, std::uint32_t version = kRankLinkVersion) {
+  void send(RankMessage message, std::uint64_t epoch, std::uint32_t version = kRankLinkVersion,
+            std::uint32_t incarnation = 0) {
     RankPacket packet{};
     packet.version = version;
     packet.message = message;
     packet.epoch = epoch;
+    packet.value = incarnation;
     REQUIRE(::send(link_.get(), &packet, sizeof packet, MSG_NOSIGNAL) == sizeof packet);
   }
   // The next packet, which must be of this kind.
@@ -109,11 +112,12 @@ struct Rank {
     REQUIRE(helper.start(agent.path()));
     agent.accept();
     agent.expect(RankMessage::hello);
-    helper.initialized(2, 8, multiple, &progress);
+    helper.initialized({.rank = 2, .size = 8, .multiple = multiple, .progress = &progress});
     agent.expect(RankMessage::ready);
   }
   Gate gate;
-  Helper helper{gate};
+  Communicators communicators;
+  Helper helper{gate, communicators};
   Thread thread;
 };
 
@@ -133,7 +137,7 @@ TEST_CASE("hello before MPI_Init, ready with rank and size after it") {
   const RankPacket hello = agent.expect(RankMessage::hello);
   CHECK(hello.rank == -1);
   CHECK(hello.state == RankState::starting);
-  rank.helper.initialized(2, 8, false, &progress);
+  rank.helper.initialized({.rank = 2, .size = 8, .progress = &progress});
   const RankPacket ready = agent.expect(RankMessage::ready);
   CHECK(ready.rank == 2);
   CHECK(ready.value == 8);
@@ -187,6 +191,29 @@ TEST_CASE("a rank inside a blocking call is at rest and not pumped; inside a sho
   CHECK(turns.load() > before);
 }
 
+TEST_CASE("figures say on which communicator with how many peers, and since when") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  int rows = 0;
+  rank.communicators.remember(&rows, 4, "rows");
+  rank.gate.enter(rank.thread, kWaiting, &rows);
+  agent.send(RankMessage::query, 0);
+  const RankPacket first = agent.expect(RankMessage::figures);
+  CHECK(std::string(first.call) == "MPI_Recv");
+  CHECK(std::string(first.communicator) == "rows");
+  CHECK(first.peers == 4);
+  agent.send(RankMessage::query, 0);
+  CHECK(agent.expect(RankMessage::figures).since_ns == first.since_ns);  // the same call
+  rank.gate.leave(rank.thread);
+  rank.gate.enter(rank.thread, kWaiting);
+  agent.send(RankMessage::query, 0);
+  const RankPacket next = agent.expect(RankMessage::figures);
+  CHECK(next.since_ns > first.since_ns);  // the next one of the same name
+  CHECK(std::string(next.communicator).empty());
+  rank.gate.leave(rank.thread);
+}
+
 TEST_CASE("a program with MPI_THREAD_MULTIPLE is pumped beside its own calls") {
   FakeAgent agent;
   Rank rank;
@@ -213,7 +240,7 @@ TEST_CASE("close during MPI_Init is answered with deferring, and with closed whe
   CHECK(agent.expect(RankMessage::deferring).state == RankState::deferring);
   agent.send(RankMessage::count, 3);
   CHECK(agent.expect(RankMessage::figures).busy == 1);
-  rank.helper.initialized(0, 1, false, &progress);
+  rank.helper.initialized({.rank = 0, .size = 1, .progress = &progress});
   agent.expect(RankMessage::ready);
   rank.gate.leave(rank.thread);
   CHECK(agent.expect(RankMessage::closed).epoch == 3);
@@ -225,9 +252,17 @@ TEST_CASE("after MPI_Finalize was entered the helper keeps out of MPI and still 
   rank.start(agent);
   agent.send(RankMessage::close, 1);
   agent.expect(RankMessage::closed);
+  rank.gate.announce(rank.thread, kFinalize);
   rank.helper.finalizing();  // while it pumps
   const auto after = turns.load();
+  agent.expect(RankMessage::finalizing);
+  agent.send(RankMessage::count, 1);
+  const RankPacket during = agent.expect(RankMessage::figures);
+  CHECK(during.state == RankState::deferring);
+  CHECK(during.busy == 1);
+  rank.helper.finalized();
   agent.expect(RankMessage::finalized);
+  rank.gate.leave(rank.thread);
   agent.send(RankMessage::count, 1);
   const RankPacket figures = agent.expect(RankMessage::figures);
   CHECK(figures.state == RankState::finalized);
@@ -265,6 +300,93 @@ TEST_CASE("a dead peer is reported once, and the rank is never at rest again") {
   CHECK(agent.expect(RankMessage::peer_failed).value == 5);
   agent.send(RankMessage::close, 1);
   CHECK(agent.expect(RankMessage::closed).busy == 1);
+}
+
+TEST_CASE("a critical section puts a close off until it is over") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  rank.helper.forbid(rank.thread, kLocal, 60'000'000'000);
+  agent.send(RankMessage::close, 1);
+  const RankPacket deferring = agent.expect(RankMessage::deferring);
+  CHECK(deferring.state == RankState::deferring);
+  CHECK(std::string(deferring.call) == "stillpoint_forbid");
+  CHECK(rank.helper.wanted());
+  CHECK(!rank.gate.is_shut());
+  agent.send(RankMessage::open, 1);  // the agent takes it back, and comes again
+  agent.expect(RankMessage::opened);
+  CHECK(rank.helper.wanted());
+  agent.send(RankMessage::close, 1);
+  agent.expect(RankMessage::deferring);
+  rank.helper.allow();
+  CHECK(agent.expect(RankMessage::closed).epoch == 1);
+  CHECK(!rank.helper.wanted());
+  CHECK(rank.helper.epoch() == 1);
+}
+
+TEST_CASE("a critical section ends at its deadline, and one that begins during a checkpoint waits for it") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  rank.helper.forbid(rank.thread, kLocal, 30'000'000);
+  agent.send(RankMessage::close, 1);
+  agent.expect(RankMessage::deferring);
+  agent.expect(RankMessage::closed);
+  std::atomic<bool> entered{false};
+  std::thread late([&] {
+    Thread thread;
+    rank.gate.join(thread);
+    rank.helper.forbid(thread, kLocal, 60'000'000'000);
+    entered = true;
+    rank.gate.part(thread);
+  });
+  CHECK(agent.silent(20));
+  CHECK(!entered);
+  agent.send(RankMessage::open, 1);
+  late.join();
+  CHECK(entered);
+}
+
+TEST_CASE("callbacks come before and after, and in a restored process at its restart") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  static std::atomic<int> before{0}, after{0}, restarted{0};
+  before = after = restarted = 0;
+  CHECK(rank.helper.add_callbacks(
+      {[](void*) { before++; }, [](void*) { after++; }, [](void*) { restarted++; }, nullptr}));
+  CHECK(rank.helper.add_callbacks({nullptr, nullptr, nullptr, nullptr}));
+  agent.send(RankMessage::welcome, 0, kRankLinkVersion, 1);
+  agent.send(RankMessage::close, 1);
+  agent.expect(RankMessage::closed);
+  CHECK(before == 1);
+  agent.send(RankMessage::open, 1, kRankLinkVersion, 1);
+  agent.expect(RankMessage::opened);
+  agent.send(RankMessage::close, 2);  // answered when the callbacks are through
+  agent.expect(RankMessage::closed);
+  CHECK(after == 1);
+  agent.send(RankMessage::open, 2, kRankLinkVersion, 3);  // restored twice from it, say
+  agent.expect(RankMessage::opened);
+  agent.send(RankMessage::query, 0);
+  agent.expect(RankMessage::figures);
+  CHECK(before == 2);
+  CHECK(after == 1);
+  CHECK(restarted == 1);
+  CHECK(rank.helper.restarts() == 1);
+  const Helper::Callbacks none{nullptr, nullptr, nullptr, nullptr};
+  for (std::uint32_t i = 2; i < Helper::kMostCallbacks; i++) CHECK(rank.helper.add_callbacks(none));
+  CHECK_FALSE(rank.helper.add_callbacks(none));
+}
+
+TEST_CASE("a wish is passed on once") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  rank.helper.wish(RankWish::good_moment);
+  const RankPacket wish = agent.expect(RankMessage::wish);
+  CHECK(wish.value == static_cast<std::uint32_t>(RankWish::good_moment));
+  CHECK(wish.rank == 2);
+  CHECK(agent.silent(20));
 }
 
 TEST_CASE("an agent of another build is not obeyed") {

@@ -10,7 +10,7 @@
 namespace stillpoint::hooks {
 
 inline constexpr char kAgentSocket[] = "/run/stillpoint/agent.sock";
-inline constexpr std::uint32_t kRankLinkVersion = 1;
+inline constexpr std::uint32_t kRankLinkVersion = 2;
 
 enum class RankMessage : std::uint32_t {
   // rank → agent
@@ -19,15 +19,20 @@ enum class RankMessage : std::uint32_t {
   closed = 3,       // answer to close: no new MPI call starts from here on. state and call say where the rank is
   figures = 4,      // answer to count and query
   opened = 5,       // answer to open
-  finalized = 6,    // MPI_Finalize was entered: this rank needs no gate any more
+  finalizing = 6,   // MPI_Finalize was entered: a process that ends from here on has ended properly
   peer_failed = 7,  // ULFM reported a failed process: value = its rank (all ones: unknown); the reporting rank parks
   deferring = 8,    // answer to close while a call that must finish first (DEFER) is under way; closed follows
-  // agent → rank
+  finalized = 9,    // MPI_Finalize is over: this rank needs no gate any more
+  wish = 10,        // of the program (stillpoint.h): value is a RankWish
+  // agent → rank; value is the job's incarnation, 0 where the agent does not know it
   close = 32,
   count = 33,
   open = 34,
-  query = 35,  // as count, outside a checkpoint
+  query = 35,    // as count, outside a checkpoint
+  welcome = 36,  // first
 };
+
+enum class RankWish : std::uint32_t { checkpoint = 0, good_moment = 1 };
 
 enum class RankState : std::uint32_t {
   starting = 1,
@@ -49,7 +54,11 @@ struct RankPacket {
   std::uint64_t calls = 0;     // MPI calls begun
   std::uint64_t since_ns = 0;  // CLOCK_MONOTONIC of the entry into `state`
   char call[40] = {};          // name of the call, zero-terminated; empty outside MPI
+  char communicator[40] = {};  // name of the one that the call was given, cut short; empty: none, or not known
+  std::uint32_t peers = 0;     // processes in it; of an intercommunicator the remote ones
+  std::uint32_t spawned = 0;   // this process was started by MPI_Comm_spawn: `rank` is one of another MPI_COMM_WORLD
+  char transport[16] = {};     // ready: the point-to-point layer that libmpi chose, "ob1"; empty: not known
 };
-static_assert(sizeof(RankPacket) == 88);
+static_assert(sizeof(RankPacket) == 152);
 
 }  // namespace stillpoint::hooks

@@ -8,7 +8,8 @@
 namespace stillpoint::hooks {
 
 constinit Gate gate;
-constinit Helper helper{gate};
+constinit Communicators communicators;
+constinit Helper helper{gate, communicators};
 constinit thread_local Thread self;
 
 namespace {

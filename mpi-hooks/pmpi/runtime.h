@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <type_traits>
 
 #include "mpi-hooks/core/gate.h"
 #include "mpi-hooks/core/helper.h"
@@ -21,6 +22,7 @@
 namespace stillpoint::hooks {
 
 extern Gate gate;
+extern Communicators communicators;
 extern Helper helper;
 // initial-exec: one instruction to reach; a preloaded library is always in the static TLS block.
 extern constinit thread_local Thread self __attribute__((tls_model("initial-exec")));
@@ -53,14 +55,34 @@ bool join_program(Thread& thread) noexcept;
   return inside == nullptr || (inside == &kStranger && join_program(thread));
 }
 
-template <typename Result, typename... Parameters, typename... Arguments>
-inline Result through(const Call& call, Next<Result(Parameters...)>& next, Arguments... arguments) {
+// What is done for the table of communicators when a call has succeeded, still inside it (communicators.h).
+struct Nothing {
+  void operator()(int) const noexcept {}
+};
+struct Remember {
+  const MPI_Comm* made;
+  void operator()(int result) const noexcept {
+    if (result == MPI_SUCCESS) note(*made);
+  }
+  static void note(MPI_Comm communicator) noexcept;
+};
+struct Forget {
+  MPI_Comm freed;
+  void operator()(int result) const noexcept {
+    if (result == MPI_SUCCESS) communicators.forget(freed);
+  }
+};
+
+template <typename Note, typename Result, typename... Parameters, typename... Arguments>
+inline Result through(const Call& call, Next<Result(Parameters...)>& next, const void* communicator,
+                      [[maybe_unused]] Note note, Arguments... arguments) {
   auto* const function = resolve(call.symbol, next);
   Thread& thread = self;
   if (!outermost(thread)) [[unlikely]]
     return function(arguments...);
-  gate.enter(thread, call);
+  gate.enter(thread, call, communicator);
   const Result result = function(arguments...);
+  if constexpr (!std::is_same_v<Note, Nothing>) note(result);
   gate.leave(thread);
   return result;
 }

@@ -13,9 +13,9 @@ namespace {
 
 constexpr Call kInit{"PMPI_Init", CallKind::defer};
 constexpr Call kInitThread{"PMPI_Init_thread", CallKind::defer};
-constexpr Call kFinalize{"PMPI_Finalize", CallKind::blocking};
+constexpr Call kFinalize{"PMPI_Finalize", CallKind::defer};
 constexpr Call kSessionInit{"PMPI_Session_init", CallKind::defer};
-constexpr Call kSessionFinalize{"PMPI_Session_finalize", CallKind::blocking};
+constexpr Call kSessionFinalize{"PMPI_Session_finalize", CallKind::defer};
 Next<decltype(PMPI_Session_init)> next_session_init;
 Next<decltype(PMPI_Session_finalize)> next_session_finalize;
 Next<decltype(PMPI_Init)> next_init;
@@ -42,6 +42,7 @@ Function* libmpi(const char* symbol, Function*) noexcept {
 // The predefined objects of libmpi are data. This library must also load where there is no libmpi (a shell that starts
 // the program), so it may not refer to them.
 MPI_Comm world() noexcept { return static_cast<MPI_Comm>(look_up_data("ompi_mpi_comm_world")); }
+MPI_Comm nobody() noexcept { return static_cast<MPI_Comm>(look_up_data("ompi_mpi_comm_null")); }
 MPI_Comm alone() noexcept { return static_cast<MPI_Comm>(look_up_data("ompi_mpi_comm_self")); }
 
 constexpr Call kProgress{"PMPI_Iprobe", CallKind::gate};
@@ -50,6 +51,14 @@ void progress() noexcept {
   self.call.store(&kProgress, std::memory_order_relaxed);
   int arrived;
   resolve("PMPI_Iprobe", next_iprobe)(MPI_ANY_SOURCE, 0, pump_comm, &arrived, MPI_STATUS_IGNORE);
+}
+
+// The name of the point-to-point layer that libmpi chose. Not part of MPI: the variable is libmpi's own, a
+// mca_base_component_t of Open MPI 5, whose layout is checked by the type's name that stands in it.
+const char* transport() noexcept {
+  constexpr std::size_t kTypeName = 40, kName = 84;
+  const auto* component = static_cast<const char*>(dlsym(RTLD_DEFAULT, "mca_pml_base_selected_component"));
+  return component != nullptr && strcmp(component + kTypeName, "pml") == 0 ? component + kName : "";
 }
 
 // The rank in MPI_COMM_WORLD of a process that is known to have failed, -1 when none is.
@@ -105,8 +114,11 @@ int number_from(const char* variable, int otherwise) noexcept {
 // After the first session of a program without a world: mpirun says which rank this is.
 void sessions_began() noexcept {
   resolve("opal_progress", next_opal_progress);
-  helper.initialized(number_from("OMPI_COMM_WORLD_RANK", 0), number_from("OMPI_COMM_WORLD_SIZE", 1),
-                     session_multiple.load(), &session_progress);
+  helper.initialized({.rank = number_from("OMPI_COMM_WORLD_RANK", 0),
+                      .size = number_from("OMPI_COMM_WORLD_SIZE", 1),
+                      .multiple = session_multiple.load(),
+                      .transport = transport(),
+                      .progress = &session_progress});
 }
 
 void after_init(int told, int provided) noexcept {
@@ -132,13 +144,24 @@ void after_init(int told, int provided) noexcept {
     STILLPOINT_LIBMPI(PMPI_Comm_set_errhandler)(alone(), handler);
     STILLPOINT_LIBMPI(PMPI_Errhandler_free)(&handler);  // the communicators hold it
   }
-  helper.initialized(rank, size, provided == MPI_THREAD_MULTIPLE, can_pump ? &progress : nullptr);
+  MPI_Comm parent = nobody();
+  STILLPOINT_LIBMPI(PMPI_Comm_get_parent)(&parent);
+  Remember::note(world());
+  Remember::note(alone());
+  Remember::note(parent);
+  helper.initialized({.rank = rank,
+                      .size = size,
+                      .multiple = provided == MPI_THREAD_MULTIPLE,
+                      .spawned = parent != nobody(),
+                      .transport = transport(),
+                      .progress = can_pump ? &progress : nullptr});
 }
 
 // The child of a fork is not the rank: it gets no gate and no helper, and takes neither with it.
 void in_forked_child() noexcept {
   helper.forget_after_fork();
   gate.forget_after_fork(self);
+  communicators.forget_after_fork();
 }
 
 bool start_helper() noexcept {
@@ -167,6 +190,19 @@ int begin(const Call& call, int asked, int* provided, Start&& start) {
 }
 
 }  // namespace
+
+// On a thread of the program, inside the call that made or named it: the questions are its own calls'.
+void Remember::note(MPI_Comm communicator) noexcept {
+  if (!helper.started() || communicator == nobody()) return;
+  int between_two = 0, peers = 0, length = 0;
+  char name[MPI_MAX_OBJECT_NAME] = "";
+  STILLPOINT_LIBMPI(PMPI_Comm_test_inter)(communicator, &between_two);
+  if (between_two != 0) STILLPOINT_LIBMPI(PMPI_Comm_remote_size)(communicator, &peers);
+  else STILLPOINT_LIBMPI(PMPI_Comm_size)(communicator, &peers);
+  STILLPOINT_LIBMPI(PMPI_Comm_get_name)(communicator, name, &length);
+  communicators.remember(communicator, static_cast<std::uint32_t>(peers), name);
+}
+
 }  // namespace stillpoint::hooks
 
 using namespace stillpoint::hooks;
@@ -203,6 +239,7 @@ STILLPOINT_EXPORT int PMPI_Finalize(void) {
   const int result = function();
   world_up.store(false);
   if (result == MPI_SUCCESS && sessions_up.load() > 0) sessions_began();  // they go on without it
+  else helper.finalized();
   gate.leave(thread);
   return result;
 }
@@ -231,8 +268,10 @@ STILLPOINT_EXPORT int PMPI_Session_finalize(MPI_Session* session) {
   Thread& thread = self;
   if (!helper.started() || !outermost(thread)) return function(session);
   gate.enter(thread, kSessionFinalize);
-  if (sessions_up.fetch_sub(1) == 1 && !world_up.load()) helper.finalizing();
+  const bool last = sessions_up.fetch_sub(1) == 1 && !world_up.load();
+  if (last) helper.finalizing();
   const int result = function(session);
+  if (last) helper.finalized();
   gate.leave(thread);
   return result;
 }

@@ -68,6 +68,9 @@ void Host::Impl::capture_gang(Gang& gang, const wire::ToHost& ask) {
   gang.record.set_capturing(epoch.value);
   store_record(gang);
   begin(gang, ask, gang.local()).needs_version = gang.version;
+  // All hosts are frozen and verified by now, and none lets go before all are captured: what the taps carry from here
+  // to the release was sent against the cut.
+  effects.push_back(WatchTaps{gang.id, gang.record.network().vni(), epoch});
   for (std::uint32_t guest : gang.local()) {
     capture.running.insert(guest);
     effects.push_back(CaptureGuest{domain_of(gang.id, guest), epoch});
@@ -87,6 +90,20 @@ void Host::Impl::guest_captured(const GuestCaptured& event) {
       capture.reported = true;
     }
     return guest_done(*gang, std::string(key), index_of(event.id), {});
+  }
+}
+
+void Host::Impl::taps_read(const TapsRead& event) {
+  Gang* gang = find(event.gang);
+  if (gang == nullptr || gang->dying) return;
+  if (event.packets != 0)
+    log(Log::Level::error, "packets during the hold", gang->id, event.epoch,
+        std::to_string(event.packets) + ", the first: " + event.first);
+  for (auto& [key, operation] : gang->operations) {
+    if (!operation.awaits_taps || operation.ask.epoch() != event.epoch.value) continue;
+    operation.awaits_taps = false;
+    operation.taps = event;
+    return ask_operation_guests(*gang, key, operation);
   }
 }
 

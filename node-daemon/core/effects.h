@@ -80,6 +80,17 @@ struct CancelCapture {
   DomainId id;
   Epoch epoch;
 };  // at once; its GuestStored comes soon, failed
+// The alarm on the taps of the gang's guests: armed before the first of them is captured, read before the first is let
+// go. An alarm that cannot be armed is logged and sees nothing: it stands behind VERIFY, not in its place.
+struct WatchTaps {
+  GangId gang;
+  std::uint32_t vni;
+  Epoch epoch;
+};  // no event
+struct ReadTaps {
+  GangId gang;
+  Epoch epoch;
+};  // and disarm → TapsRead
 struct FlattenDisk {
   DomainId id;
 };  // → DiskFlattened
@@ -107,7 +118,8 @@ struct Log {
 
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
                             StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
-                            CaptureGuest, CancelCapture, FlattenDisk, DestroyGuest, RemoveGang, DeleteImages, Log>;
+                            CaptureGuest, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang,
+                            DeleteImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

@@ -75,6 +75,13 @@ struct GuestStored {
   Result<wire::GuestImage> image;
   std::uint32_t layers = 0;
 };
+// packets: that passed on the gang's taps since WatchTaps and had no business there; first: one of them, in words.
+struct TapsRead {
+  GangId gang;
+  Epoch epoch;
+  std::uint64_t packets = 0;
+  std::string first;
+};
 struct DiskFlattened {
   DomainId id;
   Status status;
@@ -98,9 +105,9 @@ struct HostFigures {
 };
 struct Tick {};  // time has passed; step() compares deadlines with now
 
-using Event =
-    std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
-                 GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued, GuestCaptured,
-                 GuestStored, DiskFlattened, GuestDestroyed, GangRemoved, ImagesDeleted, HostFigures, Tick>;
+using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
+                           GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
+                           GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
+                           ImagesDeleted, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

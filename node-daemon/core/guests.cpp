@@ -46,6 +46,8 @@ void Host::Impl::guest_said(const DomainId& id, const wire::FromGuest& message) 
     if (gang->rank_failures.size() < kMaxNews) gang->rank_failures.push_back(message.rank_failed());
     log(Log::Level::warn, "rank failed", gang->id, {}, "rank " + std::to_string(message.rank_failed().rank()));
     *news.mutable_rank_lost()->mutable_rank() = message.rank_failed();
+  } else if (message.has_rank_wish()) {
+    *news.mutable_rank_wished()->mutable_wish() = message.rank_wish();
   } else {
     return;
   }

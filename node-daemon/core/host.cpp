@@ -63,6 +63,7 @@ void Host::Impl::handle(Event& event) {
         else if constexpr (std::is_same_v<E, DiskFlattened>) disk_flattened(e);
         else if constexpr (std::is_same_v<E, GuestDestroyed>) guest_destroyed(e);
         else if constexpr (std::is_same_v<E, GangRemoved>) gang_removed(e);
+        else if constexpr (std::is_same_v<E, TapsRead>) taps_read(e);
         else if constexpr (std::is_same_v<E, ImagesDeleted>) images_deleted(e);
         else if constexpr (std::is_same_v<E, HostFigures>) figures = e;
         else {

@@ -19,12 +19,13 @@ TEST_CASE("a checkpoint: closed, frozen, captured, released, stored, reported") 
   CHECK(w.all_reply() == Lines{"answer 103: cut of 2"});
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  CHECK(w.say_capture(capture) == Lines{"store record", "capture guest 0", "capture guest 1"});
+  CHECK(w.say_capture(capture) == Lines{"store record", "watch taps", "capture guest 0", "capture guest 1"});
   CHECK(w.capture_done(1, 5).empty());
   CHECK(w.capture_done(0, 5) == Lines{"answer 104: captured 2"});
   ToHost release = w.ask(5);
   release.mutable_release();
-  CHECK(w.say(release) == Lines{"ask guest 0: release", "ask guest 1: release"});
+  CHECK(w.say(release) == Lines{"read taps"});
+  CHECK(w.step(TapsRead{gang_of(w.guest(0)), {5}, 0, {}}) == Lines{"ask guest 0: release", "ask guest 1: release"});
   wire::GuestReply held;
   held.mutable_release()->set_held(true);
   CHECK(w.all_reply(held) == Lines{"answer 105: held"});
@@ -45,11 +46,55 @@ TEST_CASE("a capture is reported only when the record says that images were prom
   w.start(1);
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  CHECK(w.say(capture) == Lines{"store record", "capture guest 0"});
+  CHECK(w.say(capture) == Lines{"store record", "watch taps", "capture guest 0"});
   const auto record = w.of<StoreRecord>()[0];
   CHECK(record.record.capturing() == 5);
   CHECK(w.capture_done(0, 5).empty());
   CHECK(w.step(RecordStored{gang_of(w.guest(0)), record.version, {}}) == Lines{"answer 102: captured 1"});
+}
+
+TEST_CASE("what the taps saw during the hold is told with the release, and told the same again") {
+  World w;
+  w.start(1);
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  w.say_capture(capture);
+  w.capture_done(0, 5);
+  ToHost release = w.ask(5);
+  release.mutable_release();
+  w.say(release);
+  CHECK(w.say(release).empty());  // asked again while the taps are read
+  CHECK(w.step(TapsRead{gang_of(w.guest(0)), {5}, 2, "TCP a -> b"}) == Lines{"ask guest 0: release"});
+  wire::GuestReply held;
+  held.mutable_release()->set_held(true);
+  const Lines told = w.all_reply(held);
+  CHECK(std::ranges::count(told, "answer 103: held, saw TCP a -> b") >= 1);
+  CHECK(w.say(release) == Lines{"answer 103: held, saw TCP a -> b"});
+}
+
+TEST_CASE("gates are opened again without an end of the hold, and closed anew for the same epoch") {
+  World w;
+  w.start(1);
+  for (int i = 0; i < 2; ++i) {
+    ToHost close = w.ask(5);
+    close.mutable_close()->set_defer_ms(200);
+    CHECK(w.say(close) == Lines{"ask guest 0: close expecting 0"});
+    CHECK(w.of<SendToGuest>()[0].request.close_gates().defer_ms() == 200);
+    w.all_reply();
+    ToHost reopen = w.ask(5);
+    reopen.mutable_reopen();
+    CHECK(w.say(reopen) == Lines{"ask guest 0: reopen"});
+    CHECK(w.all_reply().size() == 1);
+  }
+}
+
+TEST_CASE("a program's wish is passed on") {
+  World w;
+  w.start(1);
+  wire::FromGuest m;
+  m.mutable_rank_wish()->set_rank(3);
+  CHECK(w.guest_says(0, m) == Lines{"say: rank_wished"});
+  CHECK(w.of<SendToCoordinator>()[0].message.rank_wished().wish().rank() == 3);
 }
 
 TEST_CASE("a record that cannot be written fails the capture") {
@@ -139,7 +184,7 @@ TEST_CASE("an aborted epoch's captures are cancelled and its images deleted") {
   w.checkpoint(5, 2);
   ToHost release = w.ask(5);
   release.mutable_release()->set_discard(true);
-  CHECK(w.say(release) == Lines{"cancel capture guest 0", "cancel capture guest 1", "answer 105: held"});
+  CHECK(w.say(release) == Lines{"cancel capture guest 0", "cancel capture guest 1", "read taps", "answer 105: held"});
   CHECK(w.stored_image(0, 5).empty());  // it was faster than the cancelling
   CHECK(w.step(GuestStored{w.guest(1), {5}, Error{ErrorKind::refused, "capture", "", "given up"}, 3}) ==
         Lines{"delete images of 5"});

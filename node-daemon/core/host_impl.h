@@ -31,7 +31,9 @@ struct Operation {
   std::set<std::uint32_t> waiting;     // guests that are not done
   GuestReplies replies;
   Time deadline{};
-  bool held_back = false;            // guests are not asked before the disk work under way is done
+  bool held_back = false;    // guests are not asked before the disk work under way is done
+  bool awaits_taps = false;  // a release: guests are not asked before the taps' alarm was read
+  TapsRead taps;
   std::uint64_t needs_version = 0;   // not answered before the record of this version is durable
   std::uint64_t stored_version = 0;  // not 0: done but for the record of this version
 };
@@ -71,8 +73,8 @@ struct Gang {
   std::map<std::string, Operation> operations;
   std::map<std::uint64_t, Outstanding> outstanding;
   std::map<Epoch, Capture> captures;
-  Epoch held;                                      // 0 = not held
-  std::optional<std::pair<Epoch, bool>> released;  // the newest release and whether it had been held
+  Epoch held;                                                     // 0 = not held
+  std::optional<std::pair<Epoch, wire::ReleaseReport>> released;  // the newest release and what was answered
   std::map<std::pair<std::uint32_t, std::uint64_t>, wire::LaunchRequest> launches;  // not answered yet
   std::vector<wire::RankFailed> rank_failures;
 
@@ -182,6 +184,7 @@ struct Host::Impl {
   void capture_gang(Gang& gang, const wire::ToHost& ask);
   void guest_captured(const GuestCaptured& event);
   void guest_stored(const GuestStored& event);
+  void taps_read(const TapsRead& event);
   void capture_failed(Gang& gang, Epoch epoch, const Error& error);
   void images_durable(Gang& gang, Epoch epoch);
   void report_images(Gang& gang, Epoch epoch);

@@ -24,6 +24,7 @@ inline string guest_body(const wire::GuestRequest& r) {
   if (r.has_close_gates()) return "close expecting " + std::to_string(r.close_gates().expected_ranks());
   if (r.has_count_round()) return "count";
   if (r.has_freeze_ranks()) return "freeze";
+  if (r.has_reopen_gates()) return "reopen";
   if (r.has_thaw_ranks()) return "thaw";
   if (r.has_release_ranks()) return "release";
   if (r.has_adopt()) return "adopt " + std::to_string(r.adopt().new_incarnation());
@@ -43,7 +44,10 @@ inline string host_body(const FromHost& m) {
   if (m.has_round()) return "round of " + std::to_string(m.round().guests_size());
   if (m.has_cut()) return "cut of " + std::to_string(m.cut().guests_size());
   if (m.has_capture()) return "captured " + std::to_string(m.capture().guests_size());
-  if (m.has_release()) return m.release().held() ? "held" : "not held";
+  if (m.has_release())
+    return (m.release().held() ? "held" : "not held") +
+           (m.release().packets() ? ", saw " + m.release().first_packet() : string());
+  if (m.has_rank_wished()) return "rank_wished";
   if (m.has_images())
     return m.images().has_failure() ? "images failed: " + m.images().failure().cause()
                                     : "images of " + std::to_string(m.images().images_size());
@@ -80,6 +84,8 @@ inline string line(const Effect& effect) {
         else if constexpr (std::is_same_v<E, ContinueGuest>) return "continue " + g(e.id);
         else if constexpr (std::is_same_v<E, CaptureGuest>) return "capture " + g(e.id);
         else if constexpr (std::is_same_v<E, CancelCapture>) return "cancel capture " + g(e.id);
+        else if constexpr (std::is_same_v<E, WatchTaps>) return "watch taps";
+        else if constexpr (std::is_same_v<E, ReadTaps>) return "read taps";
         else if constexpr (std::is_same_v<E, FlattenDisk>) return "flatten " + g(e.id);
         else if constexpr (std::is_same_v<E, DestroyGuest>) return "destroy " + name_of(e.id);
         else if constexpr (std::is_same_v<E, RemoveGang>) return "remove gang " + to_string(e.gang);
@@ -228,6 +234,7 @@ struct World {
     ToHost release = ask(epoch);
     release.mutable_release();
     say(release);
+    step(TapsRead{gang_of(guest(0)), {epoch}, 0, {}});
     wire::GuestReply held;
     held.mutable_release()->set_held(true);
     all_reply(held);

@@ -30,6 +30,7 @@ std::string request_name(ToHost::BodyCase body) {
     case ToHost::kStop: return "stop job";
     case ToHost::kQuery: return "query ranks";
     case ToHost::kAckOutput: return "acknowledge output";
+    case ToHost::kReopen: return "reopen gates";
     case ToHost::BODY_NOT_SET: break;
   }
   return "request without a body";
@@ -71,6 +72,7 @@ milliseconds request_deadline(const ToHost& ask) {
     case ToHost::kClose: return milliseconds(ask.close().deadline_ms()) + seconds(3);
     case ToHost::kCount: return seconds(5);
     case ToHost::kFreeze: return milliseconds(ask.freeze().settle_ms()) + seconds(10);
+    case ToHost::kReopen: return seconds(5);
     case ToHost::kThaw: return seconds(10);
     case ToHost::kRelease: return seconds(15);
     case ToHost::kCheckLinks: return milliseconds(ask.check_links().deadline_ms()) + seconds(5);
@@ -88,6 +90,7 @@ bool is_relayed(const ToHost& ask) {
     case ToHost::kLaunchDaemon:
     case ToHost::kAnswerLaunch:
     case ToHost::kClose:
+    case ToHost::kReopen:
     case ToHost::kCount:
     case ToHost::kFreeze:
     case ToHost::kThaw:
@@ -123,10 +126,12 @@ wire::GuestRequest guest_request(const ToHost& ask, std::uint32_t guest) {
       auto& close = *request.mutable_close_gates();
       close.set_deadline_ms(ask.close().deadline_ms());
       close.set_hold_ms(ask.close().hold_ms());
+      close.set_defer_ms(ask.close().defer_ms());
       if (static_cast<int>(guest) < ask.close().ranks_per_guest_size())
         close.set_expected_ranks(ask.close().ranks_per_guest(static_cast<int>(guest)));
       break;
     }
+    case ToHost::kReopen: request.mutable_reopen_gates(); break;
     case ToHost::kCount: request.mutable_count_round(); break;
     case ToHost::kFreeze: request.mutable_freeze_ranks()->set_settle_ms(ask.freeze().settle_ms()); break;
     case ToHost::kThaw: request.mutable_thaw_ranks(); break;

@@ -76,11 +76,14 @@ void Host::Impl::relay(Gang& gang, const ToHost& ask) {
                           {ErrorKind::not_found, request_name(ask.body_case()), "job " + gang.id.job.value,
                            "the guest it is for is not on this host"});
   if (ask.has_release()) {
-    if (ask.release().discard()) discard(gang, epoch);
+    if (ask.release().discard()) {
+      discard(gang, epoch);
+      if (gang.captures.contains(epoch)) effects.push_back(ReadTaps{gang.id, epoch});  // nobody listens any more
+    }
     // Its answer may have been lost; the guests, no longer held, could only say so.
     if (gang.released && gang.released->first == epoch) {
       wire::FromHost message;
-      message.mutable_release()->set_held(gang.released->second);
+      *message.mutable_release() = gang.released->second;
       return answer(ask, ask.request(), std::move(message));
     }
   } else {
@@ -103,6 +106,11 @@ void Host::Impl::relay(Gang& gang, const ToHost& ask) {
   Operation& operation = begin(gang, ask, targets);
   operation.held_back = ask.has_close() && gang.disk_busy();
   if (targets.empty()) return finish(gang, key);
+  if (ask.has_release() && !ask.release().discard() && gang.captures.contains(epoch)) {
+    operation.awaits_taps = true;
+    effects.push_back(ReadTaps{gang.id, epoch});
+    return;  // taps_read() goes on
+  }
   if (!operation.held_back) ask_operation_guests(gang, key, operation);
 }
 
@@ -167,7 +175,7 @@ void Host::Impl::finish(Gang& gang, const std::string& key) {
   Operation& operation = node.mapped();
   const wire::FromHost message = answer_of(gang, operation);
   if (operation.ask.has_release()) {
-    gang.released = {Epoch{operation.ask.epoch()}, message.release().held()};
+    gang.released = {Epoch{operation.ask.epoch()}, message.release()};
     gang.held = {};
     flatten_long_chains(gang);
     if (!message.release().held())
@@ -204,6 +212,10 @@ wire::FromHost Host::Impl::answer_of(Gang& gang, const Operation& operation) {
     // A guest that is gone was not held, whatever the others say.
     const bool one_is_lost = std::ranges::any_of(gang.guests, [](const auto& entry) { return entry.second.lost; });
     if (ask.has_release() && one_is_lost) message.mutable_release()->set_held(false);
+    if (ask.has_release() && operation.taps.packets != 0) {
+      message.mutable_release()->set_packets(operation.taps.packets);
+      message.mutable_release()->set_first_packet(operation.taps.first);
+    }
   }
   return message;
 }

@@ -11,6 +11,7 @@
 
 #include "common/log.h"
 #include "node-daemon/guest-link/guest_link.h"
+#include "node-daemon/network/tap_alarm.h"
 #include "node-daemon/shell/guest_work.h"
 #include "node-daemon/shell/workers.h"
 
@@ -109,11 +110,14 @@ struct Daemon::Impl {
     on_worker(key_of(e.id), [this, e] { return work.capture(e, [this](GuestCaptured captured) { post(captured); }); });
   }
   void perform(CancelCapture& e) { work.cancel(e); }
+  void perform(WatchTaps& e);
+  void perform(ReadTaps& e);
   void perform(FlattenDisk& e) {
     on_worker(key_of(e.id), [this, e] { return work.flatten(e); });
   }
   void perform(DestroyGuest& e);
   void perform(RemoveGang& e) {
+    alarms.erase(e.gang);
     on_worker(key_of(e.gang), [this, e] { return work.remove(e); });
   }
   void perform(DeleteImages& e) {
@@ -134,6 +138,7 @@ struct Daemon::Impl {
   asio::signal_set signals;
   std::shared_ptr<CoordinatorLink> coordinator;
   std::map<DomainId, std::shared_ptr<GuestLink>> links;
+  std::map<GangId, TapAlarm> alarms;  // at most one hold at a time
   bool stopping = false;
   bool storing_word = false;         // one at a time: a disk that hangs must not be asked for more and more
   std::unique_ptr<Workers> workers;  // last: its threads end before what they use
@@ -299,6 +304,24 @@ void Daemon::Impl::perform(DestroyGuest& e) {
     std::call_once(*fence, [] {});
     return work.destroy(e);
   });
+}
+
+// On the core's thread: a few system calls, and nothing of the hold may come in between.
+void Daemon::Impl::perform(WatchTaps& e) {
+  auto alarm = TapAlarm::arm(bridge_name(e.vni));
+  alarms.erase(e.gang);
+  if (alarm) alarms.emplace(e.gang, std::move(*alarm));
+  else log_warn("the taps are not watched", {{"job", e.gang.job.value}, {"cause", alarm.error().message()}});
+}
+
+void Daemon::Impl::perform(ReadTaps& e) {
+  TapsRead read{e.gang, e.epoch, 0, {}};
+  if (auto alarm = alarms.extract(e.gang); !alarm.empty()) {
+    TapTraffic traffic = alarm.mapped().read();
+    read.packets = traffic.packets;
+    read.first = std::move(traffic.first);
+  }
+  post(std::move(read));
 }
 
 void Daemon::Impl::perform(StoreHost& e) {

@@ -6,6 +6,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -181,9 +182,26 @@ class Cycle {
   }
 
  private:
+  // As the coordinator does it: where a rank is inside a call that must finish first, all go on for a while.
   bool close() {
+    const auto until = Clock::now() + settings_.close;
+    for (auto pause = milliseconds(20);; pause *= 2) {
+      if (!try_close()) return false;
+      const auto defers =
+          std::find_if(replies_.begin(), replies_.end(), [](const auto& reply) { return reply.round().deferring(); });
+      if (defers == replies_.end()) return true;
+      const std::string why = defers->round().cause();
+      if (!all([](wire::GuestRequest& r, unsigned) { r.mutable_reopen_gates(); })) return false;
+      if (Clock::now() > until) return fail("calls that must finish first: " + why);
+      ++result_.reopened;
+      gang_.serve_until([] { return false; }, pause);
+    }
+  }
+
+  bool try_close() {
     return all([this](wire::GuestRequest& r, unsigned guest) {
       r.mutable_close_gates()->set_deadline_ms(static_cast<std::uint32_t>(settings_.close.count()));
+      r.mutable_close_gates()->set_defer_ms(100);
       r.mutable_close_gates()->set_hold_ms(30'000);
       r.mutable_close_gates()->set_expected_ranks(guest < ranks_per_guest_.size() ? ranks_per_guest_[guest] : 0);
     });

@@ -33,7 +33,7 @@ struct CycleResult {
   bool quiet = false;
   std::string why;  // where it was not: the first failure, in the guests' words
   milliseconds to_closed{}, to_verified{};
-  unsigned rounds = 0, cuts = 0;
+  unsigned reopened = 0, rounds = 0, cuts = 0;
   std::size_t sockets = 0;
 };
 

@@ -116,6 +116,76 @@ TEST_CASE("busy ranks and unequal rounds are waited for") {
   unharmed(w, id);
 }
 
+TEST_CASE("a call that must finish first: gates are opened again, closed later, and the checkpoint is taken") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.script.deferring_closes = 4;
+  const Epoch epoch = w.committed(id);
+  CHECK(w.script.reopened == 8);  // both hosts, each time
+  std::string phases;
+  for (const auto& [phase, ms] : w.epoch(epoch).phases.phases) phases += phase + " ";
+  CHECK(says(phases, "close reopen defer drain "));
+  CHECK(w.epoch(epoch).stall_ms < 500);  // the pauses are none of it: the job went on
+  unharmed(w, id);
+}
+
+TEST_CASE("a call that is never over aborts at the deadline, and ranks and call are named") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.script.deferring_closes = 1'000'000;
+  const auto result = w.answer(w.checkpoint(id));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::deadline);
+  CHECK(says(result.error().message(), "for the 10000 ms that it waits"));
+  CHECK(says(result.error().message(),
+             "rank 1 is inside MPI_Comm_spawn on rows (2 processes) for 4.0 s (guest 1 on h2)"));
+  CHECK(says(w.epoch(Epoch{1}).reason, "MPI_Comm_spawn"));
+  // What the ranks were doing is kept with the attempt.
+  REQUIRE(w.epoch(Epoch{1}).cut.size() == 2);
+  CHECK(w.epoch(Epoch{1}).cut[1].ranks(0).rank() == 1);
+  w.script = {};
+  unharmed(w, id);
+  w.committed(id);
+}
+
+TEST_CASE("a packet on a tap during the hold aborts, and is described") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.script.hold_packet = "TCP 10.99.0.1:1024 -> 10.99.0.2:2000, 64 bytes, on vnet3";
+  const auto result = w.answer(w.checkpoint(id));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::not_quiet);
+  CHECK(says(result.error().message(), "TCP 10.99.0.1:1024 -> 10.99.0.2:2000, 64 bytes, on vnet3 on h"));
+  unharmed(w, id);
+  w.committed(id);
+}
+
+TEST_CASE("a program's wish makes a checkpoint, one at a time; a good moment only near the next periodic one") {
+  World w(2);
+  auto job = spec();
+  job.interval_seconds = 100;
+  const JobId id = w.running(job);
+  const auto wish = [&](wire::RankWish::Kind kind) {
+    wire::FromHost message;
+    message.mutable_gang()->set_job(id.value);
+    message.mutable_gang()->set_incarnation(1);
+    message.mutable_rank_wished()->mutable_wish()->set_kind(kind);
+    w.say(HostName{"h1"}, message);
+  };
+  wish(wire::RankWish::GOOD_MOMENT);
+  w.run_for(milliseconds(1'000));
+  CHECK(w.durable.epochs.empty());
+  wish(wire::RankWish::CHECKPOINT);
+  wish(wire::RankWish::CHECKPOINT);
+  w.run_for(milliseconds(5'000));
+  CHECK(w.durable.epochs.size() == 1);
+  CHECK(w.epoch(Epoch{1}).state == EpochState::committed);
+  w.run_for(milliseconds(80'000));
+  wish(wire::RankWish::GOOD_MOMENT);
+  w.run_for(milliseconds(5'000));
+  CHECK(w.durable.epochs.size() == 2);
+}
+
 TEST_CASE("a cut that is not quiet is thawed and tried again") {
   World w(2);
   const JobId id = w.running(spec());

@@ -298,7 +298,16 @@ void FakeHost::gang_request(FakeGang& gang, const wire::ToHost& ask, Time now) {
         auto& figures = *message.mutable_round()->add_guests();
         figures.set_guest(index);
         *figures.mutable_figures() = round(gang, index);
+        if (ask.has_close() && index == 1 && script_.deferring_closes > 0) {
+          --script_.deferring_closes;
+          figures.mutable_figures()->set_deferring(true);
+          figures.mutable_figures()->set_cause("rank 1 is inside MPI_Comm_spawn on rows (2 processes) for 4.0 s");
+        }
       }
+      break;
+    case wire::ToHost::kReopen:
+      ++script_.reopened;
+      for (auto& [index, guest] : gang.guests) guest.held = guest.frozen = false;
       break;
     case wire::ToHost::kFreeze:
       message.mutable_cut();
@@ -328,6 +337,10 @@ void FakeHost::gang_request(FakeGang& gang, const wire::ToHost& ask, Time now) {
         gang.released = {epoch, held};
       }
       message.mutable_release()->set_held(gang.released->second);
+      if (!script_.hold_packet.empty() && !ask.release().discard()) {
+        message.mutable_release()->set_packets(1);
+        message.mutable_release()->set_first_packet(std::exchange(script_.hold_packet, ""));
+      }
       break;
     }
     case wire::ToHost::kResume:

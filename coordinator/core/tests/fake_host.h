@@ -67,6 +67,9 @@ struct Script {
   int unquiet_freezes = 0;                                            // so many cuts have a byte on the wire
   int busy_rounds = 0;
   bool never_equal = false;
+  int deferring_closes = 0;  // so many closings meet a rank inside a call that must finish first
+  int reopened = 0;          // counted: gates opened again because of that
+  std::string hold_packet;   // not empty: the taps see it during the next hold
   milliseconds upload{0};
   std::set<std::string> missing_outputs;
   std::uint64_t last_step = 0;  // the program ends then; 0 = never

@@ -39,6 +39,7 @@ const char* body(const wire::ToHost& m) {
     case T::kStop: return "StopJob";
     case T::kQuery: return "QueryGang";
     case T::kAckOutput: return "AckOutput";
+    case T::kReopen: return "ReopenGang";
     case T::BODY_NOT_SET: return "nothing";
   }
   return "?";
@@ -64,6 +65,7 @@ const char* body(const wire::FromHost& m) {
     case F::kJobEnded: return "JobEnded";
     case F::kGuestLost: return "GuestLost";
     case F::kRankLost: return "RankLost";
+    case F::kRankWished: return "RankWished";
     case F::BODY_NOT_SET: return "failure";
   }
   return "?";

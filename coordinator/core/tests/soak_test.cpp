@@ -121,7 +121,10 @@ class History {
       case 10:
       case 11: w.crash_after_effects(1 + roll(40)); break;
       case 12: w.script.upload = milliseconds(roll(4) * 1'000); break;
-      case 13: w.script.unquiet_freezes = static_cast<int>(roll(4)); break;
+      case 13:
+        w.script.unquiet_freezes = static_cast<int>(roll(4));
+        w.script.deferring_closes = static_cast<int>(roll(6));
+        break;
     }
   }
 

@@ -5,12 +5,12 @@ import socket
 import struct
 import time
 
-HELLO, READY, CLOSED, FIGURES, OPENED, FINALIZED, PEER_FAILED, DEFERRING = range(1, 9)
+HELLO, READY, CLOSED, FIGURES, OPENED, FINALIZING, PEER_FAILED, DEFERRING, FINALIZED, WISH = range(1, 11)
 CLOSE, COUNT, OPEN, QUERY = range(32, 36)
 STARTING, COMPUTING, IN_CALL, GATED, DONE, _, DEFERS = range(1, 8)
-PACKET = struct.Struct("<IIQiIIIQQ40s")
-VERSION = 1
-assert PACKET.size == 88
+PACKET = struct.Struct("<IIQiIIIQQ40s40sII16s")
+VERSION = 2
+assert PACKET.size == 152
 
 
 class Failed(Exception):
@@ -32,11 +32,12 @@ class Rank:
         if not data:
             self.gone = True
             return
-        version, message, epoch, rank, value, state, busy, calls, since, call = PACKET.unpack(data)
+        version, message, epoch, rank, value, state, busy, calls, since, call, comm, peers, spawned, transport = PACKET.unpack(data)
         if version != VERSION:
             raise Failed(f"a rank speaks version {version}")
         packet = {"message": message, "epoch": epoch, "rank": rank, "value": value, "state": state, "busy": busy,
-                  "calls": calls, "since": since, "call": call.rstrip(b"\0").decode()}
+                  "calls": calls, "since": since, "call": call.rstrip(b"\0").decode(), "communicator": comm.rstrip(b"\0").decode(), "peers": peers,
+                  "spawned": spawned, "transport": transport.rstrip(b"\0").decode()}
         self.last[message] = packet
         self.hello |= message == HELLO
         self.finalized |= message == FINALIZED
@@ -45,10 +46,10 @@ class Rank:
         if message == PEER_FAILED:
             self.peer_failed = value
 
-    def send(self, message, epoch):
+    def send(self, message, epoch, incarnation=0):
         self.last.pop({CLOSE: CLOSED, COUNT: FIGURES, QUERY: FIGURES, OPEN: OPENED}[message], None)
         try:
-            self.link.send(PACKET.pack(VERSION, message, epoch, -1, 0, 0, 0, 0, 0, b""))
+            self.link.send(PACKET.pack(VERSION, message, epoch, -1, incarnation, 0, 0, 0, 0, b"", b"", 0, 0, b""))
         except OSError:
             self.gone = True
 

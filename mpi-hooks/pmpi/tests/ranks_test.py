@@ -46,14 +46,14 @@ class Place:
     def inside(self, path):
         return "/mnt/checkout/" + os.path.relpath(os.path.join(self.build, path), self.checkout)
 
-    def mpirun(self, ranks, arguments, preload=True, btl="self,tcp"):
+    def mpirun(self, ranks, arguments, preload=True, btl="self,tcp", program="./traffic"):
         command = [os.path.join(self.checkout, "scripts/guest-cc"), "--with", "mpirun", "--allow-run-as-root",
                    "--oversubscribe", "--with-ft", "ulfm", "--mca", "pml", "ob1", "--mca", "btl", btl,
                    "--mca", "btl_tcp_if_include", "e0", "--mca", "osc", "^ucx", "-np", str(ranks)]
         if preload:
             command += ["-x", "LD_PRELOAD=" + self.inside("guest-files/libstillpoint-mpi.so"),
                         "-x", "STILLPOINT_AGENT_SOCKET=" + self.inside("tests/hooks/agent.sock")]
-        return Job(command + ["./traffic"] + [str(a) for a in arguments])
+        return Job(command + [program] + [str(a) for a in arguments])
 
 
 class Job:
@@ -241,6 +241,121 @@ def case_level(place):
         if "level asked=0 told=0 queried=0" not in job.text():
             raise fa.Failed("the program was told another level: " + job.text())
         return "SINGLE asked, SINGLE told"
+    finally:
+        job.end()
+        agent.close()
+
+
+def waiting_in_call(place, what, call):
+    """A job of two whose rank 1 sits in a call and whose rank 0 is outside MPI: (agent, job, figures of rank 1)."""
+    agent = fa.Agent(place.socket)
+    job = place.mpirun(2, (what,), program="./calls")
+    try:
+        agent.until(lambda: sum(r.ready for r in agent.ranks) == 2, "all ranks are ready")
+
+        def sits():
+            agent.ask(fa.QUERY, 0, fa.FIGURES)
+            return any(r.last[fa.FIGURES]["call"] == call for r in agent.ranks)
+        agent.until(sits, "rank 1 is in " + call)
+        return agent, job, next(r for r in agent.ranks if r.rank == 1)
+    except BaseException:
+        job.end()
+        agent.close()
+        raise
+
+
+def case_describe(place):
+    """In which call, since when, on which communicator with how many peers; and the point-to-point layer."""
+    agent, job, rank = waiting_in_call(place, "barrier", "MPI_Barrier")
+    try:
+        first = agent.ask(fa.QUERY, 0, fa.FIGURES)[agent.ranks.index(rank)]
+        agent.idle(1.2)
+        later = agent.ask(fa.QUERY, 0, fa.FIGURES)[agent.ranks.index(rank)]
+        if (first["communicator"], first["peers"], first["transport"]) != ("rows", 2, "ob1"):
+            raise fa.Failed(f"described as {first}")
+        if first["since"] != later["since"] or first["calls"] != later["calls"]:
+            raise fa.Failed(f"the same call was given another age: {first}, {later}")
+        job.stop()
+        agent.until(lambda: not job.running(), "the job ends")
+        return f"{first['call']} on {first['communicator']}, {first['peers']} processes, pml {first['transport']}"
+    finally:
+        job.end()
+        agent.close()
+
+
+def deferred(agent, rank):
+    """A close that meets a call which must finish first: answered as such, taken back, and all go on."""
+    for each in agent.ranks:
+        each.last.clear()
+        each.send(fa.CLOSE, 1)
+    agent.until(lambda: fa.DEFERRING in rank.last, "rank 1 says that it defers")
+    agent.idle(0.3)
+    if fa.CLOSED in rank.last:
+        raise fa.Failed("a rank inside a call that must finish first said closed")
+    agent.ask(fa.OPEN, 1, fa.OPENED)
+
+
+def case_defer_finalize(place):
+    """A rank in MPI_Finalize is not at rest until it is through."""
+    agent, job, rank = waiting_in_call(place, "finalize", "MPI_Finalize")
+    try:
+        deferred(agent, rank)
+        job.stop()
+        agent.until(lambda: not job.running(), "the job ends")
+        if job.process.returncode != 0 or "over" not in job.text():
+            raise fa.Failed(f"the job ended with {job.process.returncode}: {job.text()}")
+        return "deferring until MPI_Finalize was over"
+    finally:
+        job.end()
+        agent.close()
+
+
+def case_defer_spawn(place):
+    """A rank in MPI_Comm_spawn waits for the other, which an open gate lets come; then all can be closed, the child too."""
+    agent, job, rank = waiting_in_call(place, "spawn", "MPI_Comm_spawn")
+    try:
+        deferred(agent, rank)
+        job.stop()
+        agent.until(lambda: not job.running() or len(agent.ranks) == 3, "the child comes")
+        agent.until(lambda: not job.running(), "the job ends")
+        if job.process.returncode != 0 or "over" not in job.text():
+            raise fa.Failed(f"the job ended with {job.process.returncode}: {job.text()}")
+        return "deferring until the other rank had come to it"
+    finally:
+        job.end()
+        agent.close()
+
+
+def case_api(place):
+    """stillpoint.h: a wish, a critical section that puts the checkpoint off, callbacks, epoch and restarts."""
+    agent, job, rank = waiting_in_call(place, "api", "MPI_Barrier")
+    try:
+        first = next(r for r in agent.ranks if r.rank == 0)
+        agent.until(lambda: fa.WISH in first.last, "rank 0 asks for a checkpoint")
+        for each in agent.ranks:
+            each.send(fa.OPEN, 0, incarnation=1)
+            each.send(fa.CLOSE, 5)
+        agent.until(lambda: fa.DEFERRING in first.last and fa.CLOSED in rank.last, "rank 0 puts it off")
+        if first.last[fa.DEFERRING]["call"] != "stillpoint_forbid":
+            raise fa.Failed(f"put off because of {first.last[fa.DEFERRING]}")
+        job.stop()
+        agent.until(lambda: fa.CLOSED in first.last, "the critical section is over")
+        for each in agent.ranks:
+            each.send(fa.OPEN, 5, incarnation=2)
+        agent.until(lambda: not job.running(), "the job ends")
+        for line in ("wanted 1", "callback before", "callback restarted", "epoch 5 restarts 1", "over"):
+            if line not in job.text():
+                raise fa.Failed(f"it did not say '{line}': {job.text()}")
+        if "callback after" in job.text():
+            raise fa.Failed("a restored process was told that it went on: " + job.text())
+        plain = place.mpirun(2, ("api",), preload=False, program="./calls")
+        try:
+            agent.until(lambda: not plain.running(), "the same program without the library ends")
+            if "over" not in plain.text():
+                raise fa.Failed("without the library: " + plain.text())
+        finally:
+            plain.end()
+        return "put off, taken, called back; and the program runs without the library"
     finally:
         job.end()
         agent.close()
