@@ -88,13 +88,24 @@ void count(Core& core, JobRecord& job, CheckpointRun& run) {
   ask_hosts(core, job, run, [&](wire::ToHost& m) { m.mutable_count()->set_round(run.round); });
 }
 
-void freeze(Core& core, JobRecord& job, CheckpointRun& run) {
-  enter(core, run, Phase::freeze);
+void look(Core& core, JobRecord& job, CheckpointRun& run) {
   if (!run.gap) run.cuts.clear();
   run.problems.clear();
   if (run.gap) run.deadline = core.now + core.settings.drain_deadline + kAnswerSlack;
   ask_hosts(core, job, run,
             [](wire::ToHost& m) { m.mutable_freeze()->set_settle_ms(static_cast<std::uint32_t>(kSettle.count())); });
+}
+
+void freeze(Core& core, JobRecord& job, CheckpointRun& run) {
+  enter(core, run, Phase::freeze);
+  run.second_look = false;
+  look(core, job, run);
+}
+
+// Rounds that are not equal after a while hardly ever will be: then the freeze decides. Not while a rank is in a call
+// that has to be over first.
+bool enough_rounds(const Core& core, const CheckpointRun& run) {
+  return core.now - run.since >= kEnoughRounds && !must_finish_first(run.current);
 }
 
 void capture(Core& core, JobRecord& job, CheckpointRun& run) {
@@ -125,12 +136,17 @@ std::string unrest(const Core& core, const JobRecord& job, const CheckpointRun& 
 
 // The cut is there from every host: is it one?
 void verify(Core& core, JobRecord& job, CheckpointRun& run) {
-  run.verified += 1;
   if (run.problems.empty()) {
     std::vector<wire::GuestCut> cuts;
     for (const auto& [guest, cut] : run.cuts) cuts.push_back(cut);
     run.problems = cut_problems(cuts, job.spec.guests);
   }
+  if (!run.problems.empty() && !run.second_look) {
+    // A guest that froze first has not seen what the last one sent; now all stand still.
+    run.second_look = true;
+    return look(core, job, run);
+  }
+  run.verified += 1;
   if (run.problems.empty()) return capture(core, job, run);
   const std::string what =
       fmt::format("cut {} of {} is not quiet: {}", run.verified, core.settings.verify_attempts, summary(run.problems));
@@ -179,7 +195,7 @@ void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
       return count(core, job, run);
     case Phase::reopen: return defer(core, run);
     case Phase::drain:
-      if (rounds_equal(run.previous, run.current)) return freeze(core, job, run);
+      if (rounds_equal(run.previous, run.current) || enough_rounds(core, run)) return freeze(core, job, run);
       return count(core, job, run);
     case Phase::freeze:
       if (run.gap) return capture(core, job, run);

@@ -4,8 +4,10 @@
 //   close     CloseGang                every host has reported its first round; a rank defers: -> reopen
 //   reopen    ReopenGang               every host has opened its gates again
 //   defer     -                        a pause, longer each time; then close again, until the drain deadline
-//   drain     CountGang, repeatedly    two successive rounds are equal everywhere, nobody busy, nothing in flight
-//   freeze    FreezeGang               every cut is there; verified: -> capture, not quiet: -> thaw
+//   drain     CountGang, repeatedly    two successive rounds are equal everywhere, nobody busy, nothing in flight; or
+//                                      there were enough of them (a call may make traffic for as long as it waits)
+//   freeze    FreezeGang               every cut is there; verified: -> capture, not quiet: asked once more, when all
+//                                      stand still, -> thaw
 //   thaw      ThawGang                 every host has thawed -> drain again, verify_attempts times in all
 //   capture   CaptureGang              every guest's state is captured
 //   release   ReleaseGang              every host says that it had held all along -> epoch captured, the job goes on

@@ -23,6 +23,7 @@ inline constexpr std::uint64_t kUndurableOutputBytes = 8u << 20;  // given to th
 inline constexpr std::size_t kMaxQueries = 64;                    // rank queries under way, per job
 inline constexpr std::size_t kMaxStops = 64;                      // clients that wait for one stop
 inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};   // hosts answer at their deadline; hear them out
+inline constexpr std::chrono::milliseconds kEnoughRounds{500};    // of counting; then the freeze decides
 inline constexpr std::chrono::milliseconds kSettle{200};          // for the kernel's TCP to settle under freeze
 inline constexpr std::chrono::milliseconds kStopGrace{5'000};     // SIGTERM to SIGKILL
 inline constexpr std::chrono::milliseconds kDestroyDeadline{60'000};
@@ -97,6 +98,7 @@ struct CheckpointRun {
   std::map<std::uint32_t, wire::RoundFigures> previous, current;
   std::map<std::uint32_t, wire::GuestCut> cuts;
   std::vector<std::string> problems;  // of the last look at the cut
+  bool second_look = false;           // since the freeze
   std::map<std::uint32_t, wire::GuestImage> images;
   bool all_held = true;
   PhaseTimes phases;

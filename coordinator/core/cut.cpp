@@ -87,7 +87,9 @@ bool rounds_equal(const std::map<std::uint32_t, wire::RoundFigures>& previous,
 bool must_finish_first(const std::map<std::uint32_t, wire::RoundFigures>& rounds) {
   for (const auto& [guest, figures] : rounds)
     for (const auto& rank : figures.ranks())
-      if (rank.state() == wire::RankReport::DEFERRING || rank.state() == wire::RankReport::STARTING) return true;
+      if (rank.state() == wire::RankReport::DEFERRING || rank.state() == wire::RankReport::STARTING ||
+          rank.state() == wire::RankReport::UNKNOWN || rank.state() == wire::RankReport::STOPPED)
+        return true;
   return false;
 }
 

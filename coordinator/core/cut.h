@@ -23,9 +23,10 @@ namespace stillpoint::coordinator {
 bool rounds_equal(const std::map<std::uint32_t, wire::RoundFigures>& previous,
                   const std::map<std::uint32_t, wire::RoundFigures>& current);
 
-// Whether a rank is in a call that has to be over before a checkpoint. Otherwise a gang whose rounds do not become
-// equal may be frozen all the same: a call that waits for a lock of another rank may ask for it again and again, for as
-// long as the holder is parked. The cut is none the worse for it when nothing is on its way under the freeze.
+// Whether a rank is in a call that has to be over before a checkpoint, or does not answer. Otherwise a gang whose
+// rounds do not become equal may be frozen all the same: a call that waits for a lock of another rank may ask for it
+// again and again, for as long as the holder is parked. The cut is none the worse for it when nothing is on its way
+// under the freeze.
 bool must_finish_first(const std::map<std::uint32_t, wire::RoundFigures>& rounds);
 
 // Everything that keeps this from being a consistent cut of guests 0 … guests - 1, each in words that name the guest

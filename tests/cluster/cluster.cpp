@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -70,11 +71,15 @@ fs::path cgroups() {
   return {};
 }
 
-// Of tests that were killed: only empty groups can be removed.
+constexpr char kGroupPrefix[] = "stillpoint-cluster-";  // then the process
+
+// Of tests that were killed.
 void remove_old_cgroups(const fs::path& all) {
   std::vector<fs::path> old;
   for (const auto& entry : fs::directory_iterator(all))
-    if (entry.path().filename().string().starts_with("stillpoint-cluster-")) old.push_back(entry.path());
+    if (const std::string name = entry.path().filename();
+        name.starts_with(kGroupPrefix) && ::kill(std::atoi(name.c_str() + sizeof kGroupPrefix - 1), 0) != 0)
+      old.push_back(entry.path());
   for (const fs::path& path : old) {
     std::error_code gone;
     for (fs::directory_iterator guest(path, gone), end; !gone && guest != end; guest.increment(gone)) {
@@ -85,9 +90,11 @@ void remove_old_cgroups(const fs::path& all) {
   }
 }
 
-fs::path own_cgroup() { return cgroups() / ("stillpoint-cluster-" + std::to_string(::getpid())); }
+fs::path own_cgroup() { return cgroups() / (kGroupPrefix + std::to_string(::getpid())); }
 
 }  // namespace
+
+bool image_has(const fs::path& path) { return fs::exists(guest_files().root / path); }
 
 Cluster::Cluster(unsigned guests) : Gang(guests) {
   leave_the_machine();
@@ -300,8 +307,11 @@ class Cycle {
     std::string text = (figures.busy() ? "busy, " : "") + std::to_string(figures.in_flight()) + " in flight, acked " +
                        std::to_string(figures.bytes_acked()) + ", received " + std::to_string(figures.bytes_received());
     for (const auto& rank : figures.ranks())
-      text += ", rank " + std::to_string(rank.rank()) + " state " + std::to_string(rank.state()) + " " + rank.call() +
-              " (" + std::to_string(rank.calls()) + " calls)";
+      if (rank.state() == wire::RankReport::UNKNOWN)
+        text += ", rank " + std::to_string(rank.rank()) + " does not answer";
+      else
+        text += ", rank " + std::to_string(rank.rank()) + " state " + std::to_string(rank.state()) + " " + rank.call() +
+                " (" + std::to_string(rank.calls()) + " calls)";
     return text;
   }
 

@@ -37,6 +37,9 @@ struct CycleResult {
   std::size_t sockets = 0;
 };
 
+// Whether the guests' root file system has this; a relative path.
+bool image_has(const std::filesystem::path& path);
+
 class Cluster : public agent::Gang {
  public:
   static constexpr char kWorkdir[] = "/job";

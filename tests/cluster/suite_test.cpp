@@ -207,6 +207,13 @@ TEST_CASE("fortran_mpifh") { run_under_checkpoints({"fortran_mpifh"}); }
 TEST_CASE("fortran_mpi") { run_under_checkpoints({"fortran_mpi"}); }
 TEST_CASE("fortran_f08") { run_under_checkpoints({"fortran_f08"}); }
 
+TEST_CASE("python") {
+  if (!image_has("usr/lib/python3/dist-packages/mpi4py")) {
+    MESSAGE("left out: the guest SDK has no python3-mpi4py");
+    return;
+  }
+  run_under_checkpoints({"python.py"});
+}
 TEST_CASE("traffic") { run_under_checkpoints({.name = "traffic", .arguments = {"17"}, .by_guest = true}); }
 TEST_CASE("flood") { run_under_checkpoints({"hard", {"flood"}}); }
 TEST_CASE("alltoall") { run_under_checkpoints({"hard", {"alltoall"}}); }
@@ -226,9 +233,12 @@ TEST_CASE("stopped") {
   const auto begin = Clock::now();
   const CycleResult stopped = cluster.cycle({.close = milliseconds(1000)});
   CHECK_FALSE(stopped.quiet);
-  CHECK(since(begin) < milliseconds(3000));
-  CHECK_MESSAGE(stopped.why.find("rank " + rank_number(ranks[0]) + " ") != std::string::npos, stopped.why);
-  CHECK_MESSAGE(stopped.why.find("rank " + rank_number(ranks[1]) + " ") == std::string::npos, stopped.why);
+  CHECK(since(begin) < milliseconds(5000));
+  const auto named = [&](pid_t rank) {
+    return stopped.why.find("rank " + rank_number(rank) + " does not answer") != std::string::npos;
+  };
+  CHECK_MESSAGE(named(ranks[0]), stopped.why);
+  CHECK_MESSAGE(!named(ranks[1]), stopped.why);
   std::cout << "stopped: " << stopped.why << " (after " << stopped.to_verified.count() << " ms)" << std::endl;
   ::kill(ranks[0], SIGCONT);
   const CycleResult next = cluster.cycle({});
