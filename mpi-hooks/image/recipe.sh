@@ -8,7 +8,7 @@ guest_packages=(openmpi-bin hpcc iproute2 procps e2fsprogs)
 guest_kernel=linux-image-cloud-amd64
 guest_shell=busybox-static
 # What turns the same root into the SDK that programs for the guest are compiled in.
-sdk_packages=(gcc g++ gfortran libc6-dev libopenmpi-dev)
+sdk_packages=(gcc g++ gfortran libc6-dev libopenmpi-dev python3-mpi4py)
 
 # In the order of loading, with whatever modules.dep says they need before them.
 guest_modules=(virtio_blk virtio_net squashfs overlay tcp_diag virtio-rng)
