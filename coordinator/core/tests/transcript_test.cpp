@@ -29,7 +29,7 @@ TEST_CASE("the main story: submit, checkpoint, a host dies, restart elsewhere, t
   chapter("submit and start");
   const JobId id = w.running(spec());
   chapter("checkpoint; the first look at the cut finds a byte on the wire");
-  w.script.unquiet_freezes = 1;
+  w.script.unquiet_freezes = 2;
   w.committed(id);
   chapter("a host dies");
   w.kill(w.job(id).placement[1].host);
