@@ -134,3 +134,32 @@ TEST_CASE("a summary names the first and counts the rest") {
   CHECK(summary({"a", "b", "c"}, 2) == "a; b and 1 more");
   CHECK(summary({}) == "");
 }
+
+TEST_CASE("rounds are equal when nobody is busy, nothing is in flight and no figure has changed") {
+  std::map<std::uint32_t, wire::RoundFigures> before, now;
+  CHECK(rounds_equal(before, now));
+  before[0].set_bytes_acked(7);
+  CHECK_FALSE(rounds_equal(before, now));
+  now = before;
+  CHECK(rounds_equal(before, now));
+  SUBCASE("busy") { now[0].set_busy(true); }
+  SUBCASE("in flight") { now[0].set_in_flight(1); }
+  SUBCASE("acknowledged") { now[0].set_bytes_acked(8); }
+  SUBCASE("received") { now[0].set_bytes_received(1); }
+  SUBCASE("calls") { now[0].set_mpi_calls(1); }
+  CHECK_FALSE(rounds_equal(before, now));
+}
+
+TEST_CASE("a rank in a call that must be over, or one that does not answer, keeps the freeze away") {
+  std::map<std::uint32_t, wire::RoundFigures> rounds;
+  wire::RankReport& rank = *rounds[0].add_ranks();
+  for (auto state :
+       {wire::RankReport::COMPUTING, wire::RankReport::IN_CALL, wire::RankReport::GATED, wire::RankReport::FINALIZED}) {
+    rank.set_state(state);
+    CHECK_FALSE(must_finish_first(rounds));
+  }
+  for (auto state : {wire::RankReport::UNKNOWN, wire::RankReport::STARTING, wire::RankReport::DEFERRING}) {
+    rank.set_state(state);
+    CHECK(must_finish_first(rounds));
+  }
+}

@@ -270,6 +270,23 @@ TEST_CASE("after MPI_Finalize was entered the helper keeps out of MPI and still 
   CHECK(turns.load() == after);
 }
 
+TEST_CASE("a program that begins a session after its last one ended is a rank again") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  rank.helper.finalizing();
+  agent.expect(RankMessage::finalized);
+  rank.helper.initialized(3, 8, false, &progress);
+  const RankPacket ready = agent.expect(RankMessage::ready);
+  CHECK(ready.state == RankState::computing);
+  agent.send(RankMessage::close, 2);
+  agent.expect(RankMessage::closed);
+  const auto before = turns.load();
+  agent.send(RankMessage::count, 2);
+  agent.expect(RankMessage::figures);
+  CHECK(turns.load() > before);
+}
+
 TEST_CASE("the agent's end opens a shut gate; a new agent is found and greeted") {
   FakeAgent agent;
   Rank rank;
