@@ -41,6 +41,8 @@ struct Program {
   std::vector<std::string> arguments = {};
   // A checkpoint may meet a call that must be over first, and then gives up; the next one has better luck.
   bool defers = false;
+  // What Open MPI itself says where it ends such a program now and then, checkpoints or not: then it is run again.
+  std::string flaw = {};
   // What it does depends on which ranks share a guest.
   bool by_guest = false;
 };
@@ -89,11 +91,11 @@ std::string summary(std::vector<CycleResult> results) {
          " ms (median), " + std::to_string(results.back().to_verified.count()) + " ms (most)";
 }
 
-void run_under_checkpoints(const Program& program) {
+void run_under_checkpoints(const Program& program, unsigned tries = 5) {
   std::cout << program.name << ": seed " << seed() << " (STILLPOINT_SEED)" << std::endl;
   const unsigned wanted = number_from("STILLPOINT_CYCLES", 100);
   if (wanted == 0) {  // to see what the program does by itself
-    std::cout << undisturbed(program, "200") << std::endl;
+    std::cout << undisturbed(program, std::to_string(number_from("STILLPOINT_ROUNDS", 200))) << std::endl;
     return;
   }
   std::mt19937 random(seed());
@@ -110,6 +112,11 @@ void run_under_checkpoints(const Program& program) {
     cluster.wait_for_output("round 0", kLong);
     while (done.size() < wanted) {
       cluster.serve_until([] { return false; }, milliseconds(random() % 15));
+      if (cluster.over() && !program.flaw.empty() && cluster.output().find(program.flaw) != std::string::npos &&
+          tries > 1) {
+        std::cout << program.name << ": ended by Open MPI's own flaw, once more" << std::endl;
+        return run_under_checkpoints(program, tries - 1);
+      }
       REQUIRE_MESSAGE(!cluster.over(), cluster.problem());
       settings.hold = milliseconds(random() % 3);
       const CycleResult one = cluster.cycle(settings);
@@ -198,7 +205,9 @@ TEST_CASE("rma_dynamic") { run_under_checkpoints({"rma_dynamic"}); }
 TEST_CASE("rma_shared") { run_under_checkpoints({.name = "rma_shared", .by_guest = true}); }
 TEST_CASE("communicators") { run_under_checkpoints({"communicators"}); }
 TEST_CASE("sessions") { run_under_checkpoints({.name = "sessions", .defers = true}); }
-TEST_CASE("spawn") { run_under_checkpoints({.name = "spawn", .defers = true}); }
+TEST_CASE("spawn") {
+  run_under_checkpoints({.name = "spawn", .defers = true, .flaw = "pmix_server_dyn.c at line 1048"});
+}
 TEST_CASE("io") { run_under_checkpoints({.name = "io", .by_guest = true}); }
 TEST_CASE("threads_funneled") { run_under_checkpoints({"threads", {"funneled"}}); }
 TEST_CASE("threads_serialized") { run_under_checkpoints({"threads", {"serialized"}}); }
