@@ -147,6 +147,19 @@ TEST_CASE("uploads stay in their spool") {
   CHECK(std::filesystem::is_empty(site.directory / "spool" / spool / "partial"));
 }
 
+TEST_CASE("an empty file arrives empty") {
+  Running site;
+  const auto spool = site.spool();
+  CHECK(site.http().request("PUT", "/v1/spool/" + spool + "/empty", "").status == 200);
+  CHECK(
+      site.http()
+          .raw("PUT /v1/spool/" + spool + "/chunked HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+          .status == 200);
+  const auto files = site.directory / "spool" / spool / "files";
+  CHECK(std::filesystem::file_size(files / "empty") == 0);
+  CHECK(std::filesystem::file_size(files / "chunked") == 0);
+}
+
 TEST_CASE("an upload does not follow a symlink out of its spool") {
   Running site;
   const auto spool = site.spool();
