@@ -523,11 +523,18 @@ TEST_CASE("doctor names each check with a result and, where it is not ok, a reme
 }
 
 TEST_CASE("the accelerator is chosen by the CPU's flag") {
-  CHECK(judge_accelerator(true, true).result == Finding::Result::ok);
-  CHECK(judge_accelerator(true, false).result == Finding::Result::warn);
-  CHECK(judge_accelerator(false, true).result == Finding::Result::warn);
-  CHECK(judge_accelerator(false, true).detail.find("would hang") != std::string::npos);
-  CHECK(judge_accelerator(false, false).result == Finding::Result::warn);
+  CHECK(judge_accelerator(true, true, "").result == Finding::Result::ok);
+  CHECK(judge_accelerator(true, false, "no such file").result == Finding::Result::warn);
+  CHECK(judge_accelerator(false, true, "").result == Finding::Result::warn);
+  CHECK(judge_accelerator(false, true, "").detail.find("would hang") != std::string::npos);
+  CHECK(judge_accelerator(false, false, "no such file").result == Finding::Result::warn);
+}
+
+TEST_CASE("a KVM that makes no virtual machine is a failure, for a host would choose it") {
+  const auto finding = judge_accelerator(true, true, "operation not permitted");
+  CHECK(finding.result == Finding::Result::fail);
+  CHECK(finding.detail.find("operation not permitted") != std::string::npos);
+  CHECK_FALSE(finding.remedy.empty());
 }
 
 TEST_CASE("versions are read and judged") {
