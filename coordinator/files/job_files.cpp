@@ -10,7 +10,7 @@
 
 #include "common/file.h"
 #include "common/log.h"
-#include "coordinator/catalog/spec_json.h"
+#include "common/names.h"
 #include "coordinator/files/below.h"
 
 namespace stillpoint::coordinator {

@@ -83,6 +83,16 @@ TEST_CASE("bad specs are refused, with everything that is wrong") {
   CHECK(w.durable.jobs.empty());
 }
 
+TEST_CASE("two dots in a file's name are no way out of the workdir") {
+  World w(2);
+  auto job = spec();
+  job.outputs = {"data..txt"};
+  w.script.last_step = 3;
+  const JobId id = w.submit(job);
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(w.outputs.contains("data..txt"));
+}
+
 TEST_CASE("without room a job waits and says why, and starts when there is room") {
   World w(1);
   w.script.last_step = 10;
