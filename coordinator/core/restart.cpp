@@ -247,9 +247,8 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
     if (!fence::answered(core, request, answer)) return;
   } else if (answer.has_failure() || !take(core, job, run, request, answer)) {
     const Error error = host_error(request, answer);
-    const bool image =
-        run.phase == Phase::restore && (error.kind == ErrorKind::damaged || error.kind == ErrorKind::not_found);
-    if (!image) return fail(core, job, error);
+    // Only of an image that was looked at: what a host lacks is no reason to go back to an older checkpoint.
+    if (run.phase != Phase::restore || error.kind != ErrorKind::damaged) return fail(core, job, error);
     run.damage = error;  // the other hosts' answers are awaited: the fence wants nothing half-way
   }
   run.waiting.erase(request.host);

@@ -203,6 +203,29 @@ TEST_CASE("a damaged image leads to the next older checkpoint, which is said; a 
   ends_well(w, id);
 }
 
+TEST_CASE("a host that does not reach the images fails the restart; no older checkpoint is taken for it") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  const Epoch second = w.committed(id);
+  for (const auto kind : {ErrorKind::not_found, ErrorKind::transient}) {
+    w.script.failure = [&](const HostName& host, const wire::ToHost& m) {
+      return host.value == "h2" && m.has_restore()
+                 ? std::optional(Error{kind, "open image", "the image directory", "it is not mounted"})
+                 : std::nullopt;
+    };
+    const auto result = w.answer(w.restart(id));
+    REQUIRE(result.has_error());
+    CHECK(says(result.error().message(), "it is not mounted"));
+    CHECK(w.job(id).state == JobState::failed);
+  }
+  w.script.failure = nullptr;
+  const auto result = w.answer(w.restart(id));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Restarted>(result.value()).epoch == second);
+  ends_well(w, id);
+}
+
 TEST_CASE("a failure or silence in any step leaves the job failed, nothing running, and restartable") {
   using Body = bool (wire::ToHost::*)() const;
   for (const bool silent : {false, true})
