@@ -85,7 +85,7 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
   if (early) return core.stale(host, id, number, "images before anything was captured");
   const auto& report = message.images();
   if (message.has_failure() || report.has_failure()) {
-    Error error = from_wire(report.has_failure() ? report.failure() : message.failure());
+    Error error = host_failure(report.has_failure() ? report.failure() : message.failure());
     error.object += " on " + host.value;
     return abort(core, *job, error);
   }

@@ -215,11 +215,17 @@ bool is_over(JobState state) {
 
 bool holds_gang(JobState state) { return !is_over(state) && state != JobState::pending; }
 
+Error host_failure(const wire::Failure& failure) {
+  Error error = from_wire(failure);
+  if (error.kind == ErrorKind::not_found) error.kind = ErrorKind::permanent;
+  return error;
+}
+
 Error host_error(const Request& request, const wire::FromHost& answer) {
   if (!answer.has_failure())
     return Error{ErrorKind::permanent, "answer", at_host("", request.host),
                  "the host answered with another kind of message"};
-  Error error = from_wire(answer.failure());
+  Error error = host_failure(answer.failure());
   error.object = at_host(std::move(error.object), request.host);
   return error;
 }

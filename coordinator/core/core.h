@@ -240,6 +240,9 @@ struct Core {
 // ---- small helpers
 bool is_over(JobState state);     // completed, failed, stopped
 bool holds_gang(JobState state);  // starting, running, checkpointing, restarting, migrating
+// A failure as a host says it. What a host does not find is no job, checkpoint or host that a client named: those are
+// looked up in the core, and `not_found` stays theirs.
+Error host_failure(const wire::Failure& failure);
 // The failure that a host answered, with the host's name in it; or that the answer is of the wrong kind.
 Error host_error(const Request& request, const wire::FromHost& answer);
 Error refused(std::string step, std::string object, std::string cause);

@@ -226,6 +226,27 @@ TEST_CASE("a host that does not reach the images fails the restart; no older che
   ends_well(w, id);
 }
 
+TEST_CASE("what a host does not find is no answer of 'no such job' to the client") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  const auto not_found = [](auto step) {
+    return [step](const HostName& host, const wire::ToHost& m) {
+      return host.value == "h2" && (m.*step)() ? std::optional(Error{ErrorKind::not_found, "look-up", "qemu", "gone"})
+                                               : std::nullopt;
+    };
+  };
+  w.script.failure = not_found(&wire::ToHost::has_close);
+  CHECK(w.answer(w.checkpoint(id)).error().kind == ErrorKind::permanent);
+  w.script.failure = not_found(&wire::ToHost::has_resume);
+  CHECK(w.answer(w.restart(id)).error().kind == ErrorKind::permanent);
+  w.script.failure = [](const HostName&, const wire::ToHost& m) {
+    return m.has_delete_images() ? std::optional(Error{ErrorKind::not_found, "delete", "images", "gone"})
+                                 : std::nullopt;
+  };
+  CHECK(w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; })).error().kind == ErrorKind::permanent);
+}
+
 TEST_CASE("a failure or silence in any step leaves the job failed, nothing running, and restartable") {
   using Body = bool (wire::ToHost::*)() const;
   for (const bool silent : {false, true})
