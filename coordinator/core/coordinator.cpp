@@ -33,6 +33,7 @@ void tick(Core& core) {
     checkpoint::tick(core, *job);
     restart::tick(core, *job);
     finish::tick(core, *job);
+    finish::expire_removal(core, id);
     ranks::tick(core, id);
   }
   start::try_pending(core);

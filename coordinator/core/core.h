@@ -26,6 +26,7 @@ inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};   // hosts answe
 inline constexpr std::chrono::milliseconds kSettle{200};          // for the kernel's TCP to settle under freeze
 inline constexpr std::chrono::milliseconds kStopGrace{5'000};     // SIGTERM to SIGKILL
 inline constexpr std::chrono::milliseconds kDestroyDeadline{60'000};
+inline constexpr std::chrono::milliseconds kRemoveDeadline{60'000};
 inline constexpr std::chrono::milliseconds kRetry{5'000};  // between tries of a clean-up that failed
 
 // Which machine a request's answer belongs to.
@@ -131,6 +132,7 @@ struct FinishRun {
 
 struct RemoveRun {
   RequestId request;
+  Time deadline{};
 };
 
 struct RanksQuery {

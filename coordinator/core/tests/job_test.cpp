@@ -229,6 +229,30 @@ TEST_CASE("rm takes a job that is over, with its images and files") {
   CHECK(w.broken() == "");
 }
 
+TEST_CASE("rm without a host to delete images is refused and changes nothing; one that never answers is given up") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const Epoch epoch = w.committed(id);
+  CHECK(w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })).has_value());
+  w.script.swallow = [](const HostName&, const wire::ToHost& m) { return m.has_delete_images(); };
+  for (auto& [name, host] : w.hosts) w.drop_session(name);
+  auto result = w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; }));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::transient);
+  CHECK(w.epoch(epoch).state == EpochState::committed);
+  for (auto& [name, host] : w.hosts) w.connect(name);
+  const Time asked = w.now;
+  result = w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; }));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::deadline);
+  CHECK(w.now - asked < milliseconds(120'000));
+  w.script.swallow = nullptr;
+  CHECK(w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; })).has_value());
+  CHECK(w.durable.jobs.empty());
+  CHECK(w.store.images.empty());
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("rank states are asked fresh, and answered from memory when a host is silent") {
   World w(2);
   const JobId id = w.running(spec());
