@@ -29,6 +29,7 @@ void tick(Core& core) {
   for (const auto& id : ids) {
     JobRecord* job = core.find(id);
     if (job == nullptr) continue;
+    output::tick(core, *job);
     start::tick(core, *job);
     checkpoint::tick(core, *job);
     restart::tick(core, *job);

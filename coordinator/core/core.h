@@ -67,6 +67,8 @@ struct OutputRun {
   // acknowledgement of it would make the restored guest forget output that it is yet to send.
   bool paused = false;
   std::optional<std::uint64_t> truncating;  // to this offset
+  Time next_measure{};                      // when it is not known
+  std::string failure;                      // of the last try to store something; empty since something was stored
   std::vector<std::pair<std::uint64_t, std::string>> early;
   std::size_t early_bytes = 0;
 };
@@ -80,6 +82,7 @@ struct StartRun {
   std::uint64_t offset = 0;  // of the piece under way
   std::uint64_t piece = 0;   // its length
   bool last = false;
+  bool ready = false;  // all files are there: it is launched when the output of what was before is cut off
 };
 
 struct CheckpointRun {

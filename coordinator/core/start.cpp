@@ -93,6 +93,8 @@ void boot(Core& core, JobRecord& job) {
 }
 
 void launch(Core& core, JobRecord& job, StartRun& start) {
+  start.ready = true;
+  if (!output::cut_back(core, job.job)) return;  // on_output goes on
   enter(core, start, StartRun::Phase::launch);
   const auto& host = core.host_of(job, 0);
   start.waiting = {host};
@@ -206,6 +208,16 @@ void on_spool(Core& core, SpoolRead event) {
   });
 }
 
+void on_output(Core& core, JobRecord& job) {
+  auto& start = core.run(job.job).start;
+  if (start && start->phase == StartRun::Phase::files && start->ready) launch(core, job, *start);
+}
+
+void on_output_failed(Core& core, JobRecord& job, const Error& error) {
+  const auto& start = core.run(job.job).start;
+  if (start && start->phase != StartRun::Phase::fence) fail(core, job, error);
+}
+
 void fail(Core& core, JobRecord& job, const Error& error) {
   auto& run = core.run(job.job);
   core.cancel(job.job, Owner::start);
@@ -228,7 +240,9 @@ void tick(Core& core, JobRecord& job) {
   fail(core, job,
        Error{fencing ? ErrorKind::transient : ErrorKind::deadline, std::string(name(run.start->phase)), job.job.value,
              fmt::format("not done within {} ms; waiting for {}", core.settings.start_deadline.count(),
-                         run.start->waiting.empty() ? "the spool" : joined(run.start->waiting))});
+                         !run.start->waiting.empty() ? joined(run.start->waiting)
+                         : run.start->ready          ? "the stored output"
+                                                     : "the spool")});
 }
 
 std::string_view name(StartRun::Phase phase) {

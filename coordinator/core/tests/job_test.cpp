@@ -1,6 +1,8 @@
 // Submission, start, the program's end, stop, removal, output; one behaviour each.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "coordinator/core/tests/world.h"
 
 using namespace stillpoint;
@@ -150,6 +152,39 @@ TEST_CASE("a host that is lost while a job starts costs a try, not the job") {
   REQUIRE(w.until_state(id, JobState::running));
   CHECK(w.job(id).incarnation == Incarnation{2});
   CHECK(w.broken() == "");
+}
+
+TEST_CASE("a start whose output cannot be stored fails, and says that the disk is full") {
+  for (const bool late : {false, true}) {
+    World w(2);
+    std::optional<JobId> waits;
+    w.script.swallow = [&](const HostName&, const wire::ToHost& m) { return !late && m.has_start_guests(); };
+    w.script.cut_failure = [](const TruncateOutput&) {
+      return std::optional(Error{ErrorKind::storage_full, "write", "the state directory", "no space left on device"});
+    };
+    const JobId id = w.submit(spec());
+    REQUIRE(w.until_state(id, JobState::failed));
+    CHECK(says(w.job(id).reason, "could not be started: write of the state directory: no space left on device"));
+    w.run_for(milliseconds(500));
+    for (auto& [name, host] : w.hosts) CHECK(host.gangs.empty());
+    CHECK(w.broken() == "");
+  }
+}
+
+TEST_CASE("how much is stored is asked again until it is known, and said once that it cannot be found") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.run_for(milliseconds(1'000));
+  w.script.measure_failures = 3;
+  w.record = true;
+  w.crash();
+  w.run_for(milliseconds(30'000));
+  CHECK(w.script.measure_failures == 0);
+  CHECK(std::count_if(w.transcript.begin(), w.transcript.end(),
+                      [](const auto& line) { return says(line, "log output not stored"); }) == 1);
+  w.script.last_step = 400;
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(w.output[id] == w.expected_output(400));
 }
 
 TEST_CASE("a missing input file fails the start") {

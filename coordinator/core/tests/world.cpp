@@ -231,13 +231,24 @@ void World::carry_out(Effect& effect) {
   } else if (auto* keep = std::get_if<KeepOutput>(&effect)) {
     kept_[keep->epoch] = stream(keep->job);
   } else if (auto* cut = std::get_if<TruncateOutput>(&effect)) {
+    if (script.cut_failure)
+      if (auto error = script.cut_failure(*cut)) {
+        local_.push_back(OutputFailed{cut->job, std::move(*error)});
+        if (++effects_ == crash_at_) throw Crashed{};
+        return;
+      }
     auto& stored = output[cut->job];
     if (const auto found = kept_.find(cut->epoch); found != kept_.end()) stored = *found->second;
     stored.resize(std::min<std::size_t>(stored.size(), cut->offset));
     streams_[cut->job] = std::make_shared<std::string>(stored);
     local_.push_back(OutputDurable{cut->job, stored.size(), true});
   } else if (auto* measure = std::get_if<MeasureOutput>(&effect)) {
-    local_.push_back(OutputDurable{measure->job, output[measure->job].size()});
+    if (script.measure_failures > 0) {
+      --script.measure_failures;
+      local_.push_back(OutputFailed{measure->job, {ErrorKind::transient, "open", "output", "input/output error"}});
+    } else {
+      local_.push_back(OutputDurable{measure->job, output[measure->job].size()});
+    }
   } else if (auto* read = std::get_if<ReadSpool>(&effect)) {
     SpoolRead piece{read->job, read->file, read->offset, {}, true, 0755, {}, false};
     const auto file = spool.find(read->file);
