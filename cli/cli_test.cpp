@@ -390,6 +390,18 @@ TEST_CASE("wait goes on when the coordinator was away for a moment") {
   CHECK(outcome.err.find("waiting for it to come back") != std::string::npos);
 }
 
+TEST_CASE("wait tells what is missing of a completed job; the exit code stays the program's") {
+  const TestServer server([&](const TestRequest& request) -> TestAnswer {
+    if (request.target.find("/outputs") != std::string::npos) return {200, "[]"};
+    auto status = ended("completed", 0);
+    status["reason"] = "not every output is there: out.txt: no such file";
+    return {200, status.dump()};
+  });
+  const auto outcome = run_with(server, {"wait", "j7"});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.err.find("not every output is there: out.txt: no such file") != std::string::npos);
+}
+
 TEST_CASE("wait copies outputs to where the job was submitted, and nowhere else") {
   Folder folder;
   folder.write("out.txt", "old");

@@ -286,7 +286,7 @@ void Api::status(const Call& call) {
   auto fresh = query_number(call->request, "ranks", 0);
   if (!fresh || *fresh > 1) return call->respond(error_response(400, "ranks: expected 0 or 1"));
   with_job(call, [this, call, ask_hosts = *fresh == 1](const Coordinator& core, Catalog&, const JobRecord& job) {
-    if (!ask_hosts || has_ended(job.state)) return call->respond(json_response(status_json(core, job)));
+    if (!ask_hosts || is_over(job.state)) return call->respond(json_response(status_json(core, job)));
     driver_.ask(
         [id = job.job](RequestId request) {
           return QueryRanks{request, id};
@@ -417,7 +417,7 @@ void Api::wait(const Call& call) {
 
 void Api::wait_round(const Call& call, const std::shared_ptr<Poll>& poll) {
   with_job(call, [this, call, poll](const Coordinator& core, Catalog&, const JobRecord& job) {
-    if (has_ended(job.state) || poll->over()) return call->respond(json_response(status_json(core, job)));
+    if (is_over(job.state) || poll->over()) return call->respond(json_response(status_json(core, job)));
     driver_.watch(job.job, poll->deadline, call->gone, [this, call, poll] { wait_round(call, poll); });
   });
 }
@@ -430,10 +430,9 @@ void Api::logs(const Call& call) {
 
 void Api::logs_round(const Call& call, const std::shared_ptr<Poll>& poll, std::uint64_t offset) {
   with_job(call, [this, call, poll, offset](const Coordinator&, Catalog&, const JobRecord& job) {
-    auto length = files_.output_length(job.job);
-    if (!length) return call->respond(error_response(length.error()));
+    const std::uint64_t length = files_.output_length(job.job);
     // The length is looked at before the watch is set, both on the core's thread: growth in between is told after.
-    if (*length == offset && !has_ended(job.state) && !poll->over())
+    if (length == offset && !is_over(job.state) && !poll->over())
       return driver_.watch(job.job, poll->deadline, call->gone,
                            [this, call, poll, offset] { logs_round(call, poll, offset); });
     send_logs(call, job, offset);

@@ -55,6 +55,7 @@ struct Handle {
   void operator()(SpoolRead& e) const { start::on_spool(core, std::move(e)); }
   void operator()(OutputDurable& e) const { output::on_durable(core, e); }
   void operator()(OutputFailed& e) const { output::on_failed(core, e); }
+  void operator()(OutputPieceStored& e) const { finish::on_stored(core, e); }
   void operator()(Tick&) const { tick(core); }
 };
 

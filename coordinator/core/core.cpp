@@ -37,13 +37,20 @@ void Core::persist(CatalogChange change) {
       open->changes.push_back(std::move(change));
       return;
     }
-    if (!std::holds_alternative<Log>(*effect) && !std::holds_alternative<JobChanged>(*effect)) break;
+    if (!std::holds_alternative<Log>(*effect) && !std::holds_alternative<JobChanged>(*effect) &&
+        !std::holds_alternative<DropOutput>(*effect))
+      break;
   }
   effects.push_back(Persist{{std::move(change)}});
 }
 
 void Core::save(const JobRecord& record) { persist(PutJob{record}); }
-void Core::save(const EpochRecord& record) { persist(PutEpoch{record}); }
+void Core::save(const EpochRecord& record) {
+  persist(PutEpoch{record});
+  // Nothing can go back to it any more. Recovery says it again.
+  if (record.state == EpochState::aborted || record.state == EpochState::pruned)
+    effects.push_back(DropOutput{record.job, record.epoch});
+}
 void Core::save_counters() { persist(PutCounters{catalog.next_job, catalog.next_epoch, catalog.next_vni}); }
 
 void Core::set_state(JobRecord& record, JobState state, std::string reason) {
@@ -208,10 +215,6 @@ void Core::delete_images(const JobId& id, const std::vector<Epoch>& epochs) {
 }
 
 // ---- small helpers
-
-bool is_over(JobState state) {
-  return state == JobState::completed || state == JobState::failed || state == JobState::stopped;
-}
 
 bool holds_gang(JobState state) { return !is_over(state) && state != JobState::pending; }
 

@@ -11,6 +11,14 @@
 namespace stillpoint::coordinator::output {
 namespace {
 
+// Given to the disk and not durable yet, of all jobs.
+std::uint64_t undurable(const Core& core) {
+  std::uint64_t sum = 0;
+  for (const auto& [id, run] : core.runs)
+    sum += run.output.received - std::min(run.output.received, run.output.durable);
+  return sum;
+}
+
 void take(Core& core, const JobRecord& job, OutputRun& run, std::uint64_t offset, const std::string& data) {
   if (offset > run.received) return;  // a gap: the guest sends again what is not acknowledged
   const std::uint64_t end = offset + data.size();
@@ -18,7 +26,8 @@ void take(Core& core, const JobRecord& job, OutputRun& run, std::uint64_t offset
     if (end <= run.durable) acknowledge(core, job);  // its acknowledgement was lost
     return;
   }
-  if (end - run.durable > kUndurableOutputBytes) return;  // the disk is behind: the guest sends it again
+  // The disk is behind: the guest sends it again.
+  if (end - run.durable > kUndurableOutputBytes || undurable(core) + (end - run.received) > kUndurableInAll) return;
   const std::uint64_t from = run.received;
   run.received = end;
   core.effects.push_back(AppendOutput{job.job, from, data.substr(from - offset)});

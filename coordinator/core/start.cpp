@@ -49,11 +49,6 @@ std::optional<Error> refusal(const Core& core, const JobSpec& spec) {
   return std::nullopt;
 }
 
-void enter(Core& core, StartRun& start, StartRun::Phase phase) {
-  start.phase = phase;
-  start.since = core.now;
-}
-
 // Room is looked for when nothing of an earlier try is left.
 void boot(Core& core, JobRecord& job) {
   if (!job.placement.empty()) {
@@ -81,7 +76,7 @@ void boot(Core& core, JobRecord& job) {
   run.ranks.clear();
   output::begin_at(core, job, Epoch{}, 0);
   run.start.emplace();
-  enter(core, *run.start, StartRun::Phase::boot);
+  run.start->phase = StartRun::Phase::boot;
   run.start->deadline = core.now + core.settings.start_deadline;
   core.ask_gang(Owner::start, job, {}, run.start->waiting, [&](wire::ToHost& m, const HostName& host) {
     auto& body = *m.mutable_start_guests();
@@ -95,7 +90,7 @@ void boot(Core& core, JobRecord& job) {
 void launch(Core& core, JobRecord& job, StartRun& start) {
   start.ready = true;
   if (!output::cut_back(core, job.job)) return;  // on_output goes on
-  enter(core, start, StartRun::Phase::launch);
+  start.phase = StartRun::Phase::launch;
   const auto& host = core.host_of(job, 0);
   start.waiting = {host};
   core.ask(Owner::start, host, job.job, job.incarnation, {}, [&](wire::ToHost& m) {
@@ -123,7 +118,7 @@ void running(Core& core, JobRecord& job) {
 void all_answered(Core& core, JobRecord& job, StartRun& start) {
   switch (start.phase) {
     case StartRun::Phase::fence: return boot(core, job);
-    case StartRun::Phase::boot: enter(core, start, StartRun::Phase::files); return next_piece(core, job, start);
+    case StartRun::Phase::boot: start.phase = StartRun::Phase::files; return next_piece(core, job, start);
     case StartRun::Phase::files:
       if (start.last) {
         start.file += 1;
@@ -169,7 +164,7 @@ void try_pending(Core& core) {
       continue;
     }
     auto& start = core.run(id).start.emplace();
-    enter(core, start, StartRun::Phase::fence);
+    start.phase = StartRun::Phase::fence;
     start.deadline = core.now + core.settings.start_deadline;
     fence::begin(core, job, job.incarnation, Owner::start, start.waiting);
     if (start.waiting.empty()) boot(core, job);

@@ -69,9 +69,10 @@ struct Script {
   bool never_equal = false;
   milliseconds upload{0};
   std::set<std::string> missing_outputs;
-  std::function<std::optional<Error>(const TruncateOutput&)> cut_failure;  // of the coordinator's own disk
-  int measure_failures = 0;                                                // so many times
-  std::uint64_t last_step = 0;                                             // the program ends then; 0 = never
+  std::function<std::optional<Error>(const StoreOutputPiece&)> store_failure;  // of the coordinator's own disk
+  std::function<std::optional<Error>(const TruncateOutput&)> cut_failure;
+  int measure_failures = 0;     // so many times
+  std::uint64_t last_step = 0;  // the program ends then; 0 = never
   int exit_code = 0;
 };
 

@@ -208,6 +208,52 @@ TEST_CASE("the program's own failure fails the job with its exit code, and a mis
   CHECK(w.output[id] == w.expected_output(5));
 }
 
+TEST_CASE("a missing output is named in the reason, whatever the exit code, also after a crash of the coordinator") {
+  for (const int exit_code : {0, 3})
+    for (std::uint64_t crash_at = 0; crash_at < 40; crash_at += crash_at == 0 ? 1 : 3) {
+      CAPTURE(crash_at);
+      World w(2, crash_at);
+      w.script.exit_code = exit_code;
+      w.script.missing_outputs = {"field.ppm"};
+      auto job = spec();
+      job.outputs = {"field.ppm", "other"};
+      const JobId id = w.running(job);
+      w.script.last_step = 3;
+      if (crash_at != 0) w.crash_after_effects(crash_at);
+      REQUIRE(w.until_state(id, exit_code == 0 ? JobState::completed : JobState::failed));
+      CHECK(w.job(id).exit_code == exit_code);
+      CHECK(says(w.job(id).reason, "not every output is there: field.ppm: "));
+      CHECK_FALSE(says(w.job(id).reason, "other"));
+      CHECK(w.outputs.contains("other"));
+      CHECK(w.broken() == "");
+    }
+}
+
+TEST_CASE("the next piece of an output is asked for when the one before is stored; what cannot be stored is missing") {
+  World w(2);
+  w.script.last_step = 5;
+  auto job = spec();
+  job.outputs = {"field.ppm", "other"};
+  w.script.store_failure = [](const StoreOutputPiece& piece) {
+    return piece.file == "field.ppm" && piece.last
+               ? std::optional(Error{ErrorKind::storage_full, "write", "field.ppm", "no space left on device"})
+               : std::nullopt;
+  };
+  w.record = true;
+  const JobId id = w.submit(job);
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(says(w.job(id).reason, "not every output is there: field.ppm: write of field.ppm: no space left on device"));
+  CHECK_FALSE(w.outputs.contains("field.ppm"));
+  CHECK(w.outputs["other"] == "other at 0other at 10");
+  bool on_disk = false;
+  for (const auto& line : w.transcript) {
+    if (says(line, "FetchFile") && says(line, "  to")) CHECK_FALSE(on_disk);
+    if (says(line, "  store ")) on_disk = true;
+    if (says(line, "stored") && says(line, "> ")) on_disk = false;
+  }
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("exit code 0 of a gang that lost a host is no success") {
   World w(2);
   const JobId id = w.running(spec());
@@ -286,6 +332,21 @@ TEST_CASE("rm without a host to delete images is refused and changes nothing; on
   CHECK(w.durable.jobs.empty());
   CHECK(w.store.images.empty());
   CHECK(w.broken() == "");
+}
+
+TEST_CASE("the output that an epoch kept goes with the epoch") {
+  World w(2);
+  auto wanted = spec();
+  wanted.keep = 1;
+  const JobId id = w.running(wanted);
+  w.committed(id);
+  const Epoch second = w.committed(id);
+  CHECK(w.outputs_kept() == std::set<Epoch>{second});
+  w.script.failure = [](const HostName&, const wire::ToHost& m) {
+    return m.has_capture() ? std::optional(Error{ErrorKind::storage_full, "capture", "guest", "full"}) : std::nullopt;
+  };
+  CHECK(w.answer(w.checkpoint(id)).has_error());
+  CHECK(w.outputs_kept() == std::set<Epoch>{second});
 }
 
 TEST_CASE("rank states are asked fresh, and answered from memory when a host is silent") {

@@ -226,6 +226,33 @@ TEST_CASE("a host that does not reach the images fails the restart; no older che
   ends_well(w, id);
 }
 
+TEST_CASE("by default a restart stays in the history that the job has, and the others are pruned first") {
+  World w(3);
+  auto wanted = spec();
+  wanted.keep = 3;
+  const JobId id = w.running(wanted);
+  const Epoch a = w.committed(id), b = w.committed(id), c = w.committed(id);
+  REQUIRE(w.answer(w.restart(id, a)).has_value());
+  w.kill(w.job(id).placement[1].host);
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(says(w.job(id).reason, "from checkpoint " + std::to_string(a.value)));
+  auto result = w.answer(w.restart(id));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Restarted>(result.value()).epoch == a);
+  const Epoch d = w.committed(id);
+  CHECK(w.epoch(b).state == EpochState::pruned);
+  CHECK(w.epoch(a).state == EpochState::committed);
+  result = w.answer(w.restart(id));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Restarted>(result.value()).epoch == d);
+  result = w.answer(w.restart(id, c));  // what was left is there by name, and leads back into its own history
+  REQUIRE(result.has_value());
+  result = w.answer(w.restart(id));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Restarted>(result.value()).epoch == c);
+  ends_well(w, id);
+}
+
 TEST_CASE("what a host does not find is no answer of 'no such job' to the client") {
   World w(2);
   const JobId id = w.running(spec());

@@ -230,6 +230,8 @@ void World::carry_out(Effect& effect) {
     local_.push_back(OutputDurable{append->job, stored.size()});
   } else if (auto* keep = std::get_if<KeepOutput>(&effect)) {
     kept_[keep->epoch] = stream(keep->job);
+  } else if (auto* unkept = std::get_if<DropOutput>(&effect)) {
+    kept_.erase(unkept->epoch);
   } else if (auto* cut = std::get_if<TruncateOutput>(&effect)) {
     if (script.cut_failure)
       if (auto error = script.cut_failure(*cut)) {
@@ -261,8 +263,15 @@ void World::carry_out(Effect& effect) {
     }
     local_.push_back(std::move(piece));
   } else if (auto* piece = std::get_if<StoreOutputPiece>(&effect)) {
-    outputs[piece->file].resize(piece->offset);
-    outputs[piece->file] += piece->data;
+    std::optional<Error> error;
+    if (script.store_failure) error = script.store_failure(*piece);
+    if (piece->offset == 0) outputs[piece->file].clear();
+    if (piece->offset != outputs[piece->file].size()) broken_.push_back("an output file is stored with a gap");
+    if (error) outputs.erase(piece->file);
+    else outputs[piece->file] += piece->data;
+    local_.push_back(OutputPieceStored{piece->job, piece->file, piece->offset, std::move(error)});
+  } else if (auto* pieces = std::get_if<DropOutputPieces>(&effect)) {
+    outputs.erase(pieces->file);
   } else if (auto* drop = std::get_if<DropJobFiles>(&effect)) {
     dropped.insert(drop->job);
   }
@@ -352,6 +361,12 @@ void World::check() {
       for (const auto& image : epoch.images)
         if (!store.images.contains(image.memory().path()) && !store.damaged.contains(image.memory().path()))
           broken_.push_back("committed image " + image.memory().path() + " is gone");
+}
+
+std::set<Epoch> World::outputs_kept() const {
+  std::set<Epoch> epochs;
+  for (const auto& [epoch, stream] : kept_) epochs.insert(epoch);
+  return epochs;
 }
 
 std::string World::broken() const { return broken_.empty() ? "" : broken_.front(); }
