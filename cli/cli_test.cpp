@@ -324,6 +324,20 @@ TEST_CASE("submit of a good manifest without a coordinator exits with 3") {
   CHECK(run_command({"submit", (folder.path / "m.yaml").string(), "--server", "/no/such/socket"}).code == 3);
 }
 
+TEST_CASE("a job without files is submitted without a spool") {
+  Folder folder;
+  auto text = manifest();
+  const std::string files = ", files: [run, sub/in.txt]";
+  REQUIRE(text.find(files) != std::string::npos);
+  folder.write("m.yaml", text.erase(text.find(files), files.size()));
+  const TestServer server([](const TestRequest& request) -> TestAnswer {
+    return {200, request.target == "/v1/hosts" ? "[]" : R"({"job":"j7","incarnation":1})"};
+  });
+  CHECK(run_with(server, {"submit", (folder.path / "m.yaml").string()}).code == 0);
+  for (const auto& request : server.requests()) CHECK(request.target != "/v1/spool");
+  CHECK(json::parse(server.requests().back().body)["spool"] == "");
+}
+
 TEST_CASE("an upload that is refused is the failure of submit") {
   Folder folder;
   folder.write("m.yaml", manifest());

@@ -267,9 +267,15 @@ void Api::submit(const Call& call) {
         [this, call, spool = submission->spool](const Result<Answer>& answer) {
           const auto* submitted = answer ? std::get_if<Submitted>(&*answer) : nullptr;
           if (submitted == nullptr) {
-            spools_.unclaim(spool);
-            return call->respond(error_response(answer ? Error{ErrorKind::permanent, "submission", "job", "no answer"}
-                                                       : answer.error()));
+            const Error why = answer ? Error{ErrorKind::permanent, "submission", "job", "no answer"} : answer.error();
+            // A refused job is submitted anew, with its files; their place is not to wait for that.
+            return call->on_worker([this, call, spool, why] {
+              if (why.kind == ErrorKind::transient) spools_.unclaim(spool);
+              else if (auto removed = spools_.remove(spool); !removed)
+                log_warn("spool of a refused job not removed",
+                         {{"spool", spool}, {"cause", removed.error().message()}});
+              call->respond(error_response(why));
+            });
           }
           call->respond(json_response({{"job", submitted->job.value}, {"incarnation", submitted->incarnation.value}}));
         });

@@ -221,6 +221,28 @@ TEST_CASE("a spool belongs to one job") {
   CHECK(site.http().post("/v1/jobs", body.dump()).status == 409);
 }
 
+TEST_CASE("refused submits use up nothing") {
+  Running site;
+  json body = {{"spec",
+                {{"name", "x"},
+                 {"guests", 1},
+                 {"memoryBytes", 256u << 20},
+                 {"diskBytes", 1u << 30},
+                 {"ranksPerGuest", {1}},
+                 {"command", {"prog"}},
+                 {"files", {"prog"}},
+                 {"placement", {{"hosts", {"nowhere"}}}}}}};
+  for (int i = 0; i < 70; ++i) {
+    const auto spool = site.spool();
+    REQUIRE(site.http().request("PUT", "/v1/spool/" + spool + "/prog", "content").status == 200);
+    body["spool"] = spool;
+    REQUIRE(site.http().post("/v1/jobs", body.dump()).status == 404);
+    CHECK_FALSE(std::filesystem::exists(site.directory / "spool" / spool));
+  }
+  // Nor do those who ask for a place and never submit lock the others out.
+  for (int i = 0; i < 70; ++i) CHECK(site.http().post("/v1/spool").status == 200);
+}
+
 TEST_CASE("bodies and headers that are too large, and bytes that are not HTTP") {
   Running site;
   CHECK(site.http().post("/v1/jobs", std::string(3u << 20, ' ')).status == 413);
