@@ -1,5 +1,8 @@
 #include "cli/app.h"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
@@ -42,6 +45,12 @@ std::string unknown_command(const CLI::App& app, const std::vector<std::string>&
   return "";
 }
 
+// Of our standard output, as with `| head`: it has read what it wanted, and nothing failed.
+bool reader_left() {
+  pollfd output{STDOUT_FILENO, 0, 0};
+  return ::poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0;
+}
+
 // What the command does. Exceptions end here: a document of the coordinator that is not what it should be.
 int act(CommandContext& context) {
   int code = kWrongUsage;
@@ -52,7 +61,7 @@ int act(CommandContext& context) {
                                  std::string(broken.what()) + "; do its version and this one agree?"});
   }
   context.out.flush();
-  if (context.out.good() || code != kDone) return code;
+  if (context.out.good() || code != kDone || reader_left()) return code;
   note(context, "the answer could not be written to standard output");
   return kFailed;
 }

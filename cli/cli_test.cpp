@@ -335,6 +335,20 @@ TEST_CASE("submit of a good manifest without a coordinator exits with 3") {
   CHECK(run_command({"submit", (folder.path / "m.yaml").string(), "--server", "/no/such/socket"}).code == 3);
 }
 
+TEST_CASE("a job without files is submitted without a spool") {
+  Folder folder;
+  auto text = manifest();
+  const std::string files = ", files: [run, sub/in.txt]";
+  REQUIRE(text.find(files) != std::string::npos);
+  folder.write("m.yaml", text.erase(text.find(files), files.size()));
+  const TestServer server([](const TestRequest& request) -> TestAnswer {
+    return {200, request.target == "/v1/hosts" ? "[]" : R"({"job":"j7","incarnation":1})"};
+  });
+  CHECK(run_with(server, {"submit", (folder.path / "m.yaml").string()}).code == 0);
+  for (const auto& request : server.requests()) CHECK(request.target != "/v1/spool");
+  CHECK(json::parse(server.requests().back().body)["spool"] == "");
+}
+
 TEST_CASE("an upload that is refused is the failure of submit") {
   Folder folder;
   folder.write("m.yaml", manifest());
@@ -399,6 +413,18 @@ TEST_CASE("wait goes on when the coordinator was away for a moment") {
   const auto outcome = run_with(server, {"wait", "j7"});
   CHECK(outcome.code == 0);
   CHECK(outcome.err.find("waiting for it to come back") != std::string::npos);
+}
+
+TEST_CASE("wait tells what is missing of a completed job; the exit code stays the program's") {
+  const TestServer server([&](const TestRequest& request) -> TestAnswer {
+    if (request.target.find("/outputs") != std::string::npos) return {200, "[]"};
+    auto status = ended("completed", 0);
+    status["reason"] = "not every output is there: out.txt: no such file";
+    return {200, status.dump()};
+  });
+  const auto outcome = run_with(server, {"wait", "j7"});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.err.find("not every output is there: out.txt: no such file") != std::string::npos);
 }
 
 TEST_CASE("wait copies outputs to where the job was submitted, and nowhere else") {
@@ -534,11 +560,18 @@ TEST_CASE("doctor names each check with a result and, where it is not ok, a reme
 }
 
 TEST_CASE("the accelerator is chosen by the CPU's flag") {
-  CHECK(judge_accelerator(true, true).result == Finding::Result::ok);
-  CHECK(judge_accelerator(true, false).result == Finding::Result::warn);
-  CHECK(judge_accelerator(false, true).result == Finding::Result::warn);
-  CHECK(judge_accelerator(false, true).detail.find("would hang") != std::string::npos);
-  CHECK(judge_accelerator(false, false).result == Finding::Result::warn);
+  CHECK(judge_accelerator(true, true, "").result == Finding::Result::ok);
+  CHECK(judge_accelerator(true, false, "no such file").result == Finding::Result::warn);
+  CHECK(judge_accelerator(false, true, "").result == Finding::Result::warn);
+  CHECK(judge_accelerator(false, true, "").detail.find("would hang") != std::string::npos);
+  CHECK(judge_accelerator(false, false, "no such file").result == Finding::Result::warn);
+}
+
+TEST_CASE("a KVM that makes no virtual machine is a failure, for a host would choose it") {
+  const auto finding = judge_accelerator(true, true, "operation not permitted");
+  CHECK(finding.result == Finding::Result::fail);
+  CHECK(finding.detail.find("operation not permitted") != std::string::npos);
+  CHECK_FALSE(finding.remedy.empty());
 }
 
 TEST_CASE("versions are read and judged") {

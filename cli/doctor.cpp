@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <glob.h>
+#include <linux/kvm.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/statvfs.h>
@@ -44,6 +45,17 @@ bool cpu_virtualises() {
     return false;  // all CPUs say the same
   }
   return false;
+}
+
+// Whether KVM makes a virtual machine; an empty one, which ends with its descriptor.
+std::string kvm_fault() {
+  const Fd device(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!device) return errno_error("", "", errno).cause;
+  const int version = ::ioctl(device.get(), KVM_GET_API_VERSION, 0);
+  if (version != KVM_API_VERSION) return fmt::format("its API has version {}, not {}", version, KVM_API_VERSION);
+  const Fd machine(::ioctl(device.get(), KVM_CREATE_VM, 0));
+  if (!machine) return "no virtual machine can be made: " + errno_error("", "", errno).cause;
+  return "";
 }
 
 Finding check_privileges() {
@@ -181,10 +193,16 @@ std::string_view name(Finding::Result result) {
   return "unknown";
 }
 
-Finding judge_accelerator(bool cpu_virtualises, bool kvm_device) {
+Finding judge_accelerator(bool cpu_virtualises, bool kvm_device, const std::string& kvm_fault) {
   constexpr const char* kSlow = "TCG (emulation, ten times slower or more): ";
+  if (cpu_virtualises && kvm_device && kvm_fault.empty())
+    return {"accelerator", Result::ok, "KVM: the CPU virtualises and /dev/kvm makes virtual machines", ""};
   if (cpu_virtualises && kvm_device)
-    return {"accelerator", Result::ok, "KVM: the CPU virtualises and /dev/kvm is there", ""};
+    return {
+        "accelerator", Result::fail,
+        fmt::format("/dev/kvm is there and does not work: {}; a node daemon would choose it all the same", kvm_fault),
+        "let root use the device, and in a container pass it in whole (--device /dev/kvm); or start the node daemon "
+        "with STILLPOINT_ACCELERATOR=tcg"};
   if (cpu_virtualises) {
     return {"accelerator", Result::warn, fmt::format("{}the CPU virtualises, but /dev/kvm is missing", kSlow),
             "modprobe kvm_intel or kvm_amd; in a container, pass the device in (--device /dev/kvm)"};
@@ -271,7 +289,7 @@ Finding check_guest_image(const std::filesystem::path& directory) {
 
 std::vector<Finding> diagnose(const DoctorPlaces& places) {
   return {check_privileges(),
-          judge_accelerator(cpu_virtualises(), ::access("/dev/kvm", F_OK) == 0),
+          judge_accelerator(cpu_virtualises(), ::access("/dev/kvm", F_OK) == 0, kvm_fault()),
           check_qemu(),
           check_qemu_img(),
           check_libvirt(),

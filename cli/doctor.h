@@ -18,7 +18,8 @@ struct Finding {
 std::string_view name(Finding::Result result);
 
 // The rule by which a host chooses: the CPU's own flag counts, /dev/kvm alone proves nothing.
-Finding judge_accelerator(bool cpu_virtualises, bool kvm_device);
+// kvm_fault: why KVM makes no virtual machine when asked for one; empty when it does.
+Finding judge_accelerator(bool cpu_virtualises, bool kvm_device, const std::string& kvm_fault);
 
 // `program --version` or libvirt's number as major * 1'000'000 + minor * 1'000 + micro; 0 when there is none in text.
 unsigned long version_in(std::string_view text);

@@ -4,7 +4,7 @@
 
 namespace stillpoint::cli {
 
-bool is_final(std::string_view state) { return state == "completed" || state == "failed" || state == "stopped"; }
+bool is_over(std::string_view state) { return state == "completed" || state == "failed" || state == "stopped"; }
 
 void Patience::answered() {
   if (away_) note(context_, "the coordinator is back");

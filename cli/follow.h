@@ -8,7 +8,7 @@
 
 namespace stillpoint::cli {
 
-bool is_final(std::string_view state);  // completed, failed or stopped
+bool is_over(std::string_view state);  // completed, failed or stopped
 
 // Whether to ask again after a failure: yes while a coordinator that was there before is away for no longer than
 // `limit`. One that never answered is not waited for.

@@ -99,7 +99,7 @@ class Reading {
       }
       if (!take_(piece->data, offset_)) return piece->state;
       offset_ += piece->data.size();
-      if (offset_ >= piece->length && (!arguments_.follow || is_final(piece->state))) return piece->state;
+      if (offset_ >= piece->length && (!arguments_.follow || is_over(piece->state))) return piece->state;
       // Bytes that are said to be there and do not come: the coordinator is broken, do not ask for ever.
       if (offset_ < piece->length && piece->data.empty()) {
         return Failure{{ErrorKind::permanent, "read", "output of " + arguments_.job,

@@ -72,9 +72,10 @@ int validate(CommandContext& context, const Arguments& arguments) {
   return kDone;
 }
 
-// Sends the input files into a new spool; gives its id.
+// Sends the input files into a new spool; gives its id, which is empty when there are none.
 Called<std::string> upload_files(const ApiClient& client, const jobs::Manifest& manifest,
                                  const std::filesystem::path& directory) {
+  if (manifest.mpi.files.empty()) return std::string();
   const auto spool = client.post("/v1/spool", json::object());
   if (!spool) return spool.error();
   const auto id = spool->value("spool", "");

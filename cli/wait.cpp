@@ -43,7 +43,7 @@ Called<json> wait_for_end(CommandContext& context, const ApiClient& client, cons
       return status.error();
     }
     patience.answered();
-    if (is_final(status->value("state", "")) || Clock::now() >= end) return *status;
+    if (is_over(status->value("state", "")) || Clock::now() >= end) return *status;
   }
 }
 
@@ -115,7 +115,7 @@ int wait(CommandContext& context, const Arguments& arguments) {
   if (!status) return report(context, status.error());
   const auto state = status->value("state", "");
   json document = {{"state", state}, {"exitCode", status->contains("exitCode") ? (*status)["exitCode"] : json()}};
-  if (!is_final(state)) {
+  if (!is_over(state)) {
     note(context,
          fmt::format("{} is still {} after {} s; it goes on", cell(*status, "job"), state, *arguments.timeout));
     if (context.json) print_json(context, document);
@@ -128,7 +128,7 @@ int wait(CommandContext& context, const Arguments& arguments) {
     const auto code = cell(*status, "exitCode");
     context.out << cell(*status, "job") << " " << state << (code == "-" ? "" : ", exit code " + code) << std::endl;
   }
-  if (state != "completed")
+  if (state != "completed" || !status->value("reason", "").empty())
     note(context, fmt::format("{} {}: {}", cell(*status, "job"), state, cell(*status, "reason")));
   return exit_code_of(*status);
 }

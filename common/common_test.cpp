@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <csignal>
 #include <filesystem>
 #include <random>
 #include <thread>
@@ -98,6 +99,26 @@ TEST_CASE("run_process ends a program that nobody wants any more") {
   const auto outcome = run_process({"sleep", "100"}, {.stop = stop.get_token()});
   REQUIRE_FALSE(outcome.has_value());
   CHECK(outcome.error().kind == ErrorKind::refused);
+}
+
+TEST_CASE("run_process ends a program that closes its outputs and goes on") {
+  const auto begun = std::chrono::steady_clock::now();
+  const auto outcome =
+      run_process({"sh", "-c", "exec >&- 2>&-; exec sleep 30"}, {.deadline = std::chrono::milliseconds(200)});
+  REQUIRE_FALSE(outcome.has_value());
+  CHECK(outcome.error().kind == ErrorKind::deadline);
+  CHECK(std::chrono::steady_clock::now() - begun < std::chrono::seconds(20));
+}
+
+TEST_CASE("run_process outlives a program that does not read its input, and lets it die of SIGPIPE itself") {
+  const auto before = ::signal(SIGPIPE, SIG_IGN);
+  const auto outcome = run_process({"true"}, {.input = std::string(1u << 20, 'x')});
+  REQUIRE(outcome.has_value());
+  CHECK(outcome->exit_code == 0);
+  const auto pipe = run_process({"sh", "-c", "kill -PIPE $$; exit 0"});
+  ::signal(SIGPIPE, before);
+  REQUIRE(pipe.has_value());
+  CHECK(pipe->exit_code == 128 + SIGPIPE);
 }
 
 TEST_CASE("run_checked names the program and what it said") {

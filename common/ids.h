@@ -40,7 +40,6 @@ using HostName = Name<struct HostNameTag>;          // as in the host's certific
 using Incarnation = Number<struct IncarnationTag>;  // one launch or restore of a job; the first is 1
 using Epoch = Number<struct EpochTag>;  // one checkpoint attempt; per site, increasing, never reused; 0 = none
 using GuestIndex = Number<struct GuestIndexTag>;  // 0 … guests - 1
-using Rank = Number<struct RankTag>;              // index in MPI_COMM_WORLD
 
 }  // namespace stillpoint
 

@@ -4,8 +4,11 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "common/fd.h"
@@ -39,11 +42,20 @@ Result<pid_t> spawn(const std::vector<std::string>& argv, Pipe& in, Pipe& out, P
   posix_spawn_file_actions_adddup2(&actions, in.read.get(), 0);
   posix_spawn_file_actions_adddup2(&actions, out.write.get(), 1);
   posix_spawn_file_actions_adddup2(&actions, err.write.get(), 2);
+  // We may ignore SIGPIPE; the program that we start expects to die of it.
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t defaults;
+  sigemptyset(&defaults);
+  sigaddset(&defaults, SIGPIPE);
+  posix_spawnattr_setsigdefault(&attributes, &defaults);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
   std::vector<char*> args;
   for (const auto& arg : argv) args.push_back(const_cast<char*>(arg.c_str()));
   args.push_back(nullptr);
   pid_t pid = -1;
-  const int failed = ::posix_spawnp(&pid, args[0], &actions, nullptr, args.data(), environ);
+  const int failed = ::posix_spawnp(&pid, args[0], &actions, &attributes, args.data(), environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   if (failed != 0) return errno_error("start", argv[0], failed);
   return pid;
@@ -80,6 +92,19 @@ PumpEnd pump(const ProcessOptions& options, Pipe& in, Pipe& out, Pipe& err, Proc
   return PumpEnd::outputs_closed;
 }
 
+// Whether it ends by then. Closed outputs do not say so: a program may close them and go on.
+bool ends_by(pid_t pid, Clock::time_point end) {
+  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process) return true;  // a kernel without it: waited for without a deadline
+  for (;;) {
+    pollfd one{process.get(), POLLIN, 0};
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
+    const int ready = ::poll(&one, 1, static_cast<int>(std::max<decltype(left)>(left, 0)));
+    if (ready > 0) return true;
+    if (ready == 0 && left <= 0) return false;
+  }
+}
+
 }  // namespace
 
 Result<ProcessOutcome> run_process(const std::vector<std::string>& argv, const ProcessOptions& options) {
@@ -97,7 +122,9 @@ Result<ProcessOutcome> run_process(const std::vector<std::string>& argv, const P
   {
     // Gone before the program is reaped: until then its process id is nobody else's.
     const std::stop_callback kill_it(options.stop, [pid = *pid] { ::kill(pid, SIGKILL); });
-    end = pump(options, *in, *out, *err, outcome, Clock::now() + options.deadline);
+    const auto deadline = Clock::now() + options.deadline;
+    end = pump(options, *in, *out, *err, outcome, deadline);
+    if (end == PumpEnd::outputs_closed && !ends_by(*pid, deadline)) end = PumpEnd::deadline;
     if (end != PumpEnd::outputs_closed) ::kill(*pid, SIGKILL);
     siginfo_t info{};
     while (::waitid(P_PID, static_cast<id_t>(*pid), &info, WEXITED | WNOWAIT) < 0 && errno == EINTR) {}

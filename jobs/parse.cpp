@@ -5,6 +5,7 @@
 #include <array>
 #include <set>
 
+#include "common/names.h"
 #include "jobs/manifest.h"
 #include "jobs/reader.h"
 #include "jobs/units.h"
@@ -12,17 +13,11 @@
 namespace stillpoint::jobs {
 namespace {
 
-constexpr std::uint64_t kMostGuests = 1024;
-constexpr std::uint64_t kMostVcpus = 255;
-constexpr std::uint64_t kMostRanks = 65'536;
 constexpr std::uint64_t kMostMemory = 16ull << 40;
 constexpr std::uint64_t kMostDisk = 64ull << 40;
 constexpr std::uint64_t kMostInterval = 30 * 86400;
 constexpr std::uint64_t kMostKept = 1000;
 constexpr std::uint64_t kMostRestarts = 1'000'000;
-constexpr std::size_t kMostListed = 1024;
-constexpr std::size_t kLongestPath = 1024;
-constexpr std::size_t kDeepestPath = 16;
 
 bool is_lower_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -47,26 +42,6 @@ bool is_variable_name(std::string_view text) {
   const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
   return !text.empty() && letter(text.front()) &&
          std::all_of(text.begin(), text.end(), [&](char c) { return letter(c) || is_digit(c); });
-}
-
-// What is wrong with text as a name below a directory, or nothing.
-std::string relative_path_fault(std::string_view text) {
-  if (text.empty()) return "is empty";
-  if (text.front() == '/') return "is absolute";
-  if (text.size() > kLongestPath) return "is too long";
-  if (std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; })) {
-    return "holds a control character";
-  }
-  if (static_cast<std::size_t>(std::count(text.begin(), text.end(), '/')) >= kDeepestPath) return "is too deep";
-  while (true) {
-    const auto slash = text.find('/');
-    const auto part = text.substr(0, slash);
-    if (part == "..") return "leads out with \"..\"";
-    if (part.empty() || part == ".") return "has an empty or \".\" part";
-    if (part.size() > 255) return "has a part that is too long";
-    if (slash == std::string_view::npos) return "";
-    text.remove_prefix(slash + 1);
-  }
 }
 
 void read_metadata(Problems& problems, const YamlNode& node, Manifest& manifest) {
@@ -220,7 +195,7 @@ void read_workdir(const Section& section, Mpi& mpi) {
   };
   if (text->empty() || text->front() != '/') return complain("is not absolute");
   if (*text == "/") return complain("is the guest's whole file system");
-  if (const auto fault = relative_path_fault(std::string_view(*text).substr(1)); !fault.empty()) return complain(fault);
+  if (const auto fault = relative_name_fault(std::string_view(*text).substr(1)); !fault.empty()) return complain(fault);
   for (const std::string_view taken : {"/proc", "/sys", "/dev", "/run"}) {
     if (*text == taken || text->starts_with(std::string(taken) + "/")) return complain("is the guest system's own");
   }
@@ -233,16 +208,16 @@ std::vector<std::string> read_paths(const Section& section, std::string_view key
   const auto expected = fmt::format("a list of file names relative to {}", base);
   const auto* items = section.list(key, expected);
   if (items == nullptr) return paths;
-  if (items->size() > kMostListed) {
+  if (items->size() > kMostFiles) {
     section.problems().add(section.find(key)->mark, fmt::format("{} has {} entries, expected at most {}",
-                                                                section.name_of(key), items->size(), kMostListed));
+                                                                section.name_of(key), items->size(), kMostFiles));
     return paths;
   }
   std::set<std::string> seen;
   for (const auto& item : *items) {
     auto text = read_text(section.problems(), item, "a name in " + section.name_of(key), "a file name");
     if (!text) continue;
-    if (const auto fault = relative_path_fault(*text); !fault.empty()) {
+    if (const auto fault = relative_name_fault(*text); !fault.empty()) {
       section.problems().add(item.mark, fmt::format("{} in {} {}, expected a file name relative to {}, without \"..\"",
                                                     in_quotes(*text), section.name_of(key), fault, base));
       continue;

@@ -9,6 +9,7 @@
 
 #include <memory>
 
+#include "cli/lab/layout.h"
 #include "common/file.h"
 
 namespace stillpoint::lab {
@@ -75,14 +76,6 @@ Result<std::string> certificate_pem(X509* certificate) {
   char* data = nullptr;
   const long size = BIO_get_mem_data(bio.get(), &data);
   return std::string(data, static_cast<std::size_t>(size));
-}
-
-Status make_directory(const fs::path& directory) {
-  std::error_code failed;
-  fs::create_directories(directory, failed);
-  if (!failed) fs::permissions(directory, fs::perms::owner_all, failed);
-  if (failed) return Error{ErrorKind::permanent, "make directory", directory.string(), failed.message()};
-  return {};
 }
 
 Status write_pair(const fs::path& certificate_path, X509* certificate, const fs::path& key_path, EVP_PKEY* key) {

@@ -50,7 +50,7 @@ bool holds_nothing(const std::filesystem::path& directory) {
   for (std::filesystem::directory_iterator entry(directory, failed), end; !failed && entry != end;
        entry.increment(failed))
     if (!entry->path().filename().string().starts_with("lab.json.")) return false;
-  return true;
+  return !failed || failed == std::errc::no_such_file_or_directory;
 }
 
 Status publish_journal(const std::filesystem::path& path, const Journal& journal) {

@@ -54,7 +54,8 @@ struct Journal {
 std::string to_json(const Journal& journal);
 Result<Journal> journal_from_json(const std::string& text, const std::string& object);
 
-// True for a directory that is not there, or has nothing in it but what an interrupted first publish leaves.
+// True for a directory that is not there, or has nothing in it but what an interrupted first publish leaves. What
+// cannot be listed may hold anything.
 bool holds_nothing(const std::filesystem::path& directory);
 
 Status publish_journal(const std::filesystem::path& path, const Journal& journal);

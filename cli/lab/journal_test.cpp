@@ -75,6 +75,16 @@ TEST_CASE("what a first publish left half-way counts as nothing") {
   CHECK_FALSE(holds_nothing(directory.path));
 }
 
+TEST_CASE("what cannot be listed does not count as nothing") {
+  Directory directory;
+  const auto file = directory.path / "notes.txt";
+  REQUIRE(stillpoint::publish_file(file, "somebody's").has_value());
+  CHECK_FALSE(holds_nothing(file));
+  CHECK_FALSE(holds_nothing(file / "below"));
+  fs::create_symlink("loop", directory.path / "loop");
+  CHECK_FALSE(holds_nothing(directory.path / "loop"));
+}
+
 TEST_CASE("a journal of another version is refused") {
   auto text = to_json(example());
   const auto at = text.find("\"version\": 1");

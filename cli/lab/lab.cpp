@@ -48,11 +48,6 @@ class InterruptGuard {
   struct sigaction before_[std::size(kSignals)];
 };
 
-Status make_directory(const fs::path& path, unsigned mode = 0700) {
-  if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) return errno_error("make directory", path.string(), errno);
-  return {};
-}
-
 Result<LabOptions> with_defaults(LabOptions options, const Layout& layout) {
   std::error_code failed;
   const fs::path here = fs::read_symlink("/proc/self/exe", failed).parent_path();
@@ -329,18 +324,25 @@ Result<nlohmann::json> Lab::status() {
 Status Lab::kill_host(const std::string& name) {
   auto host = load_host(name);
   if (!host) return host.error();
-  if ((*host)->state == HostState::killed) return Error{ErrorKind::refused, "kill host", name, "it is dead already"};
+  std::error_code failed;
+  const fs::path away = layout_.directory() / "hosts" / ("." + name + ".dead");
+  // Each step is done again after a try that was cut short half-way.
+  const bool anything = fs::exists(namespace_file(layout_.host_namespace(name)), failed) ||
+                        fs::exists(layout_.host(name), failed) || fs::exists(away, failed);
+  if ((*host)->state == HostState::killed && !anything)
+    return Error{ErrorKind::refused, "kill host", name, "it is dead already"};
+  const bool again = (*host)->state == HostState::killed;  // the cable may be gone
   (*host)->state = HostState::killed;
   (*host)->daemon = {};
   if (auto published = publish(); !published) return published;
   // The cable first: what a dying process sends (FIN, RST) never reaches anybody, as with a power loss.
-  if (auto pulled = set_cable(layout_, name, false); !pulled) return pulled;
+  if (auto pulled = set_cable(layout_, name, false); !pulled && !again) return pulled;
   if (auto killed = kill_all_in({layout_.host_namespace(name)}, kKillDeadline); !killed) return killed.error();
   if (auto removed = remove_host_network(layout_, name); !removed) return removed;
-  std::error_code failed;
-  const fs::path away = layout_.directory() / "hosts" / ("." + name + ".dead");
+  if (fs::exists(layout_.host(name), failed)) fs::remove_all(away, failed);  // of an earlier try
   fs::rename(layout_.host(name), away, failed);
-  if (failed) return Error{ErrorKind::permanent, "take away directory", layout_.host(name).string(), failed.message()};
+  if (failed && failed != std::errc::no_such_file_or_directory)
+    return Error{ErrorKind::permanent, "take away directory", layout_.host(name).string(), failed.message()};
   fs::remove_all(away, failed);
   if (failed) return Error{ErrorKind::permanent, "delete directory", away.string(), failed.message()};
   return {};

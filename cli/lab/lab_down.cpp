@@ -78,7 +78,7 @@ Status Lab::remove_everything() {
       return Error{ErrorKind::permanent, "delete", entry->path().string(), error.message()};
   }
   fs::remove(layout_.journal(), failed);
-  fs::remove(layout_.directory(), failed);
+  ::rmdir(layout_.directory().c_str());  // never anything but a directory; leftovers() looks whether it went
   for (auto made = journal_.made_directories.rbegin(); made != journal_.made_directories.rend(); ++made)
     ::rmdir(made->c_str());  // where others have put something into it, it stays
   if (auto ours = read_file(kLabSocketFile); ours.has_value() && *ours == layout_.api_socket().string() + "\n")

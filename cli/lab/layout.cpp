@@ -1,5 +1,8 @@
 #include "cli/lab/layout.h"
 
+#include <sys/stat.h>
+
+#include <cerrno>
 #include <charconv>
 #include <cstdint>
 
@@ -23,6 +26,14 @@ Result<Layout> Layout::at(const fs::path& directory) {
   fs::path whole = fs::weakly_canonical(fs::absolute(directory, failed), failed);
   if (failed) return Error{ErrorKind::permanent, "find directory", directory.string(), failed.message()};
   if (!whole.has_filename()) whole = whole.parent_path();
+  const auto kind = fs::status(whole, failed).type();
+  if (kind == fs::file_type::none)
+    return Error{ErrorKind::permanent, "find directory", whole.string(), failed.message()};
+  // Of "FILE/below" too nothing exists, and FILE is in its way.
+  fs::path there = whole;
+  while (!fs::exists(there, failed) && there.has_relative_path()) there = there.parent_path();
+  if (!fs::is_directory(there, failed))
+    return Error{ErrorKind::refused, "use directory", there.string(), "it exists and is not a directory"};
   if (whole == whole.root_path())
     return Error{ErrorKind::refused, "use directory", whole.string(), "a laboratory needs a directory of its own"};
   if (whole.string().size() > kLongestDirectory)
@@ -40,6 +51,11 @@ Result<Layout> Layout::at(const fs::path& directory) {
 fs::path Layout::link() const { return fs::path(kRuntimeDirectory) / id_; }
 
 fs::path Layout::lock() const { return fs::path(kRuntimeDirectory) / ("lab-" + id_ + ".lock"); }
+
+Status make_directory(const fs::path& path, unsigned mode) {
+  if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) return errno_error("make directory", path.string(), errno);
+  return {};
+}
 
 std::string host_name(unsigned number) { return "h" + std::to_string(number); }
 

@@ -34,6 +34,7 @@ inline constexpr unsigned kMaxHosts = 64;
 class Layout {
  public:
   // The directory need not exist; it is made absolute, links in the part that exists are resolved.
+  // Refused: anything in its place that is not a directory.
   static Result<Layout> at(const std::filesystem::path& directory);
 
   const std::filesystem::path& directory() const { return directory_; }
@@ -61,6 +62,9 @@ class Layout {
   std::filesystem::path directory_;
   std::string id_;
 };
+
+// Its parent exists. Fine when it is there already; its mode is then what it was.
+Status make_directory(const std::filesystem::path& path, unsigned mode = 0700);
 
 // Hosts are h1, h2, …
 std::string host_name(unsigned number);

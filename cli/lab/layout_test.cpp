@@ -1,9 +1,16 @@
 #include "cli/lab/layout.h"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "cli/lab/lab.h"
+#include "common/file.h"
 
 using namespace stillpoint;
 using namespace stillpoint::lab;
+namespace fs = std::filesystem;
 
 TEST_CASE("names follow from the directory, however it is written") {
   const auto a = Layout::at("/tmp/some-lab"), b = Layout::at("/tmp/../tmp/./some-lab/"),
@@ -22,6 +29,31 @@ TEST_CASE("names follow from the directory, however it is written") {
 TEST_CASE("a directory that cannot hold a laboratory is refused") {
   CHECK_FALSE(Layout::at("/").has_value());
   CHECK_FALSE(Layout::at("/" + std::string(90, 'x')).has_value());
+}
+
+TEST_CASE("what exists and is no directory is refused, whatever way it is named") {
+  char name[] = "/tmp/stillpoint-layout-XXXXXX";
+  const fs::path place = ::mkdtemp(name);
+  REQUIRE(publish_file(place / "file", "somebody's").has_value());
+  fs::create_symlink("file", place / "link");
+  for (const auto& wrong : {place / "file", place / "link", place / "file" / "below"}) {
+    const auto found = Layout::at(wrong);
+    REQUIRE_FALSE(found.has_value());
+    CHECK(found.error().kind == ErrorKind::refused);
+  }
+  CHECK(Layout::at(place).has_value());
+  CHECK(Layout::at(place / "new").has_value());
+  fs::remove_all(place);
+}
+
+TEST_CASE("`down` of a file leaves it there") {
+  if (::geteuid() != 0) return;  // refused before anything is looked at
+  char name[] = "/tmp/stillpoint-layout-XXXXXX";
+  const fs::path place = ::mkdtemp(name);
+  REQUIRE(publish_file(place / "file", "somebody's").has_value());
+  if (auto opened = Lab::open(place / "file")) CHECK_FALSE(opened->down().has_value());
+  CHECK(fs::is_regular_file(place / "file"));
+  fs::remove_all(place);
 }
 
 TEST_CASE("a host's name and number name the same host") {

@@ -267,9 +267,15 @@ void Api::submit(const Call& call) {
         [this, call, spool = submission->spool](const Result<Answer>& answer) {
           const auto* submitted = answer ? std::get_if<Submitted>(&*answer) : nullptr;
           if (submitted == nullptr) {
-            spools_.unclaim(spool);
-            return call->respond(error_response(answer ? Error{ErrorKind::permanent, "submission", "job", "no answer"}
-                                                       : answer.error()));
+            const Error why = answer ? Error{ErrorKind::permanent, "submission", "job", "no answer"} : answer.error();
+            // A refused job is submitted anew, with its files; their place is not to wait for that.
+            return call->on_worker([this, call, spool, why] {
+              if (why.kind == ErrorKind::transient) spools_.unclaim(spool);
+              else if (auto removed = spools_.remove(spool); !removed)
+                log_warn("spool of a refused job not removed",
+                         {{"spool", spool}, {"cause", removed.error().message()}});
+              call->respond(error_response(why));
+            });
           }
           call->respond(json_response({{"job", submitted->job.value}, {"incarnation", submitted->incarnation.value}}));
         });
@@ -286,7 +292,7 @@ void Api::status(const Call& call) {
   auto fresh = query_number(call->request, "ranks", 0);
   if (!fresh || *fresh > 1) return call->respond(error_response(400, "ranks: expected 0 or 1"));
   with_job(call, [this, call, ask_hosts = *fresh == 1](const Coordinator& core, Catalog&, const JobRecord& job) {
-    if (!ask_hosts || has_ended(job.state)) return call->respond(json_response(status_json(core, job)));
+    if (!ask_hosts || is_over(job.state)) return call->respond(json_response(status_json(core, job)));
     driver_.ask(
         [id = job.job](RequestId request) {
           return QueryRanks{request, id};
@@ -417,7 +423,7 @@ void Api::wait(const Call& call) {
 
 void Api::wait_round(const Call& call, const std::shared_ptr<Poll>& poll) {
   with_job(call, [this, call, poll](const Coordinator& core, Catalog&, const JobRecord& job) {
-    if (has_ended(job.state) || poll->over()) return call->respond(json_response(status_json(core, job)));
+    if (is_over(job.state) || poll->over()) return call->respond(json_response(status_json(core, job)));
     driver_.watch(job.job, poll->deadline, call->gone, [this, call, poll] { wait_round(call, poll); });
   });
 }
@@ -430,10 +436,9 @@ void Api::logs(const Call& call) {
 
 void Api::logs_round(const Call& call, const std::shared_ptr<Poll>& poll, std::uint64_t offset) {
   with_job(call, [this, call, poll, offset](const Coordinator&, Catalog&, const JobRecord& job) {
-    auto length = files_.output_length(job.job);
-    if (!length) return call->respond(error_response(length.error()));
+    const std::uint64_t length = files_.output_length(job.job);
     // The length is looked at before the watch is set, both on the core's thread: growth in between is told after.
-    if (*length == offset && !has_ended(job.state) && !poll->over())
+    if (length == offset && !is_over(job.state) && !poll->over())
       return driver_.watch(job.job, poll->deadline, call->gone,
                            [this, call, poll, offset] { logs_round(call, poll, offset); });
     send_logs(call, job, offset);

@@ -147,6 +147,19 @@ TEST_CASE("uploads stay in their spool") {
   CHECK(std::filesystem::is_empty(site.directory / "spool" / spool / "partial"));
 }
 
+TEST_CASE("an empty file arrives empty") {
+  Running site;
+  const auto spool = site.spool();
+  CHECK(site.http().request("PUT", "/v1/spool/" + spool + "/empty", "").status == 200);
+  CHECK(
+      site.http()
+          .raw("PUT /v1/spool/" + spool + "/chunked HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+          .status == 200);
+  const auto files = site.directory / "spool" / spool / "files";
+  CHECK(std::filesystem::file_size(files / "empty") == 0);
+  CHECK(std::filesystem::file_size(files / "chunked") == 0);
+}
+
 TEST_CASE("an upload does not follow a symlink out of its spool") {
   Running site;
   const auto spool = site.spool();
@@ -206,6 +219,28 @@ TEST_CASE("a spool belongs to one job") {
   CHECK(site.http().request("PUT", "/v1/spool/" + spool + "/more", "content").status == 409);
   body.erase("spool");
   CHECK(site.http().post("/v1/jobs", body.dump()).status == 409);
+}
+
+TEST_CASE("refused submits use up nothing") {
+  Running site;
+  json body = {{"spec",
+                {{"name", "x"},
+                 {"guests", 1},
+                 {"memoryBytes", 256u << 20},
+                 {"diskBytes", 1u << 30},
+                 {"ranksPerGuest", {1}},
+                 {"command", {"prog"}},
+                 {"files", {"prog"}},
+                 {"placement", {{"hosts", {"nowhere"}}}}}}};
+  for (int i = 0; i < 70; ++i) {
+    const auto spool = site.spool();
+    REQUIRE(site.http().request("PUT", "/v1/spool/" + spool + "/prog", "content").status == 200);
+    body["spool"] = spool;
+    REQUIRE(site.http().post("/v1/jobs", body.dump()).status == 404);
+    CHECK_FALSE(std::filesystem::exists(site.directory / "spool" / spool));
+  }
+  // Nor do those who ask for a place and never submit lock the others out.
+  for (int i = 0; i < 70; ++i) CHECK(site.http().post("/v1/spool").status == 200);
 }
 
 TEST_CASE("bodies and headers that are too large, and bytes that are not HTTP") {

@@ -206,8 +206,9 @@ void HttpServer::Connection::took_body(error_code failed) {
 }
 
 void HttpServer::Connection::body_complete() {
-  if (incoming_) return store_piece(true);
-  dispatch();
+  if (!incoming_) return dispatch();
+  piece_.clear();  // no byte was read into it
+  store_piece(true);
 }
 
 void HttpServer::Connection::store_piece(bool last) {

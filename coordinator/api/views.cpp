@@ -121,10 +121,6 @@ const JobRecord* find_job(const CatalogState& state, const std::string& id_or_na
   return newest;
 }
 
-bool has_ended(JobState state) {
-  return state == JobState::completed || state == JobState::failed || state == JobState::stopped;
-}
-
 json status_json(const Coordinator& core, const JobRecord& job, const std::vector<wire::RankReport>& ranks) {
   json newest = nullptr, committed = nullptr;
   for (const auto& [number, epoch] : core.state().epochs) {

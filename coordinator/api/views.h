@@ -12,7 +12,6 @@ namespace stillpoint::coordinator {
 // The job with this id, or else the newest of this name; null when there is none.
 const JobRecord* find_job(const CatalogState& state, const std::string& id_or_name);
 // Nothing more will happen to it unless somebody restarts it.
-bool has_ended(JobState state);
 
 // ranks: as the hosts just said; empty = as last known.
 nlohmann::json status_json(const Coordinator& core, const JobRecord& job,

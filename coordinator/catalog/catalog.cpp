@@ -3,7 +3,6 @@
 #include <SQLiteCpp/SQLiteCpp.h>
 #include <fcntl.h>
 #include <sqlite3.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -11,6 +10,7 @@
 #include <stdexcept>
 
 #include "common/fd.h"
+#include "common/random_id.h"
 #include "coordinator/catalog/schema.h"
 #include "coordinator/catalog/spec_json.h"
 
@@ -18,22 +18,12 @@ namespace stillpoint::coordinator {
 namespace {
 
 constexpr int kBusyMs = 5000;                  // somebody looks at the database with the sqlite3 shell
-constexpr std::int64_t kKeptEvents = 100'000;  // history is bounded; trimmed at start
+constexpr std::int64_t kKeptEvents = 100'000;  // history is bounded; trimmed at start and after each kTrimAfter
+constexpr std::int64_t kTrimAfter = 5'000;
 
 std::int64_t number(std::uint64_t value) { return static_cast<std::int64_t>(value); }
 std::uint64_t number(const SQLite::Column& column) { return static_cast<std::uint64_t>(column.getInt64()); }
 std::uint32_t small(const SQLite::Column& column) { return static_cast<std::uint32_t>(column.getInt64()); }
-
-std::string new_identity() {
-  unsigned char bytes[16];
-  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) throw std::runtime_error("getrandom failed");
-  std::string text;
-  for (unsigned char b : bytes) {
-    text += "0123456789abcdef"[b >> 4];
-    text += "0123456789abcdef"[b & 15];
-  }
-  return text;
-}
 
 // Whole message or nothing: a row that does not parse is damage.
 template <class Message>
@@ -42,6 +32,25 @@ Message parse(const SQLite::Column& column, const char* what) {
   if (!message.ParseFromArray(column.getBlob(), column.getBytes()))
     throw std::runtime_error(std::string("unreadable ") + what);
   return message;
+}
+
+// Of text that came from hosts and users: what is not UTF-8 in it is replaced, never an exception.
+std::string text_of(const nlohmann::json& document) {
+  return document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+nlohmann::json terms_to_json(const RestartTerms& terms) {
+  std::vector<std::string> hosts;
+  for (const auto& host : terms.hosts) hosts.push_back(host.value);
+  return {{"epochNamed", terms.epoch_named}, {"hosts", hosts}, {"skipLinkCheck", terms.skip_link_check}};
+}
+
+RestartTerms terms_from_json(const nlohmann::json& document) {
+  RestartTerms terms;
+  terms.epoch_named = document.at("epochNamed").get<bool>();
+  terms.skip_link_check = document.at("skipLinkCheck").get<bool>();
+  for (const auto& host : document.at("hosts")) terms.hosts.push_back(HostName{host.get<std::string>()});
+  return terms;
 }
 
 template <class State>
@@ -55,6 +64,7 @@ State known(std::optional<State> state, const std::string& text) {
 struct Catalog::Impl {
   std::filesystem::path path;
   SQLite::Database db;
+  std::int64_t added = 0;  // events since the history was trimmed
 
   explicit Impl(const std::filesystem::path& file) : path(file), db(file.string(), SQLite::OPEN_READWRITE, kBusyMs) {}
 
@@ -68,6 +78,7 @@ struct Catalog::Impl {
   void put(const PutHost& change);
   void put(const PutCounters& change);
   void put(const AddEvent& change);
+  void trim();
   void put_images(const EpochRecord& epoch);
 
   void load_jobs(CatalogState& state);
@@ -123,11 +134,12 @@ void Catalog::Impl::put(const PutJob& change) {
   SQLite::Statement insert(
       db,
       "INSERT INTO jobs (id, name, spec, manifest, spool, state, reason, incarnation, restarts, exit_code, stopping, "
-      "attempt)"
-      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET name=excluded.name, spec=excluded.spec,"
+      "attempt, missing_outputs, restart)"
+      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET name=excluded.name, spec=excluded.spec,"
       " manifest=excluded.manifest, spool=excluded.spool, state=excluded.state, reason=excluded.reason,"
       " incarnation=excluded.incarnation, restarts=excluded.restarts, exit_code=excluded.exit_code,"
-      " stopping=excluded.stopping, attempt=excluded.attempt");
+      " stopping=excluded.stopping, attempt=excluded.attempt,"
+      " missing_outputs=excluded.missing_outputs, restart=excluded.restart");
   int at = 0;
   insert.bind(++at, job.job.value);
   insert.bind(++at, job.spec.name);
@@ -141,6 +153,8 @@ void Catalog::Impl::put(const PutJob& change) {
   if (++at; job.exit_code) insert.bind(at, *job.exit_code);
   insert.bind(++at, job.stopping ? 1 : 0);
   if (++at; job.attempt) insert.bind(at, number(job.attempt->value));
+  insert.bind(++at, text_of(job.missing_outputs));
+  if (++at; job.restart) insert.bind(at, text_of(terms_to_json(*job.restart)));
   insert.exec();
 
   run("INSERT INTO incarnations (job, incarnation, vni, restored_from) VALUES (?,?,?,?)"
@@ -158,14 +172,14 @@ void Catalog::Impl::put(const PutEpoch& change) {
   const EpochRecord& e = change.epoch;
   run("INSERT INTO epochs (epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, "
       "stall_ms,"
-      " capture_ms, commit_ms, control) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+      " capture_ms, commit_ms, control, restored_from) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
       " ON CONFLICT (epoch) DO UPDATE SET job=excluded.job, incarnation=excluded.incarnation, state=excluded.state,"
       " time=excluded.time, reason=excluded.reason, output_offset=excluded.output_offset, bytes_raw=excluded.bytes_raw,"
       " bytes_stored=excluded.bytes_stored, stall_ms=excluded.stall_ms, capture_ms=excluded.capture_ms,"
-      " commit_ms=excluded.commit_ms, control=excluded.control",
+      " commit_ms=excluded.commit_ms, control=excluded.control, restored_from=excluded.restored_from",
       number(e.epoch.value), e.job.value, number(e.incarnation.value), std::string(name(e.state)), std::int64_t{e.time},
       e.reason, number(e.output_offset), number(e.bytes_raw), number(e.bytes_stored), e.stall_ms, e.capture_ms,
-      e.commit_ms, e.control ? 1 : 0);
+      e.commit_ms, e.control ? 1 : 0, number(e.restored_from.value));
   run("DELETE FROM phases WHERE epoch = ?", number(e.epoch.value));
   for (std::size_t i = 0; i < e.phases.phases.size(); ++i)
     run("INSERT INTO phases (epoch, position, name, ms) VALUES (?,?,?,?)", number(e.epoch.value), number(i),
@@ -219,6 +233,12 @@ void Catalog::Impl::put(const AddEvent& change) {
   const EventRecord& e = change.event;
   run("INSERT INTO events (time, job, host, epoch, what, detail) VALUES (?,?,?,?,?,?)", std::int64_t{e.time},
       e.job.value, e.host.value, number(e.epoch.value), e.what, e.detail);
+  if (++added >= kTrimAfter) trim();
+}
+
+void Catalog::Impl::trim() {
+  run("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", kKeptEvents);
+  added = 0;
 }
 
 // ---- reading
@@ -245,7 +265,8 @@ void Catalog::Impl::load_jobs(CatalogState& state) {
   SQLite::Statement rows(
       db,
       "SELECT j.id, j.spec, j.manifest, j.spool, j.state, j.reason, j.incarnation, i.vni, i.restored_from, j.restarts,"
-      " j.exit_code, j.stopping, j.attempt FROM jobs j JOIN incarnations i ON i.job = j.id AND i.incarnation = "
+      " j.exit_code, j.stopping, j.attempt, j.missing_outputs, j.restart FROM jobs j JOIN incarnations i ON i.job = "
+      "j.id AND i.incarnation = "
       "j.incarnation");
   while (rows.executeStep()) {
     JobRecord job;
@@ -265,6 +286,9 @@ void Catalog::Impl::load_jobs(CatalogState& state) {
     if (!rows.getColumn(10).isNull()) job.exit_code = rows.getColumn(10).getInt();
     job.stopping = rows.getColumn(11).getInt() != 0;
     if (!rows.getColumn(12).isNull()) job.attempt = Epoch{number(rows.getColumn(12))};
+    job.missing_outputs = nlohmann::json::parse(rows.getColumn(13).getString()).get<std::vector<std::string>>();
+    if (!rows.getColumn(14).isNull())
+      job.restart = terms_from_json(nlohmann::json::parse(rows.getColumn(14).getString()));
     state.jobs.emplace(job.job, std::move(job));
   }
   SQLite::Statement places(
@@ -280,7 +304,7 @@ void Catalog::Impl::load_epochs(CatalogState& state) {
   SQLite::Statement rows(db,
                          "SELECT epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, "
                          "stall_ms, capture_ms,"
-                         " commit_ms, control FROM epochs");
+                         " commit_ms, control, restored_from FROM epochs");
   while (rows.executeStep()) {
     EpochRecord e;
     e.epoch = Epoch{number(rows.getColumn(0))};
@@ -297,6 +321,7 @@ void Catalog::Impl::load_epochs(CatalogState& state) {
     e.capture_ms = rows.getColumn(10).getDouble();
     e.commit_ms = rows.getColumn(11).getDouble();
     e.control = rows.getColumn(12).getInt() != 0;
+    e.restored_from = Epoch{number(rows.getColumn(13))};
     state.epochs.emplace(e.epoch, std::move(e));
   }
   SQLite::Statement phases(db, "SELECT epoch, name, ms FROM phases ORDER BY epoch, position");
@@ -326,6 +351,8 @@ Result<Catalog> Catalog::open(const std::filesystem::path& path) {
   if (!made) return errno_error("opening", path.string(), errno);
   if (::fchmod(made.get(), 0600) != 0) return errno_error("opening", path.string(), errno);
   made.reset();  // before SQLite opens it: closing any descriptor of a file drops the process's locks on it
+  const auto identity = random_id();
+  if (!identity) return identity.error();
   std::unique_ptr<Impl> impl;
   try {
     impl = std::make_unique<Impl>(path);
@@ -333,8 +360,8 @@ Result<Catalog> Catalog::open(const std::filesystem::path& path) {
     impl->check();
     migrate(impl->db);
     SQLite::Transaction transaction(impl->db, SQLite::TransactionBehavior::IMMEDIATE);
-    impl->run("INSERT OR IGNORE INTO site (id, coordinator) VALUES (1, ?)", new_identity());
-    impl->run("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", kKeptEvents);
+    impl->run("INSERT OR IGNORE INTO site (id, coordinator) VALUES (1, ?)", *identity);
+    impl->trim();
     transaction.commit();
   } catch (const std::exception& cause) {
     if (impl) return impl->error("opening", cause);

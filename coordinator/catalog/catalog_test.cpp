@@ -63,6 +63,8 @@ JobRecord rich_job(const std::string& id) {
   job.exit_code = -3;
   job.stopping = true;
   job.attempt = Epoch{9};
+  job.missing_outputs = {"log.lammps: it was not \"there\"", "ü"};
+  job.restart = RestartTerms{true, {HostName{"h2"}, HostName{"h3"}}, true};
   return job;
 }
 
@@ -99,6 +101,7 @@ EpochRecord rich_epoch(std::uint64_t number, const std::string& job) {
   e.commit_ms = 1e9;
   e.phases.phases = {{"close", 1.5}, {"drain", 2.25}, {"close", 0.1}};
   e.control = true;
+  e.restored_from = Epoch{6};
   return e;
 }
 
@@ -118,6 +121,8 @@ void check_equal(const JobRecord& a, const JobRecord& b) {
   CHECK(a.reason == b.reason);
   CHECK(a.incarnation == b.incarnation);
   CHECK(a.vni == b.vni);
+  CHECK(a.missing_outputs == b.missing_outputs);
+  CHECK(a.restart == b.restart);
   REQUIRE(a.placement.size() == b.placement.size());
   for (std::size_t i = 0; i < a.placement.size(); ++i) {
     CHECK(a.placement[i].guest == b.placement[i].guest);
@@ -131,6 +136,7 @@ void check_equal(const JobRecord& a, const JobRecord& b) {
 }
 
 void check_equal(const EpochRecord& a, const EpochRecord& b) {
+  CHECK(a.restored_from == b.restored_from);
   CHECK(a.epoch == b.epoch);
   CHECK(a.job == b.job);
   CHECK(a.incarnation == b.incarnation);
@@ -227,6 +233,8 @@ TEST_CASE("writing a record again replaces it whole") {
   job.placement.pop_back();
   job.exit_code.reset();
   job.attempt.reset();
+  job.missing_outputs.clear();
+  job.restart.reset();
   epoch.images.clear();
   epoch.cut.pop_back();
   epoch.phases.phases.clear();
@@ -273,6 +281,16 @@ TEST_CASE("events come oldest first, the newest of them when there are many") {
   CHECK(all->size() == 20);
 }
 
+TEST_CASE("history is bounded while the coordinator runs, not only when it starts") {
+  Directory dir;
+  auto catalog = must_open(dir.file());
+  std::vector<CatalogChange> many;
+  for (int i = 0; i < 5'000; ++i) many.push_back(AddEvent{{i, JobId{"j1"}, HostName{}, Epoch{}, "what", ""}});
+  for (int round = 0; round < 22; ++round) REQUIRE(catalog.apply(many).has_value());
+  SQLite::Database db(dir.file().string());
+  CHECK(db.execAndGet("SELECT count(*) FROM events").getInt() == 100'000);
+}
+
 TEST_CASE("a failed transaction leaves nothing") {
   Directory dir;
   auto catalog = must_open(dir.file());
@@ -297,6 +315,25 @@ TEST_CASE("each migration can be made from each version before it") {
     SQLite::Database db(dir.file().string());
     CHECK(db.execAndGet("SELECT max(version) FROM schema").getInt() == migrations().back().version);
   }
+}
+
+TEST_CASE("what version 1 kept is there in the newest, and epochs learn what they came by") {
+  Directory dir;
+  {
+    SQLite::Database db(dir.file().string(), SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
+    migrate(db, 1);
+    db.exec("INSERT INTO jobs VALUES ('j1','melt','" + spec_to_json(rich_job("j1").spec).dump() +
+            "','','','running','',2,1,NULL,0,NULL);"
+            "INSERT INTO incarnations VALUES ('j1',1,5,0), ('j1',2,6,3);"
+            "INSERT INTO epochs VALUES (3,'j1',1,'committed',0,'',0,0,0,0,0,0,0), "
+            "(4,'j1',2,'committed',0,'',0,0,0,0,0,0,0);");
+  }
+  auto catalog = must_open(dir.file());
+  const auto state = must_load(catalog);
+  CHECK(state.jobs.at(JobId{"j1"}).missing_outputs.empty());
+  CHECK_FALSE(state.jobs.at(JobId{"j1"}).restart.has_value());
+  CHECK(state.epochs.at(Epoch{3}).restored_from == Epoch{0});
+  CHECK(state.epochs.at(Epoch{4}).restored_from == Epoch{3});
 }
 
 TEST_CASE("what is not a catalog of this version is refused in words") {

@@ -98,6 +98,13 @@ constexpr Migration kMigrations[] = {
         detail TEXT NOT NULL);
       CREATE INDEX events_by_job ON events(job, id);
     )sql"},
+    {2, R"sql(
+      ALTER TABLE jobs ADD COLUMN missing_outputs TEXT NOT NULL DEFAULT '[]';  -- JSON
+      ALTER TABLE jobs ADD COLUMN restart TEXT;                                -- JSON: terms of the one under way
+      ALTER TABLE epochs ADD COLUMN restored_from INTEGER NOT NULL DEFAULT 0;
+      UPDATE epochs SET restored_from = coalesce(
+        (SELECT i.restored_from FROM incarnations i WHERE i.job = epochs.job AND i.incarnation = epochs.incarnation), 0);
+    )sql"},
 };
 
 int version_of(SQLite::Database& database) {

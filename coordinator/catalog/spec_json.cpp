@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/names.h"
 #include "coordinator/catalog/json_reader.h"
 
 namespace stillpoint::coordinator {
 namespace {
 
 using nlohmann::json;
-
-constexpr std::size_t kMaxGuests = 1024, kMaxRanks = 65'536, kMaxFiles = 4096;
 
 void read_env(JsonReader& spec, std::map<std::string, std::string>& env, std::vector<std::string>& problems) {
   const json* value = spec.find("env");
@@ -54,19 +53,6 @@ bool plain_name(std::string_view name) {
 bool has_nul(const std::string& text) { return text.find('\0') != std::string::npos; }
 
 }  // namespace
-
-bool safe_relative_name(std::string_view name) {
-  if (name.empty() || name.size() > 1024 || name.front() == '/') return false;
-  if (std::any_of(name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; })) return false;
-  std::size_t depth = 0;
-  for (std::size_t start = 0; start <= name.size();) {
-    const std::size_t end = std::min(name.find('/', start), name.size());
-    const std::string_view part = name.substr(start, end - start);
-    if (part.empty() || part == "." || part == ".." || part.size() > 255 || ++depth > 16) return false;
-    start = end + 1;
-  }
-  return true;
-}
 
 json spec_to_json(const JobSpec& spec) {
   json hosts = json::array();
@@ -123,15 +109,16 @@ std::vector<std::string> spec_problems(const JobSpec& spec) {
   };
   expect(plain_name(spec.name), "name: expected 1 to 63 letters, digits, '-', '_' or '.'");
   expect(!spec.image.empty() && spec.image.size() <= 4096 && !has_nul(spec.image), "image: expected a name or a path");
-  expect(spec.guests >= 1 && spec.guests <= kMaxGuests, "guests: expected 1 to " + std::to_string(kMaxGuests));
-  expect(spec.vcpus >= 1 && spec.vcpus <= 256, "vcpus: expected 1 to 256");
+  expect(spec.guests >= 1 && spec.guests <= kMostGuests, "guests: expected 1 to " + std::to_string(kMostGuests));
+  expect(spec.vcpus >= 1 && spec.vcpus <= kMostVcpus, "vcpus: expected 1 to " + std::to_string(kMostVcpus));
   expect(spec.memory_bytes >= 64u << 20 && spec.memory_bytes <= 1ull << 44, "memoryBytes: expected 64 MiB to 16 TiB");
   expect(spec.disk_bytes >= 1u << 20 && spec.disk_bytes <= 1ull << 46, "diskBytes: expected 1 MiB to 64 TiB");
   expect(spec.ranks_per_guest.size() == spec.guests, "ranksPerGuest: expected one number for each guest");
   const bool each_has_one = std::all_of(spec.ranks_per_guest.begin(), spec.ranks_per_guest.end(),
-                                        [](std::uint32_t n) { return n >= 1 && n <= kMaxRanks; });
-  expect(each_has_one && spec.ranks_per_guest.size() <= kMaxGuests && spec.ranks() <= kMaxRanks,
-         "ranksPerGuest: expected at least 1 rank for each guest and " + std::to_string(kMaxRanks) + " at most in all");
+                                        [](std::uint32_t n) { return n >= 1 && n <= kMostRanks; });
+  expect(
+      each_has_one && spec.ranks_per_guest.size() <= kMostGuests && spec.ranks() <= kMostRanks,
+      "ranksPerGuest: expected at least 1 rank for each guest and " + std::to_string(kMostRanks) + " at most in all");
   expect(!spec.command.empty() && !spec.command.front().empty(), "command: expected the program and its arguments");
   expect(std::none_of(spec.command.begin(), spec.command.end(), has_nul), "command: an argument holds a NUL");
   for (const auto& [key, value] : spec.env)
@@ -139,7 +126,7 @@ std::vector<std::string> spec_problems(const JobSpec& spec) {
            "env: \"" + key + "\" cannot be a variable");
   expect(spec.workdir.size() > 1 && spec.workdir.front() == '/' && safe_relative_name(spec.workdir.substr(1)),
          "workdir: expected an absolute path below /");
-  expect(spec.files.size() <= kMaxFiles && spec.outputs.size() <= kMaxFiles, "files, outputs: too many");
+  expect(spec.files.size() <= kMostFiles && spec.outputs.size() <= kMostFiles, "files, outputs: too many");
   for (const auto& file : spec.files)
     expect(safe_relative_name(file), "files: \"" + file + "\" is not a relative path without '..'");
   for (const auto& file : spec.outputs)

@@ -19,7 +19,4 @@ Result<JobSpec> spec_from_json(const nlohmann::json& document);
 // to say.
 std::vector<std::string> spec_problems(const JobSpec& spec);
 
-// A relative path that stays below where it starts: no empty, "." or ".." component, no control characters, bounded.
-bool safe_relative_name(std::string_view name);
-
 }  // namespace stillpoint::coordinator

@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/names.h"
+
 using namespace stillpoint;
 using namespace stillpoint::coordinator;
 using nlohmann::json;
@@ -86,6 +88,19 @@ TEST_CASE("values that make no job") {
   CHECK(problem([](JobSpec& s) { s.interval_seconds = 0; }).starts_with("checkpoint.intervalSeconds"));
   CHECK(problem([](JobSpec& s) { s.durability = "forever"; }).starts_with("durability"));
   CHECK(problem([](JobSpec& s) { s.memory_bytes = 1; }).starts_with("memoryBytes"));
+}
+
+TEST_CASE("what a manifest may say, a submit may say: names with dots in them, and the same limits") {
+  auto read = spec_from_json(good());
+  REQUIRE(read.has_value());
+  JobSpec spec = std::move(*read);
+  spec.outputs = {"data..txt", "..hidden", "a../b"};
+  spec.vcpus = 255;
+  spec.files.assign(1024, "f");
+  CHECK(spec_problems(spec).empty());
+  spec.vcpus = 256;
+  spec.files.assign(1025, "f");
+  CHECK(spec_problems(spec).size() == 2);
 }
 
 TEST_CASE("names that stay below where they start") {

@@ -5,15 +5,19 @@
 #include <algorithm>
 
 #include "coordinator/core/checkpoint.h"
+#include "coordinator/core/epochs.h"
 
 namespace stillpoint::coordinator::checkpoint {
 namespace {
 
-// Committed epochs beyond the newest spec.keep. Control epochs are nobody's checkpoints: they neither count nor go.
+// Committed epochs beyond the newest spec.keep; those of histories that were left by a restart go first. Control epochs
+// are nobody's checkpoints: they neither count nor go.
 std::vector<Epoch> surplus(const Core& core, const JobRecord& job) {
+  const auto present = epochs::present_history(core, job);
   std::vector<Epoch> committed;
   for (const auto& [number, epoch] : core.catalog.epochs)
     if (epoch.job == job.job && epoch.state == EpochState::committed && !epoch.control) committed.push_back(number);
+  std::stable_partition(committed.begin(), committed.end(), [&](Epoch e) { return !present.contains(e); });
   const std::size_t keep = std::max(1u, job.spec.keep);
   if (committed.size() <= keep) return {};
   committed.resize(committed.size() - keep);
@@ -35,6 +39,7 @@ void commit(Core& core, JobRecord& job, CheckpointRun run) {
   core.run(job.job).checkpoint.reset();
   auto& epoch = core.epoch(run.epoch);
   epoch.state = EpochState::committed;
+  epoch.restored_from = job.restored_from;
   for (auto& [guest, image] : run.images) {
     epoch.bytes_raw += image.memory().raw_bytes() + image.disk().raw_bytes();
     epoch.bytes_stored += image.memory().stored_bytes() + image.disk().stored_bytes();
@@ -87,7 +92,7 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
   if (early) return core.stale(host, id, number, "images before anything was captured");
   const auto& report = message.images();
   if (message.has_failure() || report.has_failure()) {
-    Error error = from_wire(report.has_failure() ? report.failure() : message.failure());
+    Error error = host_failure(report.has_failure() ? report.failure() : message.failure());
     error.object += " on " + host.value;
     return abort(core, *job, error);
   }

@@ -29,10 +29,12 @@ void tick(Core& core) {
   for (const auto& id : ids) {
     JobRecord* job = core.find(id);
     if (job == nullptr) continue;
+    output::tick(core, *job);
     start::tick(core, *job);
     checkpoint::tick(core, *job);
     restart::tick(core, *job);
     finish::tick(core, *job);
+    finish::expire_removal(core, id);
     ranks::tick(core, id);
   }
   start::try_pending(core);
@@ -53,6 +55,7 @@ struct Handle {
   void operator()(SpoolRead& e) const { start::on_spool(core, std::move(e)); }
   void operator()(OutputDurable& e) const { output::on_durable(core, e); }
   void operator()(OutputFailed& e) const { output::on_failed(core, e); }
+  void operator()(OutputPieceStored& e) const { finish::on_stored(core, e); }
   void operator()(Tick&) const { tick(core); }
 };
 

@@ -37,13 +37,20 @@ void Core::persist(CatalogChange change) {
       open->changes.push_back(std::move(change));
       return;
     }
-    if (!std::holds_alternative<Log>(*effect) && !std::holds_alternative<JobChanged>(*effect)) break;
+    if (!std::holds_alternative<Log>(*effect) && !std::holds_alternative<JobChanged>(*effect) &&
+        !std::holds_alternative<DropOutput>(*effect))
+      break;
   }
   effects.push_back(Persist{{std::move(change)}});
 }
 
 void Core::save(const JobRecord& record) { persist(PutJob{record}); }
-void Core::save(const EpochRecord& record) { persist(PutEpoch{record}); }
+void Core::save(const EpochRecord& record) {
+  persist(PutEpoch{record});
+  // Nothing can go back to it any more. Recovery says it again.
+  if (record.state == EpochState::aborted || record.state == EpochState::pruned)
+    effects.push_back(DropOutput{record.job, record.epoch});
+}
 void Core::save_counters() { persist(PutCounters{catalog.next_job, catalog.next_epoch, catalog.next_vni}); }
 
 void Core::set_state(JobRecord& record, JobState state, std::string reason) {
@@ -209,17 +216,19 @@ void Core::delete_images(const JobId& id, const std::vector<Epoch>& epochs) {
 
 // ---- small helpers
 
-bool is_over(JobState state) {
-  return state == JobState::completed || state == JobState::failed || state == JobState::stopped;
-}
-
 bool holds_gang(JobState state) { return !is_over(state) && state != JobState::pending; }
+
+Error host_failure(const wire::Failure& failure) {
+  Error error = from_wire(failure);
+  if (error.kind == ErrorKind::not_found) error.kind = ErrorKind::permanent;
+  return error;
+}
 
 Error host_error(const Request& request, const wire::FromHost& answer) {
   if (!answer.has_failure())
     return Error{ErrorKind::permanent, "answer", at_host("", request.host),
                  "the host answered with another kind of message"};
-  Error error = from_wire(answer.failure());
+  Error error = host_failure(answer.failure());
   error.object = at_host(std::move(error.object), request.host);
   return error;
 }

@@ -20,13 +20,15 @@ namespace stillpoint::coordinator {
 inline constexpr std::uint32_t kPieceBytes = 256u << 10;          // of a file, one message
 inline constexpr std::size_t kEarlyOutputBytes = 1u << 20;        // output kept while the stored length is not known
 inline constexpr std::uint64_t kUndurableOutputBytes = 8u << 20;  // given to the disk and not durable yet, per job
-inline constexpr std::size_t kMaxQueries = 64;                    // rank queries under way, per job
-inline constexpr std::size_t kMaxStops = 64;                      // clients that wait for one stop
-inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};   // hosts answer at their deadline; hear them out
-inline constexpr std::chrono::milliseconds kEnoughRounds{500};    // of counting; then the freeze decides
-inline constexpr std::chrono::milliseconds kSettle{200};          // for the kernel's TCP to settle under freeze
-inline constexpr std::chrono::milliseconds kStopGrace{5'000};     // SIGTERM to SIGKILL
+inline constexpr std::uint64_t kUndurableInAll = 32u << 20;  // of all jobs: the disk's queue never makes the core wait
+inline constexpr std::size_t kMaxQueries = 64;               // rank queries under way, per job
+inline constexpr std::size_t kMaxStops = 64;                 // clients that wait for one stop
+inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};  // hosts answer at their deadline; hear them out
+inline constexpr std::chrono::milliseconds kEnoughRounds{500};   // of counting; then the freeze decides
+inline constexpr std::chrono::milliseconds kSettle{200};         // for the kernel's TCP to settle under freeze
+inline constexpr std::chrono::milliseconds kStopGrace{5'000};    // SIGTERM to SIGKILL
 inline constexpr std::chrono::milliseconds kDestroyDeadline{60'000};
+inline constexpr std::chrono::milliseconds kRemoveDeadline{60'000};
 inline constexpr std::chrono::milliseconds kRetry{5'000};  // between tries of a clean-up that failed
 
 // Which machine a request's answer belongs to.
@@ -67,6 +69,8 @@ struct OutputRun {
   // acknowledgement of it would make the restored guest forget output that it is yet to send.
   bool paused = false;
   std::optional<std::uint64_t> truncating;  // to this offset
+  Time next_measure{};                      // when it is not known
+  std::string failure;                      // of the last try to store something; empty since something was stored
   std::vector<std::pair<std::uint64_t, std::string>> early;
   std::size_t early_bytes = 0;
 };
@@ -75,11 +79,12 @@ struct OutputRun {
 struct StartRun {
   enum class Phase { fence, boot, files, launch } phase = Phase::fence;
   std::set<HostName> waiting;
-  Time since{}, deadline{};
+  Time deadline{};
   std::size_t file = 0;      // index in spec.files
   std::uint64_t offset = 0;  // of the piece under way
   std::uint64_t piece = 0;   // its length
   bool last = false;
+  bool ready = false;  // all files are there: it is launched when the output of what was before is cut off
 };
 
 struct CheckpointRun {
@@ -129,15 +134,24 @@ struct FinishRun {
   JobState outcome = JobState::completed;
   std::string reason;
   std::set<HostName> waiting;
-  Time since{}, deadline{};
+  Time deadline{};
   std::size_t file = 0;  // index in spec.outputs
   std::uint64_t offset = 0;
+  // Of the piece given to the disk. The next one is asked for when this one is stored: a slow disk holds up the job's
+  // end and nothing else.
+  struct Piece {
+    std::uint64_t length = 0;
+    bool last = false;
+  };
+  std::optional<Piece> storing;
+  std::string source_gone;                  // why guest 0 cannot be read from any more
   std::optional<std::uint64_t> output_end;  // as the program's end said; nothing: not heard (again) yet
   std::vector<RequestId> stops;
 };
 
 struct RemoveRun {
   RequestId request;
+  Time deadline{};
 };
 
 struct RanksQuery {
@@ -245,8 +259,10 @@ struct Core {
 };
 
 // ---- small helpers
-bool is_over(JobState state);     // completed, failed, stopped
 bool holds_gang(JobState state);  // starting, running, checkpointing, restarting, migrating
+// A failure as a host says it. What a host does not find is no job, checkpoint or host that a client named: those are
+// looked up in the core, and `not_found` stays theirs.
+Error host_failure(const wire::Failure& failure);
 // The failure that a host answered, with the host's name in it; or that the answer is of the wrong kind.
 Error host_error(const Request& request, const wire::FromHost& answer);
 Error refused(std::string step, std::string object, std::string cause);

@@ -60,6 +60,10 @@ struct KeepOutput {
   JobId job;
   Epoch epoch;
 };  // no answer; what fails is logged
+struct DropOutput {
+  JobId job;
+  Epoch epoch;
+};  // what it kept; no answer
 struct TruncateOutput {
   JobId job;
   std::uint64_t offset;
@@ -81,7 +85,11 @@ struct StoreOutputPiece {
   std::uint64_t offset;
   std::string data;
   bool last;
-};
+};  // → OutputPieceStored; refused when it does not follow the piece before it
+struct DropOutputPieces {
+  JobId job;
+  std::string file;
+};  // of a file that will not become whole; no answer
 struct DropJobFiles {
   JobId job;
   std::string spool;
@@ -98,8 +106,9 @@ struct JobChanged {
   JobId job;
 };
 
-using Effect = std::variant<Persist, Send, CloseSession, Reply, AppendOutput, KeepOutput, TruncateOutput, MeasureOutput,
-                            ReadSpool, StoreOutputPiece, DropJobFiles, Log, JobChanged>;
+using Effect =
+    std::variant<Persist, Send, CloseSession, Reply, AppendOutput, KeepOutput, DropOutput, TruncateOutput,
+                 MeasureOutput, ReadSpool, StoreOutputPiece, DropOutputPieces, DropJobFiles, Log, JobChanged>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::coordinator

@@ -4,17 +4,37 @@
 
 namespace stillpoint::coordinator::epochs {
 
-std::optional<Epoch> newest_committed(const Core& core, const JobId& job, std::optional<Epoch> before) {
+std::set<Epoch> present_history(const Core& core, const JobRecord& job) {
+  // By incarnation, the newest first: the epochs that it took, up to the one that the next incarnation came from.
+  std::set<Epoch> history;
+  Incarnation incarnation = job.incarnation;
+  Epoch from = job.restored_from;
+  std::optional<Epoch> upto;
+  for (;;) {
+    for (const auto& [number, epoch] : core.catalog.epochs)
+      if (epoch.job == job.job && epoch.incarnation == incarnation && (!upto || number <= *upto))
+        history.insert(number);
+    const auto source = core.catalog.epochs.find(from);
+    if (source == core.catalog.epochs.end()) return history;
+    if (upto && from >= *upto) return history;  // a record that makes no sense must not keep us here
+    upto = from;
+    incarnation = source->second.incarnation;
+    from = source->second.restored_from;
+  }
+}
+
+std::optional<Epoch> newest_committed(const Core& core, const JobRecord& job, std::optional<Epoch> before) {
   std::optional<Epoch> newest;
-  for (const auto& [number, epoch] : core.catalog.epochs)
-    if (epoch.job == job && epoch.state == EpochState::committed && !epoch.control && (!before || number < *before))
-      newest = number;
+  for (const auto number : present_history(core, job)) {
+    const auto& epoch = core.catalog.epochs.at(number);
+    if (epoch.state == EpochState::committed && !epoch.control && (!before || number < *before)) newest = number;
+  }
   return newest;
 }
 
 Result<Epoch> choose(const Core& core, const JobRecord& job, std::optional<Epoch> from) {
   if (!from) {
-    if (const auto newest = newest_committed(core, job.job)) return *newest;
+    if (const auto newest = newest_committed(core, job)) return *newest;
     return refused("restart", job.job.value, "the job has no committed checkpoint; submit it anew");
   }
   const auto found = core.catalog.epochs.find(*from);

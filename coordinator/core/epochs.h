@@ -5,9 +5,13 @@
 
 namespace stillpoint::coordinator::epochs {
 
-// The newest committed checkpoint of the job, older than `before` when that is given. Control epochs are never chosen:
-// they are restored only by name.
-std::optional<Epoch> newest_committed(const Core& core, const JobId& job, std::optional<Epoch> before = std::nullopt);
+// The epochs that led to where the job is now: those of its incarnation, the one that this was restored from, those
+// before it, and so on. A restart from an early checkpoint leaves the later ones behind: they are taken by name only.
+std::set<Epoch> present_history(const Core& core, const JobRecord& job);
+// The newest committed checkpoint of the present history, older than `before` when that is given. Control epochs are
+// never chosen: they are restored only by name.
+std::optional<Epoch> newest_committed(const Core& core, const JobRecord& job,
+                                      std::optional<Epoch> before = std::nullopt);
 // The one asked for, or the newest; or why not.
 Result<Epoch> choose(const Core& core, const JobRecord& job, std::optional<Epoch> from);
 

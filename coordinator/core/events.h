@@ -132,9 +132,17 @@ struct OutputFailed {
   JobId job;
   Error error;
 };
+// What a StoreOutputPiece came to. With an error nothing of the file is left.
+struct OutputPieceStored {
+  JobId job;
+  std::string file;
+  std::uint64_t offset;  // of the piece
+  std::optional<Error> error;
+};
 struct Tick {};  // time has passed; step() compares deadlines with now
 
-using Event = std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob,
-                           RemoveJob, CordonHost, QueryRanks, SpoolRead, OutputDurable, OutputFailed, Tick>;
+using Event =
+    std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob, RemoveJob,
+                 CordonHost, QueryRanks, SpoolRead, OutputDurable, OutputFailed, OutputPieceStored, Tick>;
 
 }  // namespace stillpoint::coordinator

@@ -1,6 +1,7 @@
 #include "coordinator/core/finish.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "coordinator/core/checkpoint.h"
 #include "coordinator/core/fence.h"
@@ -22,20 +23,23 @@ constexpr std::chrono::milliseconds kEcho{5'000};      // for a host to say once
 
 void enter(Core& core, FinishRun& run, Phase phase, std::chrono::milliseconds deadline) {
   run.phase = phase;
-  run.since = core.now;
   run.deadline = core.now + deadline;
   run.waiting.clear();
 }
 
 void over(Core& core, JobRecord& job) {
   auto& runs = core.run(job.job);
-  const FinishRun run = std::move(*runs.finish);
+  FinishRun run = std::move(*runs.finish);
+  if (!job.missing_outputs.empty())
+    run.reason += fmt::format("{}not every output is there: {}", run.reason.empty() ? "" : "; ",
+                              fmt::join(job.missing_outputs, "; "));
   // What a host has not answered yet is asked on in the background.
   core.cancel(job.job, Owner::finish);
   core.destroy_gang(job.job, job.incarnation, run.waiting);
   runs.finish.reset();
   runs.rank_lost.reset();
   job.stopping = false;
+  job.restart.reset();  // of a stop that was taken up
   core.set_state(job, run.outcome, run.reason);
   core.note(run.outcome == JobState::failed ? Log::Level::error : Log::Level::info, job.job, {}, {},
             std::string(coordinator::name(run.outcome)), run.reason);
@@ -61,7 +65,19 @@ void drain(Core& core, JobRecord& job, FinishRun& run) {
   on_output(core, job);
 }
 
+void miss_output(Core& core, JobRecord& job, FinishRun& run, const std::string& why) {
+  const std::string& file = job.spec.outputs[run.file];
+  job.missing_outputs.push_back(file + ": " + why);
+  core.save(job);
+  core.note(Log::Level::warn, job.job, {}, {}, "output missing", job.missing_outputs.back());
+  if (run.offset != 0 || run.storing) core.effects.push_back(DropOutputPieces{job.job, file});
+  run.storing.reset();
+  run.file += 1;
+  run.offset = 0;
+}
+
 void next_output(Core& core, JobRecord& job, FinishRun& run) {
+  while (!run.source_gone.empty() && run.file < job.spec.outputs.size()) miss_output(core, job, run, run.source_gone);
   if (run.file == job.spec.outputs.size()) return drain(core, job, run);
   if (run.offset == 0) enter(core, run, Phase::fetch, kFetch);
   const auto& host = core.host_of(job, 0);
@@ -76,9 +92,7 @@ void next_output(Core& core, JobRecord& job, FinishRun& run) {
 
 // The output cannot be had: a warning, and the next one.
 void skip_output(Core& core, JobRecord& job, FinishRun& run, const std::string& why) {
-  core.note(Log::Level::warn, job.job, {}, {}, "output missing", job.spec.outputs[run.file] + ": " + why);
-  run.file += 1;
-  run.offset = 0;
+  miss_output(core, job, run, why);
   next_output(core, job, run);
 }
 
@@ -87,13 +101,8 @@ void take_piece(Core& core, JobRecord& job, FinishRun& run, const Request& reque
     return skip_output(core, job, run, host_error(request, answer).message());
   const auto& data = answer.file().data();
   if (data.data().empty() && !data.end()) return skip_output(core, job, run, "an empty piece that is not the last");
+  run.storing = {data.data().size(), data.end()};
   core.effects.push_back(StoreOutputPiece{job.job, job.spec.outputs[run.file], run.offset, data.data(), data.end()});
-  run.offset += data.data().size();
-  if (data.end()) {
-    run.file += 1;
-    run.offset = 0;
-  }
-  next_output(core, job, run);
 }
 
 void confirm(Core& core, JobRecord& job) {
@@ -120,6 +129,7 @@ void doubt(const Core& core, const JobRecord& job, FinishRun& run, const std::st
 void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why,
                       bool host_gone) {
   const bool awaited = run.waiting.contains(host);
+  if (host_gone && host == core.host_of(job, 0)) run.source_gone = why;
   if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed)
     doubt(core, job, run, why + " as the program ended");
   if (run.phase == Phase::destroy) return;  // fence::expire, or the host's answer, sees to it
@@ -132,7 +142,7 @@ void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName
     case Phase::confirm:
       if (run.waiting.empty()) next_output(core, job, run);
       return;
-    case Phase::fetch: return skip_output(core, job, run, why);
+    case Phase::fetch: return skip_output(core, job, run, why);  // a piece on its way to the disk: on_stored goes on
     case Phase::terminate:
       if (run.waiting.empty()) drain(core, job, run);
       return;
@@ -165,7 +175,11 @@ void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited) {
 
 void take_up_end(Core& core, JobRecord& job) {
   auto& run = begin_end(core, job, "");
-  if (!job.stopping) return confirm(core, job);
+  if (!job.stopping) {
+    job.missing_outputs.clear();  // they are fetched once more
+    core.save(job);
+    return confirm(core, job);
+  }
   if (!job.reason.empty()) {
     run.outcome = JobState::failed;
     run.reason = job.reason;
@@ -248,6 +262,22 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
     case Phase::fetch:
     case Phase::drain: return;
   }
+}
+
+void on_stored(Core& core, const OutputPieceStored& event) {
+  JobRecord* job = core.find(event.job);
+  FinishRun* run = job == nullptr || !core.run(event.job).finish ? nullptr : &*core.run(event.job).finish;
+  if (run == nullptr || run->phase != Phase::fetch || !run->storing || job->spec.outputs[run->file] != event.file ||
+      run->offset != event.offset)
+    return core.stale({}, event.job, {}, "a stored piece of " + event.file + " that nobody waits for");
+  if (event.error) return skip_output(core, *job, *run, event.error->message());
+  run->offset += run->storing->length;
+  if (run->storing->last) {
+    run->file += 1;
+    run->offset = 0;
+  }
+  run->storing.reset();
+  next_output(core, *job, *run);
 }
 
 void on_output(Core& core, JobRecord& job) {

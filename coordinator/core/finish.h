@@ -18,7 +18,9 @@ void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::
 void on_stop(Core& core, const StopJob& event);
 void on_remove(Core& core, const RemoveJob& event);
 void on_removed(Core& core, const Request& request, const wire::FromHost& answer);
+void expire_removal(Core& core, const JobId& job);  // whose deadline has passed
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
+void on_stored(Core& core, const OutputPieceStored& event);
 void on_output(Core& core, JobRecord& job);  // more of it is durable
 // After a start of the coordinator: an end that was under way goes on.
 void take_up_end(Core& core, JobRecord& job);

@@ -10,7 +10,7 @@
 namespace stillpoint::coordinator::loss {
 
 std::string remedy(const Core& core, const JobRecord& job) {
-  if (const auto newest = epochs::newest_committed(core, job.job))
+  if (const auto newest = epochs::newest_committed(core, job))
     return fmt::format("bring it back from checkpoint {} with `stillpoint restart {}`", newest->value, job.job.value);
   return "it has no checkpoint to restart from; submit it anew";
 }

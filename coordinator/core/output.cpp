@@ -6,9 +6,18 @@
 
 #include "coordinator/core/finish.h"
 #include "coordinator/core/restart.h"
+#include "coordinator/core/start.h"
 
 namespace stillpoint::coordinator::output {
 namespace {
+
+// Given to the disk and not durable yet, of all jobs.
+std::uint64_t undurable(const Core& core) {
+  std::uint64_t sum = 0;
+  for (const auto& [id, run] : core.runs)
+    sum += run.output.received - std::min(run.output.received, run.output.durable);
+  return sum;
+}
 
 void take(Core& core, const JobRecord& job, OutputRun& run, std::uint64_t offset, const std::string& data) {
   if (offset > run.received) return;  // a gap: the guest sends again what is not acknowledged
@@ -17,7 +26,8 @@ void take(Core& core, const JobRecord& job, OutputRun& run, std::uint64_t offset
     if (end <= run.durable) acknowledge(core, job);  // its acknowledgement was lost
     return;
   }
-  if (end - run.durable > kUndurableOutputBytes) return;  // the disk is behind: the guest sends it again
+  // The disk is behind: the guest sends it again.
+  if (end - run.durable > kUndurableOutputBytes || undurable(core) + (end - run.received) > kUndurableInAll) return;
   const std::uint64_t from = run.received;
   run.received = end;
   core.effects.push_back(AppendOutput{job.job, from, data.substr(from - offset)});
@@ -74,8 +84,10 @@ void on_durable(Core& core, const OutputDurable& event) {
     run.received = std::max(run.received, run.durable);
   }
   run.measuring = false;
+  run.failure.clear();
   if (!run.paused) drain_early(core, *job, run);
   if (holds_gang(job->state)) acknowledge(core, *job);
+  start::on_output(core, *job);
   restart::on_output(core, *job);
   finish::on_output(core, *job);
 }
@@ -87,12 +99,17 @@ void on_failed(Core& core, const OutputFailed& event) {
     return;
   }
   auto& run = core.run(event.job).output;
-  core.note(Log::Level::error, event.job, {}, {}, "output not stored", event.error.message());
+  // Tried again and again: told when it is new.
+  if (const std::string why = event.error.message(); run.failure != why) {
+    core.note(Log::Level::error, event.job, {}, {}, "output not stored", why);
+    run.failure = why;
+  }
   run.measuring = false;
   run.received = run.durable;  // taken again when the guest sends it again
   const bool cutting = run.truncating.has_value();
   run.truncating.reset();
   if (cutting) run.known = false;
+  if (cutting) start::on_output_failed(core, *job, event.error);
   if (cutting) restart::on_output_failed(core, *job, event.error);
 }
 
@@ -101,6 +118,13 @@ void measure(Core& core, const JobId& job) {
   if (run.known || run.measuring) return;
   run.measuring = true;
   core.effects.push_back(MeasureOutput{job});
+}
+
+void tick(Core& core, const JobRecord& job) {
+  auto& run = core.run(job.job).output;
+  if (!holds_gang(job.state) || run.known || run.measuring || run.truncating || core.now < run.next_measure) return;
+  run.next_measure = core.now + kRetry;
+  measure(core, job.job);
 }
 
 void pause(Core& core, const JobId& job) {

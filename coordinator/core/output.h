@@ -18,6 +18,8 @@ void pause(Core& core, const JobId& job);
 void begin_at(Core& core, const JobRecord& job, Epoch epoch, std::uint64_t offset);
 // Asks how much is stored, once, when that is not known.
 void measure(Core& core, const JobId& job);
+// As long as that could not be found out, again and again: without it nothing of a gang's output is taken.
+void tick(Core& core, const JobRecord& job);
 bool cut_back(const Core& core, const JobId& job);  // begin_at has been done
 
 }  // namespace stillpoint::coordinator::output

@@ -24,6 +24,10 @@ std::optional<JobState> job_state(std::string_view text) {
   return std::nullopt;
 }
 
+bool is_over(JobState state) {
+  return state == JobState::completed || state == JobState::failed || state == JobState::stopped;
+}
+
 std::string_view name(EpochState state) {
   switch (state) {
     case EpochState::attempted: return "attempted";

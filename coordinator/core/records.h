@@ -15,6 +15,7 @@ namespace stillpoint::coordinator {
 enum class JobState { pending, starting, running, checkpointing, restarting, migrating, completed, failed, stopped };
 std::string_view name(JobState state);
 std::optional<JobState> job_state(std::string_view name);
+bool is_over(JobState state);  // completed, failed, stopped
 
 enum class EpochState {
   attempted,  // row written, nothing asked of the hosts yet or under way: not restorable
@@ -40,6 +41,7 @@ struct EpochRecord {
   Epoch epoch;
   JobId job;
   Incarnation incarnation;
+  Epoch restored_from;  // of that incarnation, with state committed: the checkpoint that this one's history came by
   EpochState state = EpochState::attempted;
   WallSeconds time = 0;
   std::string reason;                    // why it was aborted
@@ -55,21 +57,31 @@ struct EpochRecord {
   bool control = false;  // made by the test-only control: no quiescing behind it
 };
 
+// What a restart under way was asked for, beside its epoch (which is restored_from).
+struct RestartTerms {
+  bool epoch_named = false;  // no other checkpoint will do
+  std::vector<HostName> hosts;
+  bool skip_link_check = false;
+  bool operator==(const RestartTerms&) const = default;
+};
+
 struct JobRecord {
   JobId job;
   JobSpec spec;
   std::string manifest;  // as submitted
   std::string spool;     // directory with the input files
   JobState state = JobState::pending;
-  std::string reason;                // for people: why pending, failed, …
-  Incarnation incarnation;           // 0 before the first launch
-  std::uint32_t vni = 0;             // of this incarnation
-  std::vector<Placement> placement;  // of this incarnation
-  Epoch restored_from;               // of this incarnation; 0 = fresh launch
+  std::string reason;                   // for people: why pending, failed, …
+  Incarnation incarnation;              // 0 before the first launch
+  std::uint32_t vni = 0;                // of this incarnation
+  std::vector<Placement> placement;     // of this incarnation
+  Epoch restored_from;                  // of this incarnation; 0 = fresh launch
+  std::optional<RestartTerms> restart;  // with state restarting
   std::uint32_t restarts = 0;
   std::optional<int> exit_code;
-  bool stopping = false;         // the user asked for the end
-  std::optional<Epoch> attempt;  // the epoch under way, if any
+  std::vector<std::string> missing_outputs;  // those not fetched at the end, each with why
+  bool stopping = false;                     // the user asked for the end
+  std::optional<Epoch> attempt;              // the epoch under way, if any
 };
 
 struct HostRecord {

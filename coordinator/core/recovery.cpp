@@ -42,7 +42,10 @@ void repeat_deletes(Core& core) {
   for (auto entry = core.catalog.epochs.rbegin(); entry != core.catalog.epochs.rend(); ++entry) {
     const auto& [number, epoch] = *entry;
     auto& list = gone[epoch.job];
-    if (epoch.state == EpochState::pruned && list.size() < kRepeatedDeletes) list.push_back(number);
+    if (epoch.state != EpochState::pruned && epoch.state != EpochState::aborted) continue;
+    if (list.size() >= kRepeatedDeletes) continue;
+    list.push_back(number);
+    core.effects.push_back(DropOutput{epoch.job, number});
   }
   for (const auto& [job, epochs] : gone) core.delete_images(job, epochs);
 }

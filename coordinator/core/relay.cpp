@@ -68,7 +68,8 @@ void on_background(Core& core, const Request& request, const wire::FromHost& mes
   if (message.has_failure() && must_happen(request.message)) {
     const Error error = host_error(request, message);
     // The gang or the epoch is not there: it need not go any more.
-    const bool gone = error.kind == ErrorKind::not_found || error.kind == ErrorKind::refused;
+    const auto kind = from_wire(message.failure()).kind;
+    const bool gone = kind == ErrorKind::not_found || kind == ErrorKind::refused;
     if (!gone) {
       core.note(Log::Level::warn, request.job, request.host, epoch, "clean-up failed; trying again", error.message());
       return core.retry_later(request);

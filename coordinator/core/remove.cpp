@@ -1,6 +1,8 @@
 // Removal of a job that is over: images first, then its rows and files, so that a crash in between leaks nothing.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "coordinator/core/finish.h"
 
 namespace stillpoint::coordinator::finish {
@@ -30,6 +32,13 @@ void on_remove(Core& core, const RemoveJob& event) {
                                               fmt::format("the job is {}; stop it first: stillpoint stop {}",
                                                           coordinator::name(job->state), event.job.value)));
   if (run.remove) return core.refuse(event.request, refused("rm", event.job.value, "the job is being removed already"));
+  const bool images = std::any_of(core.catalog.epochs.begin(), core.catalog.epochs.end(),
+                                  [&](const auto& entry) { return entry.second.job == event.job; });
+  const bool reachable =
+      std::any_of(core.hosts.begin(), core.hosts.end(), [&](const auto& entry) { return core.usable(entry.first); });
+  if (images && !reachable)
+    return core.refuse(event.request, Error{ErrorKind::transient, "rm", event.job.value,
+                                            "no host is up that could delete its images; try again when one is"});
   std::vector<Epoch> epochs;
   for (auto& [number, epoch] : core.catalog.epochs) {
     if (epoch.job != event.job) continue;
@@ -39,7 +48,7 @@ void on_remove(Core& core, const RemoveJob& event) {
     core.save(epoch);
   }
   if (epochs.empty()) return drop(core, event.job, event.request);
-  run.remove = RemoveRun{event.request};
+  run.remove = RemoveRun{event.request, core.now + kRemoveDeadline};
   core.ask(Owner::remove, HostName{}, event.job, Incarnation{}, {}, [&](wire::ToHost& m) {
     for (auto epoch : epochs) m.mutable_delete_images()->add_epochs(epoch.value);
   });
@@ -53,6 +62,15 @@ void on_removed(Core& core, const Request& request, const wire::FromHost& answer
   Error error = host_error(request, answer);
   core.refuse(client, Error{error.kind, "rm", request.job.value,
                             "its images could not be deleted: " + error.message() + "; try again"});
+}
+
+void expire_removal(Core& core, const JobId& id) {
+  auto& run = core.run(id);
+  if (!run.remove || core.now < run.remove->deadline) return;
+  const RequestId client = run.remove->request;
+  run.remove.reset();
+  core.cancel(id, Owner::remove);
+  core.refuse(client, Error{ErrorKind::deadline, "rm", id.value, "no host has deleted its images in time; try again"});
 }
 
 }  // namespace stillpoint::coordinator::finish

@@ -15,6 +15,9 @@ namespace {
 
 using Phase = RestartRun::Phase;
 
+// The stored output's beginning is copied where the file system cannot share it: what a slow disk does at least.
+constexpr std::uint64_t kCutBytesPerMs = 4'000;
+
 // Hosts say some heartbeats later that the fenced gang's memory is free.
 std::chrono::milliseconds place_wait(const Settings& settings) { return 10 * settings.heartbeat; }
 
@@ -71,7 +74,9 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
   job.vni = core.catalog.next_vni;
   core.catalog.next_vni = core.catalog.next_vni % 0xffffff + 1;
   job.restored_from = run.epoch;
+  job.restart = RestartTerms{!run.fall_back, run.hosts, run.skip_link_check};
   job.exit_code.reset();
+  job.missing_outputs.clear();
   core.save_counters();
   core.set_state(job, JobState::restarting, run.fallen_back);
   auto& runs = core.run(job.job);
@@ -94,7 +99,7 @@ void begin(Core& core, JobRecord& job, RestartRun fresh) {
 
 // An image is damaged or gone. Was no epoch named, the next older checkpoint is taken, with a new incarnation.
 void fall_back(Core& core, JobRecord& job, RestartRun& run, const Error& damage) {
-  const auto older = run.fall_back ? epochs::newest_committed(core, job.job, run.epoch) : std::nullopt;
+  const auto older = run.fall_back ? epochs::newest_committed(core, job, run.epoch) : std::nullopt;
   if (!older) return fail(core, job, damage);
   core.cancel(job.job, Owner::restart);
   const std::string what = fmt::format("checkpoint {} cannot be restored ({}); checkpoint {} is taken instead",
@@ -122,9 +127,10 @@ std::vector<std::string> link_problems(const JobRecord& job, const EpochRecord& 
 }
 
 void truncate(Core& core, JobRecord& job, RestartRun& run) {
-  enter(core, run, Phase::truncate, core.settings.link_deadline);
+  const std::uint64_t offset = core.epoch(run.epoch).output_offset;
+  enter(core, run, Phase::truncate, core.settings.link_deadline + std::chrono::milliseconds(offset / kCutBytesPerMs));
   run.waiting.clear();
-  output::begin_at(core, job, run.epoch, core.epoch(run.epoch).output_offset);
+  output::begin_at(core, job, run.epoch, offset);
   on_output(core, job);
 }
 
@@ -145,6 +151,7 @@ void running(Core& core, JobRecord& job) {
   add_phase(run.phases, name(run.phase), ms_between(run.since, core.now));
   runs.next_checkpoint = core.now + std::chrono::seconds(job.spec.interval_seconds.value_or(0));
   job.restarts += 1;
+  job.restart.reset();
   core.set_state(job, JobState::running, run.fallen_back);
   core.note(Log::Level::info, job.job, {}, run.epoch, "restarted",
             fmt::format("incarnation {}", job.incarnation.value));
@@ -237,6 +244,12 @@ void on_request(Core& core, const RestartJob& event) {
 void begin_again(Core& core, JobRecord& job) {
   RestartRun run;
   run.epoch = job.restored_from;
+  run.fallen_back = job.reason;
+  if (job.restart) {
+    run.fall_back = !job.restart->epoch_named;
+    run.hosts = job.restart->hosts;
+    run.skip_link_check = job.restart->skip_link_check;
+  }
   begin(core, job, std::move(run));
 }
 
@@ -247,9 +260,8 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
     if (!fence::answered(core, request, answer)) return;
   } else if (answer.has_failure() || !take(core, job, run, request, answer)) {
     const Error error = host_error(request, answer);
-    const bool image =
-        run.phase == Phase::restore && (error.kind == ErrorKind::damaged || error.kind == ErrorKind::not_found);
-    if (!image) return fail(core, job, error);
+    // Only of an image that was looked at: what a host lacks is no reason to go back to an older checkpoint.
+    if (run.phase != Phase::restore || error.kind != ErrorKind::damaged) return fail(core, job, error);
     run.damage = error;  // the other hosts' answers are awaited: the fence wants nothing half-way
   }
   run.waiting.erase(request.host);
@@ -274,6 +286,8 @@ void cancel(Core& core, JobRecord& job, const Error& error) {
   core.cancel(job.job, Owner::restart);
   const RestartRun run = std::move(*slot);
   slot.reset();
+  job.restart.reset();
+  core.save(job);
   core.note(Log::Level::error, job.job, {}, run.epoch, "restart failed", error.message());
   core.destroy_gang(job.job, job.incarnation, core.gang_hosts(job));
   if (run.request) {

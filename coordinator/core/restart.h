@@ -24,7 +24,8 @@ void on_request(Core& core, const RestartJob& event);
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
 void on_output(Core& core, JobRecord& job);  // the output may be cut back now
 void on_output_failed(Core& core, JobRecord& job, const Error& error);
-// After a start of the coordinator: begins again with a newer incarnation, from the same epoch.
+// After a start of the coordinator: begins again with a newer incarnation, from the same epoch and
+// on the terms that the record kept.
 void begin_again(Core& core, JobRecord& job);
 // Ends the try: whoever asked is told, the gang is destroyed, the job failed. Nothing when no restart is under way.
 void fail(Core& core, JobRecord& job, const Error& error);

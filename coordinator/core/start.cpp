@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "common/names.h"
 #include "coordinator/core/fence.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/rooms.h"
@@ -17,7 +18,7 @@ constexpr unsigned kStartTries = 3;
 std::vector<std::string> spec_problems(const JobSpec& spec) {
   std::vector<std::string> problems;
   if (spec.name.empty()) problems.push_back("the job has no name");
-  if (spec.guests == 0 || spec.guests > 60'000) problems.push_back(fmt::format("{} guests", spec.guests));
+  if (spec.guests == 0 || spec.guests > kMostGuests) problems.push_back(fmt::format("{} guests", spec.guests));
   if (spec.vcpus == 0) problems.push_back("a guest needs at least one vcpu");
   if (spec.memory_bytes == 0) problems.push_back("a guest needs memory");
   if (spec.ranks_per_guest.size() != spec.guests)
@@ -26,10 +27,6 @@ std::vector<std::string> spec_problems(const JobSpec& spec) {
   if (std::count(spec.ranks_per_guest.begin(), spec.ranks_per_guest.end(), 0u) != 0)
     problems.push_back("a guest without a rank");
   if (spec.command.empty()) problems.push_back("no command");
-  for (const auto* files : {&spec.files, &spec.outputs})
-    for (const auto& file : *files)
-      if (file.empty() || file.find("..") != std::string::npos || file.front() == '/')
-        problems.push_back(fmt::format("file name \"{}\" does not stay in the workdir", file));
   return problems;
 }
 
@@ -50,11 +47,6 @@ std::optional<Error> refusal(const Core& core, const JobSpec& spec) {
                    fmt::format("a guest asks for {} MiB of memory, but no host has more than {} MiB",
                                spec.memory_bytes >> 20, largest >> 20));
   return std::nullopt;
-}
-
-void enter(Core& core, StartRun& start, StartRun::Phase phase) {
-  start.phase = phase;
-  start.since = core.now;
 }
 
 // Room is looked for when nothing of an earlier try is left.
@@ -84,7 +76,7 @@ void boot(Core& core, JobRecord& job) {
   run.ranks.clear();
   output::begin_at(core, job, Epoch{}, 0);
   run.start.emplace();
-  enter(core, *run.start, StartRun::Phase::boot);
+  run.start->phase = StartRun::Phase::boot;
   run.start->deadline = core.now + core.settings.start_deadline;
   core.ask_gang(Owner::start, job, {}, run.start->waiting, [&](wire::ToHost& m, const HostName& host) {
     auto& body = *m.mutable_start_guests();
@@ -96,7 +88,9 @@ void boot(Core& core, JobRecord& job) {
 }
 
 void launch(Core& core, JobRecord& job, StartRun& start) {
-  enter(core, start, StartRun::Phase::launch);
+  start.ready = true;
+  if (!output::cut_back(core, job.job)) return;  // on_output goes on
+  start.phase = StartRun::Phase::launch;
   const auto& host = core.host_of(job, 0);
   start.waiting = {host};
   core.ask(Owner::start, host, job.job, job.incarnation, {}, [&](wire::ToHost& m) {
@@ -124,7 +118,7 @@ void running(Core& core, JobRecord& job) {
 void all_answered(Core& core, JobRecord& job, StartRun& start) {
   switch (start.phase) {
     case StartRun::Phase::fence: return boot(core, job);
-    case StartRun::Phase::boot: enter(core, start, StartRun::Phase::files); return next_piece(core, job, start);
+    case StartRun::Phase::boot: start.phase = StartRun::Phase::files; return next_piece(core, job, start);
     case StartRun::Phase::files:
       if (start.last) {
         start.file += 1;
@@ -170,7 +164,7 @@ void try_pending(Core& core) {
       continue;
     }
     auto& start = core.run(id).start.emplace();
-    enter(core, start, StartRun::Phase::fence);
+    start.phase = StartRun::Phase::fence;
     start.deadline = core.now + core.settings.start_deadline;
     fence::begin(core, job, job.incarnation, Owner::start, start.waiting);
     if (start.waiting.empty()) boot(core, job);
@@ -209,6 +203,16 @@ void on_spool(Core& core, SpoolRead event) {
   });
 }
 
+void on_output(Core& core, JobRecord& job) {
+  auto& start = core.run(job.job).start;
+  if (start && start->phase == StartRun::Phase::files && start->ready) launch(core, job, *start);
+}
+
+void on_output_failed(Core& core, JobRecord& job, const Error& error) {
+  const auto& start = core.run(job.job).start;
+  if (start && start->phase != StartRun::Phase::fence) fail(core, job, error);
+}
+
 void fail(Core& core, JobRecord& job, const Error& error) {
   auto& run = core.run(job.job);
   core.cancel(job.job, Owner::start);
@@ -231,7 +235,9 @@ void tick(Core& core, JobRecord& job) {
   fail(core, job,
        Error{fencing ? ErrorKind::transient : ErrorKind::deadline, std::string(name(run.start->phase)), job.job.value,
              fmt::format("not done within {} ms; waiting for {}", core.settings.start_deadline.count(),
-                         run.start->waiting.empty() ? "the spool" : joined(run.start->waiting))});
+                         !run.start->waiting.empty() ? joined(run.start->waiting)
+                         : run.start->ready          ? "the stored output"
+                                                     : "the spool")});
 }
 
 std::string_view name(StartRun::Phase phase) {

@@ -16,6 +16,8 @@ void on_submit(Core& core, SubmitJob event);
 void try_pending(Core& core);
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
 void on_spool(Core& core, SpoolRead event);
+void on_output(Core& core, JobRecord& job);  // the output may be cut back now
+void on_output_failed(Core& core, JobRecord& job, const Error& error);
 // Ends the try: the gang is destroyed, and the job queued again or failed.
 void fail(Core& core, JobRecord& job, const Error& error);
 void tick(Core& core, JobRecord& job);

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "coordinator/catalog/spec_json.h"
+#include "common/names.h"
 
 namespace stillpoint::coordinator {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "common/file.h"
 #include "common/log.h"
-#include "coordinator/catalog/spec_json.h"
+#include "common/names.h"
 #include "coordinator/files/below.h"
 
 namespace stillpoint::coordinator {
@@ -29,6 +29,30 @@ std::size_t weight(const JobFiles::Work& work) {
 
 std::string kept_name(Epoch epoch) { return fmt::format("output.e{}", epoch.value); }
 
+// The kernel copies, and where the file system can, the two files share what they have in common: no byte is moved.
+Status copy_beginning(int from, int to, std::uint64_t length, const std::string& object) {
+  std::uint64_t at = 0;
+  while (at < length) {
+    auto read = static_cast<off64_t>(at), write = read;
+    const ssize_t n = ::copy_file_range(from, &read, to, &write,
+                                        static_cast<std::size_t>(std::min<std::uint64_t>(length - at, 1u << 30)), 0);
+    if (n > 0) {
+      at += static_cast<std::uint64_t>(n);
+      continue;
+    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno != EXDEV && errno != ENOSYS && errno != EINVAL && errno != EOPNOTSUPP)
+      return errno_error("copying", object, errno);
+    // Not here: through our own memory.
+    auto part = read_at(from, at, static_cast<std::size_t>(std::min<std::uint64_t>(length - at, 1u << 20)), object);
+    if (!part) return part.error();
+    if (part->empty()) return Error{ErrorKind::damaged, "copying", object, fmt::format("it ends at {}", at)};
+    if (auto written = write_at(to, *part, at, object); !written) return written;
+    at += part->size();
+  }
+  return {};
+}
+
 bool safe_job(const JobId& job) { return safe_relative_name(job.value) && job.value.find('/') == std::string::npos; }
 
 }  // namespace
@@ -37,7 +61,15 @@ Status JobFiles::open(const std::set<JobId>& jobs) {
   if (auto made = make_private_directory(root_); !made) return made;
   std::error_code failed;
   for (const auto& entry : fs::directory_iterator(root_, failed)) {
-    if (jobs.contains(JobId{entry.path().filename().string()})) continue;
+    const JobId job{entry.path().filename().string()};
+    if (jobs.contains(job)) {
+      auto file = open_below(entry.path(), "output", O_RDONLY);
+      auto length = file ? size_of(file->get(), "output of " + job.value) : Result<std::uint64_t>(file.error());
+      if (length) set_length(job, *length);
+      else if (length.error().kind != ErrorKind::not_found)  // else nothing was printed yet
+        log_error("output of a job not readable", {{"job", job.value}, {"cause", length.error().message()}});
+      continue;
+    }
     log_info("left-over files of a removed job removed", {{"job", entry.path().filename().string()}});
     fs::remove_all(entry.path(), failed);
     if (failed) return errno_error("removal", entry.path().string(), failed.value());
@@ -101,6 +133,11 @@ void JobFiles::carry_out(Work& work) {
     if (auto done = keep(*kept); !done)
       log_error("output of an epoch not kept",
                 {{"job", kept->job.value}, {"epoch", kept->epoch.value}, {"cause", done.error().message()}});
+  } else if (auto* unkept = std::get_if<DropOutput>(&work)) {
+    const fs::path kept_file = directory(unkept->job) / kept_name(unkept->epoch);
+    if (safe_job(unkept->job) && ::unlink(kept_file.c_str()) != 0 && errno != ENOENT && errno != ENOTDIR)
+      log_warn("output of an epoch not removed",
+               {{"job", unkept->job.value}, {"file", kept_file.string()}, {"errno", errno}});
   } else if (auto* cut = std::get_if<TruncateOutput>(&work)) {
     auto length = truncate(*cut);
     if (length) tell_(OutputDurable{cut->job, *length, true});
@@ -112,9 +149,16 @@ void JobFiles::carry_out(Work& work) {
   } else if (auto* read = std::get_if<ReadSpool>(&work)) {
     tell_(read_spool(*read));
   } else if (auto* piece = std::get_if<StoreOutputPiece>(&work)) {
-    if (auto stored = store(*piece); !stored)
+    auto stored = store(*piece);
+    if (!stored) {
       log_error("output file not stored",
                 {{"job", piece->job.value}, {"file", piece->file}, {"cause", stored.error().message()}});
+      drop_pieces(piece->job, piece->file);
+    }
+    tell_(OutputPieceStored{piece->job, piece->file, piece->offset,
+                            stored ? std::nullopt : std::optional(stored.error())});
+  } else if (auto* pieces = std::get_if<DropOutputPieces>(&work)) {
+    drop_pieces(pieces->job, pieces->file);
   } else if (auto* dropped = std::get_if<DropJobFiles>(&work)) {
     drop(*dropped);
   } else {
@@ -137,11 +181,11 @@ Result<JobFiles::Appended*> JobFiles::output_of(const JobId& job) {
       if (auto synced = sync_directory(made); !synced) return synced.error();
   auto length = size_of(file->get(), "output of " + job.value);
   if (!length) return length.error();
-  std::lock_guard lock(readable_);
-  if (!durable_.contains(job)) {
+  if (!synced_.contains(job)) {
     // What an earlier run of the coordinator wrote last may be in the page cache only.
     if (::fdatasync(file->get()) != 0) return errno_error("fdatasync", "output of " + job.value, errno);
-    durable_[job] = *length;
+    synced_.insert(job);
+    set_length(job, *length);
   }
   return &(appended_[job] = Appended{std::move(*file), *length});
 }
@@ -171,17 +215,13 @@ void JobFiles::sync_appended() {
   for (auto& [job, output] : appended_) {
     if (::fdatasync(output.file.get()) != 0) {
       const Error error = errno_error("fdatasync", "output of " + job.value, errno);
-      std::lock_guard lock(readable_);
       // The kernel may have thrown the written pages away: they must be written again, not taken as there.
-      if (::ftruncate(output.file.get(), static_cast<off_t>(durable_[job])) != 0)
+      if (::ftruncate(output.file.get(), static_cast<off_t>(length_of(job))) != 0)
         log_error("output not cut back", {{"job", job.value}, {"errno", errno}});
       tell_(OutputFailed{job, error});
       continue;
     }
-    {
-      std::lock_guard lock(readable_);
-      durable_[job] = output.length;
-    }
+    set_length(job, output.length);
     tell_(OutputDurable{job, output.length});
   }
   appended_.clear();
@@ -212,42 +252,44 @@ Result<std::uint64_t> JobFiles::truncate(const TruncateOutput& work) {
   ::unlink(next.c_str());
   auto file = open_below(directory(work.job), "output.next", O_RDWR | O_CREAT | O_EXCL);
   if (!file) return file.error();
-  for (std::uint64_t at = 0; at < length;) {
-    auto part =
-        read_at(source->get(), at, static_cast<std::size_t>(std::min<std::uint64_t>(length - at, 1u << 20)), object);
-    if (!part) return part.error();
-    if (auto written = write_at(file->get(), *part, at, object); !written) return written.error();
-    at += part->size();
-  }
+  if (auto copied = copy_beginning(source->get(), file->get(), length, object); !copied) return copied.error();
   if (::fsync(file->get()) != 0) return errno_error("fsync", object, errno);
-  std::lock_guard lock(readable_);
-  if (::rename(next.c_str(), (directory(work.job) / "output").c_str()) != 0)
-    return errno_error("rename", object, errno);
+  {
+    std::lock_guard lock(readable_);
+    if (::rename(next.c_str(), (directory(work.job) / "output").c_str()) != 0)
+      return errno_error("rename", object, errno);
+    set_length(work.job, length);
+  }
   if (auto synced = sync_directory(directory(work.job)); !synced) return synced.error();
-  durable_[work.job] = length;
   return length;
 }
 
-Result<std::uint64_t> JobFiles::output_length(const JobId& job) {
-  auto part = read_output(job, 0, 0);
-  if (!part) return part.error();
-  return part->length;
+void JobFiles::set_length(const JobId& job, std::uint64_t length) {
+  std::lock_guard lock(lengths_mutex_);
+  lengths_[job] = length;
+}
+
+std::uint64_t JobFiles::length_of(const JobId& job) const {
+  std::lock_guard lock(lengths_mutex_);
+  const auto known = lengths_.find(job);
+  return known == lengths_.end() ? 0 : known->second;
 }
 
 Result<JobFiles::Part> JobFiles::read_output(const JobId& job, std::uint64_t offset, std::size_t most) {
   if (!safe_job(job)) return Error{ErrorKind::not_found, "reading", job.value, "no such job"};
-  std::lock_guard lock(readable_);
   Part part;
-  auto file = open_below(directory(job), "output", O_RDONLY);
-  if (!file && file.error().kind == ErrorKind::not_found) return part;  // nothing was printed yet
-  if (!file) return file.error();
-  // Not known: nothing was done to it since the coordinator started.
-  if (const auto known = durable_.find(job); known != durable_.end()) part.length = known->second;
-  else if (auto size = size_of(file->get(), "output of " + job.value)) part.length = *size;
-  else return size.error();
+  Fd file;
+  {
+    std::lock_guard lock(readable_);  // the file and the length are of the same stream
+    auto opened = open_below(directory(job), "output", O_RDONLY);
+    if (!opened && opened.error().kind == ErrorKind::not_found) return part;  // nothing was printed yet
+    if (!opened) return opened.error();
+    file = std::move(*opened);
+    part.length = length_of(job);
+  }
   if (offset >= part.length) return part;
   const auto length = static_cast<std::size_t>(std::min<std::uint64_t>(most, part.length - offset));
-  auto data = read_at(file->get(), offset, length, "output of " + job.value);
+  auto data = read_at(file.get(), offset, length, "output of " + job.value);
   if (!data) return data.error();
   part.data = std::move(*data);
   return part;
@@ -283,11 +325,13 @@ Status JobFiles::store(const StoreOutputPiece& work) {
   auto file =
       open_below(partial, work.file, O_WRONLY | O_CREAT | (work.offset == 0 ? O_TRUNC : 0), 0600, Missing::make);
   if (!file) return file.error();
+  auto size = size_of(file->get(), work.file);
+  if (!size) return size.error();
+  if (*size != work.offset)
+    return Error{ErrorKind::refused, "storing of a file", work.file,
+                 fmt::format("a piece at {} does not follow the {} bytes that are there", work.offset, *size)};
   if (auto written = write_at(file->get(), work.data, work.offset, work.file); !written) return written;
   if (!work.last) return {};
-  // A piece that was sent twice must not leave an older, longer tail.
-  if (::ftruncate(file->get(), static_cast<off_t>(work.offset + work.data.size())) != 0)
-    return errno_error("truncation", work.file, errno);
   if (::fsync(file->get()) != 0) return errno_error("fsync", work.file, errno);
   auto from = place_below(partial, work.file, Missing::error);
   if (!from) return from.error();
@@ -297,6 +341,13 @@ Status JobFiles::store(const StoreOutputPiece& work) {
     return errno_error("rename", work.file, errno);
   if (::fsync(to->directory.get()) != 0) return errno_error("fsync", work.file, errno);
   return {};
+}
+
+void JobFiles::drop_pieces(const JobId& job, const std::string& file) {
+  if (!safe_job(job)) return;
+  const auto place = place_below(directory(job) / "partial", file, Missing::error);
+  if (place && ::unlinkat(place->directory.get(), place->leaf.c_str(), 0) != 0 && errno != ENOENT)
+    log_warn("part of an output not removed", {{"job", job.value}, {"file", file}, {"errno", errno}});
 }
 
 Result<std::vector<JobFiles::OutputFile>> JobFiles::outputs(const JobId& job) const {
@@ -322,10 +373,17 @@ void JobFiles::drop(const DropJobFiles& work) {
   if (auto removed = spools_.remove(work.spool); !removed)
     log_warn("spool not removed", {{"job", work.job.value}, {"cause", removed.error().message()}});
   if (!safe_job(work.job)) return;
-  std::lock_guard lock(readable_);
-  durable_.erase(work.job);
+  const fs::path gone = root_ / (".gone-" + work.job.value);  // open() removes it when this is cut short
+  {
+    std::lock_guard lock(readable_);
+    if (::rename(directory(work.job).c_str(), gone.c_str()) != 0 && errno != ENOENT)
+      log_warn("files of a job not put away", {{"job", work.job.value}, {"errno", errno}});
+    std::lock_guard lengths(lengths_mutex_);
+    lengths_.erase(work.job);
+  }
+  synced_.erase(work.job);
   std::error_code failed;
-  fs::remove_all(directory(work.job), failed);
+  fs::remove_all(gone, failed);
   if (failed) log_warn("files of a job not removed", {{"job", work.job.value}, {"cause", failed.message()}});
 }
 

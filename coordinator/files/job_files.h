@@ -3,6 +3,7 @@
 // share one fdatasync. Answers are events.
 //
 //   ROOT/JOB/output            bytes since the first launch; cut back at a restart
+//   ROOT/JOB/output.eN         the stream that epoch N belongs to, for a restart from it
 //   ROOT/JOB/outputs/NAME      whole output files
 //   ROOT/JOB/partial/NAME      output files on their way in
 #pragma once
@@ -24,8 +25,8 @@ namespace stillpoint::coordinator {
 
 class JobFiles {
  public:
-  using Work = std::variant<AppendOutput, KeepOutput, TruncateOutput, MeasureOutput, ReadSpool, StoreOutputPiece,
-                            DropJobFiles, std::function<void()>>;
+  using Work = std::variant<AppendOutput, KeepOutput, DropOutput, TruncateOutput, MeasureOutput, ReadSpool,
+                            StoreOutputPiece, DropOutputPieces, DropJobFiles, std::function<void()>>;
   using Tell = std::function<void(Event)>;  // called on the worker
 
   JobFiles(std::filesystem::path root, Spools& spools, std::size_t queue_bytes = 64u << 20)
@@ -48,8 +49,8 @@ class JobFiles {
     std::uint64_t length = 0;  // of all the output that is on disk
     std::string data;          // from the offset asked for; empty when that is not below length
   };
-  // Quick enough for a thread that should not block long.
-  Result<std::uint64_t> output_length(const JobId& job);
+  // Of all the output that is on disk; never waits for the disk.
+  std::uint64_t output_length(const JobId& job) const { return length_of(job); }
   Result<Part> read_output(const JobId& job, std::uint64_t offset, std::size_t most);
 
   struct OutputFile {
@@ -75,8 +76,11 @@ class JobFiles {
   Result<std::uint64_t> truncate(const TruncateOutput& work);
   SpoolRead read_spool(const ReadSpool& work) const;
   Status store(const StoreOutputPiece& work);
+  void drop_pieces(const JobId& job, const std::string& file);
   void drop(const DropJobFiles& work);
 
+  void set_length(const JobId& job, std::uint64_t length);
+  std::uint64_t length_of(const JobId& job) const;
   std::filesystem::path directory(const JobId& job) const { return root_ / job.value; }
 
   const std::filesystem::path root_;
@@ -90,10 +94,13 @@ class JobFiles {
   std::size_t queued_ = 0;  // bytes
   bool stopping_ = false;
 
-  std::mutex readable_;  // guards durable_, and holds readers off while an output is cut back
-  std::map<JobId, std::uint64_t> durable_;
+  // Holds readers off while a job's files are put in place or away: a rename or an open, never more of the disk.
+  std::mutex readable_;
+  mutable std::mutex lengths_mutex_;        // guards lengths_ and nothing that takes time; taken after readable_
+  std::map<JobId, std::uint64_t> lengths_;  // of what is on disk
 
   // The worker's own.
+  std::set<JobId> synced_;              // whose output was made sure of by this process
   std::map<JobId, Appended> appended_;  // written, not yet synced
   std::thread worker_;
 };

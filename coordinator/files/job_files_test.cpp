@@ -130,13 +130,40 @@ TEST_CASE("an epoch keeps the output of its history, whatever a restart made of 
   CHECK(f.output() == "012345678");
 }
 
+TEST_CASE("what an epoch kept is dropped with it, and the stream itself stays") {
+  Fixture f;
+  f.append(0, "0123");
+  f.files->push(KeepOutput{JobId{"j1"}, Epoch{1}});
+  f.files->push(KeepOutput{JobId{"j1"}, Epoch{2}});
+  f.files->push(DropOutput{JobId{"j1"}, Epoch{1}});
+  f.files->push(DropOutput{JobId{"j1"}, Epoch{1}});
+  f.files->push(DropOutput{JobId{"j9"}, Epoch{1}});
+  f.settle();
+  CHECK_FALSE(fs::exists(f.directory / "jobs" / "j1" / "output.e1"));
+  CHECK(fs::exists(f.directory / "jobs" / "j1" / "output.e2"));
+  CHECK(f.output() == "0123");
+}
+
+TEST_CASE("a long output is cut back whole") {
+  Fixture f;
+  std::string text;
+  while (text.size() < 5u << 20) text += "line " + std::to_string(text.size()) + "\n";
+  f.append(0, text);
+  f.files->push(KeepOutput{JobId{"j1"}, Epoch{1}});
+  f.files->push(TruncateOutput{JobId{"j1"}, text.size() - 7, Epoch{1}});
+  f.settle();
+  auto part = f.files->read_output(JobId{"j1"}, 0, text.size());
+  REQUIRE(part.has_value());
+  CHECK(part->length == text.size() - 7);
+  CHECK(part->data == text.substr(0, text.size() - 7));
+}
+
 TEST_CASE("what is stored is measured after a new start") {
   Fixture f;
   f.append(0, "0123456789");
   f.begin();
-  auto length = f.files->output_length(JobId{"j1"});
-  REQUIRE(length.has_value());
-  CHECK(*length == 10);
+  CHECK(f.files->output_length(JobId{"j1"}) == 10);
+  CHECK(f.files->output_length(JobId{"j2"}) == 0);
   f.files->push(MeasureOutput{JobId{"j1"}});
   f.settle();
   CHECK(f.last<OutputDurable>().offset == 10);
@@ -187,6 +214,34 @@ TEST_CASE("output files arrive whole under their names") {
   CHECK(f.files->open_output(job, "out/a.txt").has_value());
   CHECK(f.files->open_output(job, "out").has_error());
   CHECK(f.files->open_output(job, "../output").has_error());
+}
+
+TEST_CASE("a piece that does not follow the one before is refused, and the file dropped") {
+  Fixture f;
+  const JobId job{"j1"};
+  f.files->push(StoreOutputPiece{job, "a", 0, "first ", false});
+  f.settle();
+  CHECK(f.last<OutputPieceStored>().file == "a");
+  CHECK_FALSE(f.last<OutputPieceStored>().error.has_value());
+  f.files->push(StoreOutputPiece{job, "a", 9, "third", true});
+  f.settle();
+  CHECK(f.last<OutputPieceStored>().offset == 9);
+  REQUIRE(f.last<OutputPieceStored>().error.has_value());
+  CHECK(f.last<OutputPieceStored>().error->kind == ErrorKind::refused);
+  CHECK(fs::is_empty(f.directory / "jobs" / "j1" / "partial"));
+  f.files->push(StoreOutputPiece{job, "a", 6, "second", true});
+  f.settle();
+  CHECK(f.last<OutputPieceStored>().error.has_value());
+  CHECK(f.files->outputs(job)->empty());
+}
+
+TEST_CASE("pieces of a file that will not become whole are dropped") {
+  Fixture f;
+  f.files->push(StoreOutputPiece{JobId{"j1"}, "dir/a", 0, "first ", false});
+  f.files->push(DropOutputPieces{JobId{"j1"}, "dir/a"});
+  f.files->push(DropOutputPieces{JobId{"j1"}, "none/of/it"});
+  f.settle();
+  CHECK(fs::is_empty(f.directory / "jobs" / "j1" / "partial" / "dir"));
 }
 
 TEST_CASE("names from hosts stay below the job's directory") {
@@ -240,4 +295,12 @@ TEST_CASE("a removed job leaves no file") {
   f.settle();
   CHECK(fs::is_empty(f.directory / "jobs"));
   CHECK(fs::is_empty(f.directory / "spool"));
+  CHECK(f.files->output_length(JobId{"j1"}) == 0);
+}
+
+TEST_CASE("a removal that was cut short is ended at the next start") {
+  Fixture f;
+  fs::create_directories(f.directory / "jobs" / ".gone-j7" / "outputs");
+  f.begin();
+  CHECK(fs::is_empty(f.directory / "jobs"));
 }

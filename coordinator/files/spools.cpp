@@ -1,7 +1,6 @@
 #include "coordinator/files/spools.h"
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 
 #include "common/file.h"
 #include "common/log.h"
+#include "common/random_id.h"
 #include "coordinator/files/below.h"
 
 namespace stillpoint::coordinator {
@@ -20,17 +20,6 @@ namespace fs = std::filesystem;
 Error no_spool(const std::string& id) {
   return Error{ErrorKind::not_found, "look-up", "spool " + id.substr(0, 40),
                "there is none; it may have been left unused too long"};
-}
-
-Result<std::string> random_id() {
-  unsigned char bytes[16];
-  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return errno_error("creation", "spool", errno);
-  std::string id;
-  for (unsigned char b : bytes) {
-    id += "0123456789abcdef"[b >> 4];
-    id += "0123456789abcdef"[b & 15];
-  }
-  return id;
 }
 
 Status remove_tree(const fs::path& path) {
@@ -99,24 +88,33 @@ Status Spools::open(const std::set<std::string>& owned) {
   return {};
 }
 
-// Under the mutex. Frees the slots of spools that their makers have abandoned.
-void Spools::make_room(std::chrono::steady_clock::time_point now) {
-  std::erase_if(spools_, [&](const auto& item) {
-    const auto& [id, spool] = item;
-    if (spool.claimed || spool.uploads > 0 || now - spool.touched < limits_.abandoned) return false;
-    if (auto removed = remove_tree(directory(id)); !removed)
-      log_warn("abandoned spool not removed", {{"spool", id}, {"cause", removed.error().message()}});
-    return true;
-  });
+// Under the mutex. The spools that go: those that their makers have abandoned, and when there are still too many, the
+// one that was left alone for longest. Nothing is uploaded to any of them.
+std::vector<std::string> Spools::make_room(std::chrono::steady_clock::time_point now) {
+  std::vector<std::string> out;
+  const auto idle = [](const Spool& spool) { return !spool.claimed && spool.uploads == 0; };
+  for (const auto& [id, spool] : spools_)
+    if (idle(spool) && now - spool.touched >= limits_.abandoned) out.push_back(id);
+  const auto unclaimed = static_cast<std::size_t>(
+      std::count_if(spools_.begin(), spools_.end(), [](const auto& s) { return !s.second.claimed; }));
+  if (out.empty() && unclaimed >= limits_.unclaimed) {
+    const auto oldest = std::min_element(spools_.begin(), spools_.end(), [&](const auto& a, const auto& b) {
+      return std::pair(!idle(a.second), a.second.touched) < std::pair(!idle(b.second), b.second.touched);
+    });
+    if (oldest != spools_.end() && idle(oldest->second)) out.push_back(oldest->first);
+  }
+  for (const auto& id : out) spools_.erase(id);
+  return out;
 }
 
 Result<std::string> Spools::create() {
   auto id = random_id();
   if (!id) return id.error();
   const auto now = std::chrono::steady_clock::now();
+  std::vector<std::string> out;
   {
     std::lock_guard lock(mutex_);
-    make_room(now);
+    out = make_room(now);
     const auto unclaimed =
         std::count_if(spools_.begin(), spools_.end(), [](const auto& s) { return !s.second.claimed; });
     if (static_cast<std::size_t>(unclaimed) >= limits_.unclaimed)
@@ -124,6 +122,9 @@ Result<std::string> Spools::create() {
                    "too many uploads without a submit are waiting; try again later"};
     spools_[*id].touched = now;
   }
+  for (const auto& gone : out)
+    if (auto removed = remove_tree(directory(gone)); !removed)
+      log_warn("abandoned spool not removed", {{"spool", gone}, {"cause", removed.error().message()}});
   for (const auto& path : {directory(*id), directory(*id) / "files", directory(*id) / "partial"})
     if (auto made = make_private_directory(path); !made) {
       static_cast<void>(remove(*id));

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <vector>
 
 #include "common/fd.h"
 #include "coordinator/core/records.h"
@@ -75,7 +76,7 @@ class Spools {
   std::filesystem::path directory(const std::string& id) const { return root_ / id; }
   Status charge(const std::string& id, std::uint64_t bytes);
   void ended(const std::string& id);
-  void make_room(std::chrono::steady_clock::time_point now);
+  std::vector<std::string> make_room(std::chrono::steady_clock::time_point now);
 
   const std::filesystem::path root_;
   const SpoolLimits limits_;

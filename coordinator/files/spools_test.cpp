@@ -61,13 +61,24 @@ TEST_CASE("spools that no job has taken are bounded; abandoned ones make room") 
   SUBCASE("bounded") {
     Spools spools(root.path / "spool", limits);
     REQUIRE(spools.open({}).has_value());
-    const auto first = made(spools);
-    made(spools);
-    auto third = spools.create();
-    REQUIRE(third.has_error());
-    CHECK(third.error().kind == ErrorKind::transient);
+    const auto first = made(spools), second = made(spools);
+    {
+      auto a = spools.begin(first, "a"), b = spools.begin(second, "b");
+      REQUIRE(a.has_value());
+      REQUIRE(b.has_value());
+      auto third = spools.create();
+      REQUIRE(third.has_error());
+      CHECK(third.error().kind == ErrorKind::transient);
+    }
+    REQUIRE(put(spools, first, "a", "x").has_value());
+    const auto third = made(spools);  // in the place of the one that was left alone for longest
+    CHECK_FALSE(fs::exists(root.path / "spool" / second));
+    CHECK(fs::exists(root.path / "spool" / first / "files" / "a"));
     REQUIRE(spools.claim(first, {}).has_value());
-    made(spools);
+    const auto fourth = made(spools);
+    CHECK(fs::exists(root.path / "spool" / third));
+    CHECK(fs::exists(root.path / "spool" / fourth));
+    CHECK(fs::exists(root.path / "spool" / first));  // a job's
   }
   SUBCASE("abandoned") {
     limits.abandoned = std::chrono::minutes(0);

@@ -136,6 +136,12 @@ class DirectoryStore final : public ImageStore {
   }
 
  private:
+  // Not so when the shared file system is not mounted: then nothing is known of any image.
+  bool holds_anything() const {
+    std::error_code failed;
+    const fs::directory_iterator first(directory_, failed);
+    return !failed && first != fs::directory_iterator();
+  }
   // Another host's remove() may take an empty directory away while this one is about to write into it.
   static bool vanished(const Error& error, int attempt) { return error.kind == ErrorKind::not_found && attempt < 8; }
   std::string temporary_suffix() const { return "." + host_.value + ".tmp"; }
@@ -178,8 +184,12 @@ Result<std::unique_ptr<ImageReader>> DirectoryStore::open(const wire::ImageFile&
   if (!path) return path.error();
   Fd fd(::open(path->c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) {
-    if (errno == ENOENT) return Error{ErrorKind::damaged, "open image", path->string(), "it is gone"};
-    return errno_error("open image", path->string(), errno);
+    const int code = errno;
+    if (code == ENOENT && !holds_anything())
+      return Error{ErrorKind::transient, "open image", path->string(),
+                   "the image directory is not there, or empty; is it mounted here?"};
+    if (code == ENOENT) return Error{ErrorKind::damaged, "open image", path->string(), "it is gone"};
+    return errno_error("open image", path->string(), code);
   }
   Sha256 digest;
   std::uint64_t size = 0;

@@ -143,6 +143,20 @@ TEST_CASE("a torn, a longer and a missing image are damaged") {
   CHECK(store->open(file).error().kind == ErrorKind::damaged);
 }
 
+TEST_CASE("without the shared directory nothing is known of an image: it is not damaged") {
+  Place place;
+  const auto root = place.path / "images";
+  auto store = open_store(root);
+  const auto file = put(*store, noise(10'000));
+  fs::rename(root, place.path / "away");
+  CHECK(store->open(file).error().kind == ErrorKind::transient);
+  fs::create_directory(root);  // a mount point without its mount
+  CHECK(store->open(file).error().kind == ErrorKind::transient);
+  fs::remove(root);
+  fs::rename(place.path / "away", root);
+  CHECK(get(*store, file).has_value());
+}
+
 TEST_CASE("an image that is damaged between the check and the reading is noticed at its end") {
   Place place;
   auto store = open_store(place.path / "images");

@@ -151,7 +151,7 @@ void FakeHost::make(const wire::ToHost& ask) {
   if (ask.has_restore())
     for (const auto& image : ask.restore().images()) {
       if (!store_.images.contains(image.memory().path()))
-        return refuse(ask, ErrorKind::not_found, image.memory().path() + " is not there");
+        return refuse(ask, ErrorKind::damaged, image.memory().path() + " is gone");
       if (store_.damaged.contains(image.memory().path()))
         return refuse(ask, ErrorKind::damaged, image.memory().path() + " does not match");
     }

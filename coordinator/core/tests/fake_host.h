@@ -72,6 +72,9 @@ struct Script {
   std::string hold_packet;   // not empty: the taps see it during the next hold
   milliseconds upload{0};
   std::set<std::string> missing_outputs;
+  std::function<std::optional<Error>(const StoreOutputPiece&)> store_failure;  // of the coordinator's own disk
+  std::function<std::optional<Error>(const TruncateOutput&)> cut_failure;
+  int measure_failures = 0;     // so many times
   std::uint64_t last_step = 0;  // the program ends then; 0 = never
   int exit_code = 0;
 };

@@ -1,6 +1,8 @@
 // Submission, start, the program's end, stop, removal, output; one behaviour each.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "coordinator/core/tests/world.h"
 
 using namespace stillpoint;
@@ -83,6 +85,16 @@ TEST_CASE("bad specs are refused, with everything that is wrong") {
   CHECK(w.durable.jobs.empty());
 }
 
+TEST_CASE("two dots in a file's name are no way out of the workdir") {
+  World w(2);
+  auto job = spec();
+  job.outputs = {"data..txt"};
+  w.script.last_step = 3;
+  const JobId id = w.submit(job);
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(w.outputs.contains("data..txt"));
+}
+
 TEST_CASE("without room a job waits and says why, and starts when there is room") {
   World w(1);
   w.script.last_step = 10;
@@ -142,6 +154,39 @@ TEST_CASE("a host that is lost while a job starts costs a try, not the job") {
   CHECK(w.broken() == "");
 }
 
+TEST_CASE("a start whose output cannot be stored fails, and says that the disk is full") {
+  for (const bool late : {false, true}) {
+    World w(2);
+    std::optional<JobId> waits;
+    w.script.swallow = [&](const HostName&, const wire::ToHost& m) { return !late && m.has_start_guests(); };
+    w.script.cut_failure = [](const TruncateOutput&) {
+      return std::optional(Error{ErrorKind::storage_full, "write", "the state directory", "no space left on device"});
+    };
+    const JobId id = w.submit(spec());
+    REQUIRE(w.until_state(id, JobState::failed));
+    CHECK(says(w.job(id).reason, "could not be started: write of the state directory: no space left on device"));
+    w.run_for(milliseconds(500));
+    for (auto& [name, host] : w.hosts) CHECK(host.gangs.empty());
+    CHECK(w.broken() == "");
+  }
+}
+
+TEST_CASE("how much is stored is asked again until it is known, and said once that it cannot be found") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.run_for(milliseconds(1'000));
+  w.script.measure_failures = 3;
+  w.record = true;
+  w.crash();
+  w.run_for(milliseconds(30'000));
+  CHECK(w.script.measure_failures == 0);
+  CHECK(std::count_if(w.transcript.begin(), w.transcript.end(),
+                      [](const auto& line) { return says(line, "log output not stored"); }) == 1);
+  w.script.last_step = 400;
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(w.output[id] == w.expected_output(400));
+}
+
 TEST_CASE("a missing input file fails the start") {
   World w(2);
   auto job = spec();
@@ -161,6 +206,52 @@ TEST_CASE("the program's own failure fails the job with its exit code, and a mis
   CHECK(w.job(id).exit_code == 3);
   CHECK(says(w.job(id).reason, "exit code 3"));
   CHECK(w.output[id] == w.expected_output(5));
+}
+
+TEST_CASE("a missing output is named in the reason, whatever the exit code, also after a crash of the coordinator") {
+  for (const int exit_code : {0, 3})
+    for (std::uint64_t crash_at = 0; crash_at < 40; crash_at += crash_at == 0 ? 1 : 3) {
+      CAPTURE(crash_at);
+      World w(2, crash_at);
+      w.script.exit_code = exit_code;
+      w.script.missing_outputs = {"field.ppm"};
+      auto job = spec();
+      job.outputs = {"field.ppm", "other"};
+      const JobId id = w.running(job);
+      w.script.last_step = 3;
+      if (crash_at != 0) w.crash_after_effects(crash_at);
+      REQUIRE(w.until_state(id, exit_code == 0 ? JobState::completed : JobState::failed));
+      CHECK(w.job(id).exit_code == exit_code);
+      CHECK(says(w.job(id).reason, "not every output is there: field.ppm: "));
+      CHECK_FALSE(says(w.job(id).reason, "other"));
+      CHECK(w.outputs.contains("other"));
+      CHECK(w.broken() == "");
+    }
+}
+
+TEST_CASE("the next piece of an output is asked for when the one before is stored; what cannot be stored is missing") {
+  World w(2);
+  w.script.last_step = 5;
+  auto job = spec();
+  job.outputs = {"field.ppm", "other"};
+  w.script.store_failure = [](const StoreOutputPiece& piece) {
+    return piece.file == "field.ppm" && piece.last
+               ? std::optional(Error{ErrorKind::storage_full, "write", "field.ppm", "no space left on device"})
+               : std::nullopt;
+  };
+  w.record = true;
+  const JobId id = w.submit(job);
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(says(w.job(id).reason, "not every output is there: field.ppm: write of field.ppm: no space left on device"));
+  CHECK_FALSE(w.outputs.contains("field.ppm"));
+  CHECK(w.outputs["other"] == "other at 0other at 10");
+  bool on_disk = false;
+  for (const auto& line : w.transcript) {
+    if (says(line, "FetchFile") && says(line, "  to")) CHECK_FALSE(on_disk);
+    if (says(line, "  store ")) on_disk = true;
+    if (says(line, "stored") && says(line, "> ")) on_disk = false;
+  }
+  CHECK(w.broken() == "");
 }
 
 TEST_CASE("exit code 0 of a gang that lost a host is no success") {
@@ -217,6 +308,45 @@ TEST_CASE("rm takes a job that is over, with its images and files") {
   CHECK(w.dropped.contains(id));
   CHECK(remove(id).error().kind == ErrorKind::not_found);
   CHECK(w.broken() == "");
+}
+
+TEST_CASE("rm without a host to delete images is refused and changes nothing; one that never answers is given up") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const Epoch epoch = w.committed(id);
+  CHECK(w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })).has_value());
+  w.script.swallow = [](const HostName&, const wire::ToHost& m) { return m.has_delete_images(); };
+  for (auto& [name, host] : w.hosts) w.drop_session(name);
+  auto result = w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; }));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::transient);
+  CHECK(w.epoch(epoch).state == EpochState::committed);
+  for (auto& [name, host] : w.hosts) w.connect(name);
+  const Time asked = w.now;
+  result = w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; }));
+  REQUIRE(result.has_error());
+  CHECK(result.error().kind == ErrorKind::deadline);
+  CHECK(w.now - asked < milliseconds(120'000));
+  w.script.swallow = nullptr;
+  CHECK(w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; })).has_value());
+  CHECK(w.durable.jobs.empty());
+  CHECK(w.store.images.empty());
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("the output that an epoch kept goes with the epoch") {
+  World w(2);
+  auto wanted = spec();
+  wanted.keep = 1;
+  const JobId id = w.running(wanted);
+  w.committed(id);
+  const Epoch second = w.committed(id);
+  CHECK(w.outputs_kept() == std::set<Epoch>{second});
+  w.script.failure = [](const HostName&, const wire::ToHost& m) {
+    return m.has_capture() ? std::optional(Error{ErrorKind::storage_full, "capture", "guest", "full"}) : std::nullopt;
+  };
+  CHECK(w.answer(w.checkpoint(id)).has_error());
+  CHECK(w.outputs_kept() == std::set<Epoch>{second});
 }
 
 TEST_CASE("rank states are asked fresh, and answered from memory when a host is silent") {

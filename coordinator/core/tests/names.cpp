@@ -140,6 +140,10 @@ std::string describe(const Event& event) {
           [](const SpoolRead& e) { return fmt::format("spool: {} at {}{}", e.file, e.offset, e.last ? ", last" : ""); },
           [](const OutputDurable& e) { return fmt::format("output of {} durable to {}", e.job.value, e.offset); },
           [](const OutputFailed& e) { return "output failed: " + e.error.message(); },
+          [](const OutputPieceStored& e) {
+            return fmt::format("{} at {} {}", e.file, e.offset,
+                               e.error ? "not stored: " + e.error->message() : "stored");
+          },
           [](const Tick&) { return std::string("tick"); }},
       event);
 }
@@ -158,12 +162,14 @@ std::string describe(const Effect& effect) {
             },
             [](const AppendOutput& e) { return fmt::format("append {} bytes at {}", e.data.size(), e.offset); },
             [](const KeepOutput& e) { return fmt::format("keep the output of epoch {}", e.epoch.value); },
+            [](const DropOutput& e) { return fmt::format("drop the output of epoch {}", e.epoch.value); },
             [](const TruncateOutput& e) { return fmt::format("truncate output to {}", e.offset); },
             [](const MeasureOutput&) { return std::string("measure output"); },
             [](const ReadSpool& e) { return fmt::format("read {} at {}", e.file, e.offset); },
             [](const StoreOutputPiece& e) {
               return fmt::format("store {} at {}{}", e.file, e.offset, e.last ? ", last" : "");
             },
+            [](const DropOutputPieces& e) { return "drop the pieces of " + e.file; },
             [](const DropJobFiles&) { return std::string("drop the job's files"); },
             [](const Log& e) { return fmt::format("log {}: {}", e.event.what, e.event.detail); },
             [](const JobChanged& e) { return e.job.value + " changed"; }},
@@ -176,13 +182,19 @@ std::string describe(const CatalogState& state) {
     text += fmt::format("{} {} {} i{} vni{} from{} restarts{} exit{} stopping{} attempt{}", id.value, name(j.state),
                         j.reason, j.incarnation.value, j.vni, j.restored_from.value, j.restarts,
                         j.exit_code.value_or(-1), j.stopping, j.attempt.value_or(Epoch{}).value);
+    for (const auto& missing : j.missing_outputs) text += " missing " + missing;
+    if (j.restart) {
+      text += fmt::format(" restart{}{}", j.restart->epoch_named ? " named" : "",
+                          j.restart->skip_link_check ? " unchecked" : "");
+      for (const auto& host : j.restart->hosts) text += " at " + host.value;
+    }
     for (const auto& p : j.placement) text += fmt::format(" {}@{}", p.guest.value, p.host.value);
     text += "\n";
   }
   for (const auto& [number, e] : state.epochs)
-    text +=
-        fmt::format("e{} {} {} {} i{} cut{} images{} out{} {} {}\n", number.value, e.job.value, name(e.state), e.reason,
-                    e.incarnation.value, e.cut.size(), e.images.size(), e.output_offset, e.bytes_stored, e.stall_ms);
+    text += fmt::format("e{} {} {} {} i{} from{} cut{} images{} out{} {} {}\n", number.value, e.job.value,
+                        name(e.state), e.reason, e.incarnation.value, e.restored_from.value, e.cut.size(),
+                        e.images.size(), e.output_offset, e.bytes_stored, e.stall_ms);
   for (const auto& [host, h] : state.hosts) text += fmt::format("{} {} {}\n", host.value, h.address, h.cordoned);
   return text;
 }

@@ -101,6 +101,51 @@ TEST_CASE("a coordinator that ends at any point of a restart: the restart is don
   CHECK(again > 5);
 }
 
+TEST_CASE("a restart that a new coordinator takes up goes where the user said, and from nowhere else") {
+  std::size_t again = 0;
+  for (std::uint64_t at = 1; at <= 40; ++at)
+    for (const bool named : {false, true}) {
+      CAPTURE(at);
+      CAPTURE(named);
+      World w(3, at);
+      const JobId id = w.running(spec());
+      w.committed(id);
+      const Epoch second = w.committed(id);
+      w.store.damaged.insert(id.value + "/e" + std::to_string(second.value) + "/guest-1");
+      w.crash_after_effects(at);
+      w.restart(id, named ? std::optional(second) : std::nullopt, {HostName{"h3"}});
+      w.run_for(milliseconds(500));
+      if (w.job(id).incarnation == Incarnation{1}) continue;  // it ended before anything was written
+      REQUIRE(w.until_state(id, named ? JobState::failed : JobState::running));
+      again += w.job(id).incarnation > Incarnation{named ? 2u : 3u};
+      CHECK_FALSE(w.job(id).restart.has_value());
+      if (named) continue;
+      for (const auto& place : w.job(id).placement) CHECK(place.host.value == "h3");
+      CHECK(w.job(id).reason.find("is taken instead") != std::string::npos);
+      ends_well(w, id);
+    }
+  CHECK(again > 5);
+}
+
+TEST_CASE("images and outputs of an aborted epoch go although the coordinator ended before they were deleted") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  w.script.upload = milliseconds(60'000);
+  w.checkpoint(id);
+  REQUIRE(w.until([&] { return w.core().phase(id) == "upload"; }));
+  // Aborted, and then neither the hosts nor the coordinator are there to clean up.
+  w.script.swallow = [](const HostName&, const wire::ToHost& m) { return m.has_release() || m.has_delete_images(); };
+  CHECK(w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })).has_value());
+  REQUIRE(count(w, EpochState::aborted) == 1);
+  for (auto& [name, host] : w.hosts) host.gangs.clear();
+  w.script.swallow = nullptr;
+  w.crash();
+  w.run_for(milliseconds(1'000));
+  CHECK(w.store.images.size() == 2);  // of the committed one
+  CHECK(w.outputs_kept().size() == 1);
+}
+
 TEST_CASE("a coordinator that ends at any point of the program's end: the job completes") {
   for (std::uint64_t at = 1; at <= 40; ++at) {
     CAPTURE(at);

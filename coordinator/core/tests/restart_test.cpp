@@ -203,6 +203,77 @@ TEST_CASE("a damaged image leads to the next older checkpoint, which is said; a 
   ends_well(w, id);
 }
 
+TEST_CASE("a host that does not reach the images fails the restart; no older checkpoint is taken for it") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  const Epoch second = w.committed(id);
+  for (const auto kind : {ErrorKind::not_found, ErrorKind::transient}) {
+    w.script.failure = [&](const HostName& host, const wire::ToHost& m) {
+      return host.value == "h2" && m.has_restore()
+                 ? std::optional(Error{kind, "open image", "the image directory", "it is not mounted"})
+                 : std::nullopt;
+    };
+    const auto result = w.answer(w.restart(id));
+    REQUIRE(result.has_error());
+    CHECK(says(result.error().message(), "it is not mounted"));
+    CHECK(w.job(id).state == JobState::failed);
+  }
+  w.script.failure = nullptr;
+  const auto result = w.answer(w.restart(id));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Restarted>(result.value()).epoch == second);
+  ends_well(w, id);
+}
+
+TEST_CASE("by default a restart stays in the history that the job has, and the others are pruned first") {
+  World w(3);
+  auto wanted = spec();
+  wanted.keep = 3;
+  const JobId id = w.running(wanted);
+  const Epoch a = w.committed(id), b = w.committed(id), c = w.committed(id);
+  REQUIRE(w.answer(w.restart(id, a)).has_value());
+  w.kill(w.job(id).placement[1].host);
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(says(w.job(id).reason, "from checkpoint " + std::to_string(a.value)));
+  auto result = w.answer(w.restart(id));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Restarted>(result.value()).epoch == a);
+  const Epoch d = w.committed(id);
+  CHECK(w.epoch(b).state == EpochState::pruned);
+  CHECK(w.epoch(a).state == EpochState::committed);
+  result = w.answer(w.restart(id));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Restarted>(result.value()).epoch == d);
+  result = w.answer(w.restart(id, c));  // what was left is there by name, and leads back into its own history
+  REQUIRE(result.has_value());
+  result = w.answer(w.restart(id));
+  REQUIRE(result.has_value());
+  CHECK(std::get<Restarted>(result.value()).epoch == c);
+  ends_well(w, id);
+}
+
+TEST_CASE("what a host does not find is no answer of 'no such job' to the client") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  const auto not_found = [](auto step) {
+    return [step](const HostName& host, const wire::ToHost& m) {
+      return host.value == "h2" && (m.*step)() ? std::optional(Error{ErrorKind::not_found, "look-up", "qemu", "gone"})
+                                               : std::nullopt;
+    };
+  };
+  w.script.failure = not_found(&wire::ToHost::has_close);
+  CHECK(w.answer(w.checkpoint(id)).error().kind == ErrorKind::permanent);
+  w.script.failure = not_found(&wire::ToHost::has_resume);
+  CHECK(w.answer(w.restart(id)).error().kind == ErrorKind::permanent);
+  w.script.failure = [](const HostName&, const wire::ToHost& m) {
+    return m.has_delete_images() ? std::optional(Error{ErrorKind::not_found, "delete", "images", "gone"})
+                                 : std::nullopt;
+  };
+  CHECK(w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; })).error().kind == ErrorKind::permanent);
+}
+
 TEST_CASE("a failure or silence in any step leaves the job failed, nothing running, and restartable") {
   using Body = bool (wire::ToHost::*)() const;
   for (const bool silent : {false, true})

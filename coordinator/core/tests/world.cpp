@@ -230,14 +230,27 @@ void World::carry_out(Effect& effect) {
     local_.push_back(OutputDurable{append->job, stored.size()});
   } else if (auto* keep = std::get_if<KeepOutput>(&effect)) {
     kept_[keep->epoch] = stream(keep->job);
+  } else if (auto* unkept = std::get_if<DropOutput>(&effect)) {
+    kept_.erase(unkept->epoch);
   } else if (auto* cut = std::get_if<TruncateOutput>(&effect)) {
+    if (script.cut_failure)
+      if (auto error = script.cut_failure(*cut)) {
+        local_.push_back(OutputFailed{cut->job, std::move(*error)});
+        if (++effects_ == crash_at_) throw Crashed{};
+        return;
+      }
     auto& stored = output[cut->job];
     if (const auto found = kept_.find(cut->epoch); found != kept_.end()) stored = *found->second;
     stored.resize(std::min<std::size_t>(stored.size(), cut->offset));
     streams_[cut->job] = std::make_shared<std::string>(stored);
     local_.push_back(OutputDurable{cut->job, stored.size(), true});
   } else if (auto* measure = std::get_if<MeasureOutput>(&effect)) {
-    local_.push_back(OutputDurable{measure->job, output[measure->job].size()});
+    if (script.measure_failures > 0) {
+      --script.measure_failures;
+      local_.push_back(OutputFailed{measure->job, {ErrorKind::transient, "open", "output", "input/output error"}});
+    } else {
+      local_.push_back(OutputDurable{measure->job, output[measure->job].size()});
+    }
   } else if (auto* read = std::get_if<ReadSpool>(&effect)) {
     SpoolRead piece{read->job, read->file, read->offset, {}, true, 0755, {}, false};
     const auto file = spool.find(read->file);
@@ -250,8 +263,15 @@ void World::carry_out(Effect& effect) {
     }
     local_.push_back(std::move(piece));
   } else if (auto* piece = std::get_if<StoreOutputPiece>(&effect)) {
-    outputs[piece->file].resize(piece->offset);
-    outputs[piece->file] += piece->data;
+    std::optional<Error> error;
+    if (script.store_failure) error = script.store_failure(*piece);
+    if (piece->offset == 0) outputs[piece->file].clear();
+    if (piece->offset != outputs[piece->file].size()) broken_.push_back("an output file is stored with a gap");
+    if (error) outputs.erase(piece->file);
+    else outputs[piece->file] += piece->data;
+    local_.push_back(OutputPieceStored{piece->job, piece->file, piece->offset, std::move(error)});
+  } else if (auto* pieces = std::get_if<DropOutputPieces>(&effect)) {
+    outputs.erase(pieces->file);
   } else if (auto* drop = std::get_if<DropJobFiles>(&effect)) {
     dropped.insert(drop->job);
   }
@@ -341,6 +361,12 @@ void World::check() {
       for (const auto& image : epoch.images)
         if (!store.images.contains(image.memory().path()) && !store.damaged.contains(image.memory().path()))
           broken_.push_back("committed image " + image.memory().path() + " is gone");
+}
+
+std::set<Epoch> World::outputs_kept() const {
+  std::set<Epoch> epochs;
+  for (const auto& [epoch, stream] : kept_) epochs.insert(epoch);
+  return epochs;
 }
 
 std::string World::broken() const { return broken_.empty() ? "" : broken_.front(); }

@@ -46,6 +46,7 @@ class World {
   Coordinator& core() { return *core_; }
   FakeHost& host(const std::string& name) { return hosts.at(HostName{name}); }
   std::string expected_output(std::uint64_t steps) const;
+  std::set<Epoch> outputs_kept() const;
   std::uint64_t effects_seen() const { return effects_; }
   std::string broken() const;  // invariants of the core and of the cluster
 
