@@ -110,13 +110,14 @@ void run_under_checkpoints(const Program& program, unsigned tries = 5) {
     cluster.put_program(program.name);
     cluster.start(job(program, "0"));
     cluster.wait_for_output("round 0", kLong);
+    const auto again = [&] {
+      const bool flaw = !program.flaw.empty() && cluster.output().find(program.flaw) != std::string::npos && tries > 1;
+      if (flaw) std::cout << program.name << ": ended by Open MPI's own flaw, once more" << std::endl;
+      return flaw;
+    };
     while (done.size() < wanted) {
       cluster.serve_until([] { return false; }, milliseconds(random() % 15));
-      if (cluster.over() && !program.flaw.empty() && cluster.output().find(program.flaw) != std::string::npos &&
-          tries > 1) {
-        std::cout << program.name << ": ended by Open MPI's own flaw, once more" << std::endl;
-        return run_under_checkpoints(program, tries - 1);
-      }
+      if (cluster.over() && again()) return run_under_checkpoints(program, tries - 1);
       REQUIRE_MESSAGE(!cluster.over(), cluster.problem());
       settings.hold = milliseconds(random() % 3);
       const CycleResult one = cluster.cycle(settings);
@@ -129,6 +130,9 @@ void run_under_checkpoints(const Program& program, unsigned tries = 5) {
       REQUIRE_MESSAGE(++given_up < 5 * wanted, "epoch " << cluster.epoch << ": " << one.why);
     }
     REQUIRE(cluster.put_file(0, "stop", "", 0644));
+    cluster.serve_until([&] { return cluster.over(); }, kLong);
+    if ((!cluster.exited() || cluster.exited()->exit_code() != 0) && again())
+      return run_under_checkpoints(program, tries - 1);
     cluster.wait_for_end(kLong);
     last = result(cluster);
   }
