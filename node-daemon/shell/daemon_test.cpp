@@ -480,6 +480,24 @@ TEST_CASE("a daemon that starts again takes its machines up and goes on with the
   CHECK(!again.driver->domain(stranger.id).has_value());
 }
 
+TEST_CASE("a gang's record that is missing or damaged is told from one that cannot be read just now") {
+  Site site;
+  auto state = StateDirectory::open(site.path / "state");
+  REQUIRE(state.has_value());
+  const fs::path gangs = site.path / "state/gangs";
+  fs::create_directories(gangs / "j1-1");
+  fs::create_directories(gangs / "j2-1");
+  std::ofstream(gangs / "j2-1/record") << "rubbish";
+  std::vector<fs::path> unreadable;
+  auto loaded = state->load_gangs(unreadable);
+  REQUIRE_MESSAGE(loaded.has_value(), loaded.error());
+  CHECK(loaded->empty());
+  CHECK(unreadable.size() == 2);
+  fs::create_directories(gangs / "j3-1/record");  // reading it fails with EISDIR, as it may with EIO
+  unreadable.clear();
+  CHECK(!state->load_gangs(unreadable).has_value());
+}
+
 TEST_CASE("a daemon that was away for longer than the lease destroys its machines") {
   Site site;
   std::vector<DomainSpec> left;

@@ -18,8 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kMaxRecord = kMaxFramePayload + kFrameHeaderBytes;
-
 Status make_directory(const fs::path& path) {
   if (::mkdir(path.c_str(), 0700) == 0) return sync_directory(path.parent_path());
   if (errno == EEXIST) return {};
@@ -50,7 +48,7 @@ Status store(const fs::path& path, const Record& record) {
 
 template <class Record>
 Result<Record> load(const fs::path& path) {
-  auto content = read_file(path, kMaxRecord);
+  auto content = read_file(path);
   if (!content) return content.error();
   FrameReader reader;
   reader.feed(*content);
@@ -129,6 +127,9 @@ Result<std::vector<record::Gang>> StateDirectory::load_gangs(std::vector<fs::pat
       gangs.push_back(std::move(*gang));
       continue;
     }
+    // What runs without a usable record is going to be destroyed: a disk that fails just now must not have that effect.
+    if (!gang && gang.error().kind != ErrorKind::damaged && gang.error().kind != ErrorKind::not_found)
+      return gang.error();
     log_error(
         "gang's record cannot be used",
         {{"path", entry->path().string()}, {"cause", gang ? "it belongs to another gang" : gang.error().message()}});

@@ -39,7 +39,8 @@ class StateDirectory {
   // Nothing where there is none of this boot.
   Result<std::optional<std::chrono::milliseconds>> load_last_word() const;
 
-  // Records that can be read. A gang directory without one is logged and named in `unreadable`.
+  // Records that are whole. A gang directory that has none, or a damaged one, is logged and named in `unreadable`; one
+  // that cannot be read for another reason is an error.
   Result<std::vector<record::Gang>> load_gangs(std::vector<std::filesystem::path>& unreadable) const;
   Status store_gang(const record::Gang& gang) const;  // makes the gang's directory
   Status remove_gang(const GangId& gang) const;
