@@ -39,11 +39,13 @@ class Capture {
         captured_(captured) {}
 
   Status run(const std::filesystem::path& new_layer);
+  bool clean() const { return clean_; }
 
  private:
   Status take(const std::filesystem::path& new_layer);
   Status open_stream();
   Status begin(const std::filesystem::path& new_layer);
+  void remove_unless_used(const std::filesystem::path& new_layer);
   Status drain();
   Status finish();
   Status clean_up();
@@ -62,6 +64,7 @@ class Capture {
   const Clock::time_point start_ = Clock::now();
   Fd stream_;  // read end; closed as soon as nobody wants the stream: QEMU's writer then fails
   bool reported_ = false;
+  bool clean_ = true;
   std::int64_t stopped_at_ = 0, resumed_at_ = 0;  // microseconds, QEMU's clock; 0 = not seen
   std::uint64_t bytes_ = 0;
 };
@@ -77,12 +80,12 @@ Status Capture::run(const std::filesystem::path& new_layer) {
 }
 
 Status Capture::take(const std::filesystem::path& new_layer) {
-  if (auto opened = open_stream(); !opened) {
-    std::error_code code;
-    std::filesystem::remove(new_layer, code);
-    return opened;
+  auto begun = open_stream();
+  if (begun) begun = begin(new_layer);
+  if (!begun) {
+    remove_unless_used(new_layer);
+    return begun;
   }
-  if (auto begun = begin(new_layer); !begun) return begun;
   if (auto drained = drain(); !drained) return drained;
   return finish();
 }
@@ -102,16 +105,17 @@ Status Capture::open_stream() {
 
 Status Capture::begin(const std::filesystem::path& new_layer) {
   if (mode_ == CaptureMode::paused_save && virDomainSuspend(domain_) < 0) return libvirt_error("suspend", name_);
-  if (auto switched = switch_to_layer(domain_, new_layer); !switched) {
-    auto chain = disk_chain_of(domain_);
-    std::error_code code;
-    if (chain && chain->front() != new_layer) std::filesystem::remove(new_layer, code);
-    return switched;
-  }
+  if (auto switched = switch_to_layer(domain_, new_layer); !switched) return switched;
   auto begun =
       monitor_command(domain_, {{"execute", "migrate"}, {"arguments", {{"uri", std::string("fd:") + kFdName}}}});
   if (!begun) return begun.error();
   return {};
+}
+
+void Capture::remove_unless_used(const std::filesystem::path& new_layer) {
+  const auto chain = disk_chain_of(domain_);
+  std::error_code code;
+  if (chain && chain->front() != new_layer) std::filesystem::remove(new_layer, code);
 }
 
 // Reads until QEMU closes its end. No monitor command here (monitor.h says why): events tell when the machine stopped
@@ -170,7 +174,9 @@ Status Capture::finish() {
 
 Status Capture::clean_up() {
   stream_.reset();  // first: a QEMU that waits for the pipe answers no command
-  if (auto cancelled = cancel_migration(domain_, events_); !cancelled)
+  auto cancelled = cancel_migration(domain_, events_);
+  clean_ = cancelled.has_value();
+  if (!clean_)
     log_warn("QEMU's migration state could not be cleaned",
              {{"domain", name_}, {"cause", cancelled.error().message()}});
   int state = 0;
@@ -184,8 +190,11 @@ Status Capture::clean_up() {
 }  // namespace
 
 Status capture_domain(virDomainPtr domain, EventHub& events, CaptureMode mode, const std::filesystem::path& new_layer,
-                      MemorySink& sink, const std::function<void(CaptureTimes)>& captured) {
-  return Capture(domain, events, mode, sink, captured).run(new_layer);
+                      MemorySink& sink, const std::function<void(CaptureTimes)>& captured, bool& clean) {
+  Capture capture(domain, events, mode, sink, captured);
+  const Status done = capture.run(new_layer);
+  clean = capture.clean();
+  return done;
 }
 
 }  // namespace stillpoint::node

@@ -21,7 +21,9 @@
 
 namespace stillpoint::node {
 
+// clean: whether QEMU's migration is known to be in order again. Where it is not, cancel_migration() must succeed
+// before the domain is captured the next time; the image, if one was taken, is good all the same.
 Status capture_domain(virDomainPtr domain, EventHub& events, CaptureMode mode, const std::filesystem::path& new_layer,
-                      MemorySink& sink, const std::function<void(CaptureTimes)>& captured);
+                      MemorySink& sink, const std::function<void(CaptureTimes)>& captured, bool& clean);
 
 }  // namespace stillpoint::node

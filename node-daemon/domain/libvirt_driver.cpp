@@ -80,9 +80,10 @@ class LibvirtDriver final : public DomainDriver {
   const LibvirtSettings settings_;
   DriverProbe probe_;
 
-  std::mutex mutex_;  // guards the three below; never held while libvirt is called
+  std::mutex mutex_;  // guards the four below; never held while libvirt is called
   std::function<void(DomainEvent)> handler_;
-  std::set<std::string> live_;  // domains whose end is to be reported; known to be in order
+  std::set<std::string> live_;     // domains whose end is to be reported; known to be in order
+  std::set<std::string> unclean_;  // domains whose last capture could not be cleaned up after
   // One operation at a time per domain. shared_ptr: destroy() forgets the entry while another call may wait on it.
   std::map<std::string, std::shared_ptr<std::mutex>> domain_mutexes_;
 
@@ -251,11 +252,24 @@ Status LibvirtDriver::capture(const DomainId& id, const std::filesystem::path& n
   const std::lock_guard lock(*mutex);
   auto domain = hypervisor_->find(domain_name(id));
   if (!domain) return domain.error();
+  const std::string name = domain_name(id);
+  bool clean = true;
+  {
+    const std::lock_guard guard(mutex_);
+    clean = !unclean_.contains(name);
+  }
+  if (!clean)
+    if (auto cleaned = cancel_migration(domain->get(), hypervisor_->events()); !cleaned) return cleaned;
   const Status done =
-      capture_domain(domain->get(), hypervisor_->events(), probe_.capture_mode, new_layer, sink, captured);
+      capture_domain(domain->get(), hypervisor_->events(), probe_.capture_mode, new_layer, sink, captured, clean);
+  {
+    const std::lock_guard guard(mutex_);
+    if (clean) unclean_.erase(name);
+    else unclean_.insert(name);
+  }
   int state = 0;
   if (virDomainGetState(domain->get(), &state, nullptr, 0) == 0 && state == VIR_DOMAIN_PAUSED)
-    stands_still(domain_name(id), "it could not be resumed after its capture");
+    stands_still(name, "it could not be resumed after its capture");
   return done;
 }
 
@@ -325,6 +339,7 @@ Status LibvirtDriver::destroy(const DomainId& id) {
   {
     const std::lock_guard lock(mutex_);
     live_.erase(name);
+    unclean_.erase(name);
     domain_mutexes_.erase(name);
   }
   auto domain = hypervisor_->find(name);

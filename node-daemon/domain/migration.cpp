@@ -47,7 +47,9 @@ Result<MigrationState> wait_migration_end(virDomainPtr domain, EventHub& events,
   }
 }
 
-Status cancel_migration(virDomainPtr domain, EventHub& events) {
+namespace {
+
+Status end_migration(virDomainPtr domain, EventHub& events) {
   auto state = query_migration(domain);
   if (!state) return state.error();
   if (!migration_ended(*state)) {
@@ -55,7 +57,15 @@ Status cancel_migration(virDomainPtr domain, EventHub& events) {
     auto end = wait_migration_end(domain, events, std::chrono::steady_clock::now() + std::chrono::seconds(20));
     if (!end) return end.error();
   }
-  return set_background_snapshot(domain, false);
+  return {};
+}
+
+}  // namespace
+
+Status cancel_migration(virDomainPtr domain, EventHub& events) {
+  const Status ended = end_migration(domain, events);
+  const Status off = set_background_snapshot(domain, false);  // whatever became of the rest
+  return ended ? off : ended;
 }
 
 }  // namespace stillpoint::node
