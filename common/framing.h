@@ -20,6 +20,8 @@ namespace stillpoint {
 
 inline constexpr std::size_t kFrameHeaderBytes = 12;
 inline constexpr std::size_t kMaxFramePayload = 4u << 20;
+// Between node daemon and agent: a length that lost bytes have made up must not stop the reader for long.
+inline constexpr std::size_t kMaxGuestPayload = 1u << 20;
 
 std::uint32_t crc32c(std::string_view bytes, std::uint32_t seed = 0);
 

@@ -147,6 +147,7 @@ void Agent::reply(const wire::GuestRequest& request, Outcome<wire::GuestReply> o
     *reply.mutable_failure() = outcome.failure();
   }
   reply.set_id(request.id());
+  refuse_too_large(reply);
   send(std::move(message));
 }
 

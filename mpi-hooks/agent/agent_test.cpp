@@ -21,6 +21,7 @@
 #include "mpi-hooks/agent/checks/check.h"
 #include "mpi-hooks/agent/files.h"
 #include "mpi-hooks/agent/hold.h"
+#include "mpi-hooks/agent/host_link.h"
 #include "mpi-hooks/agent/mpirun.h"
 #include "mpi-hooks/agent/network.h"
 #include "mpi-hooks/agent/output_buffer.h"
@@ -269,6 +270,18 @@ TEST_CASE("this very process, as the kernel shows it") {
   CHECK(proc.state(::getpid()) == 'R');
   const OutsideSockets outside;
   CHECK_FALSE(examine({proc, ::getpid(), false, "", proc.mapped_files(::getpid()), open, outside}).has_value());
+}
+
+TEST_CASE("an answer that the host would not read is a failure that says so") {
+  wire::GuestReply reply;
+  reply.set_id(7);
+  reply.mutable_file()->set_data(std::string(1'000'000, 'x'));
+  refuse_too_large(reply);
+  CHECK(reply.file().data().size() == 1'000'000);
+  reply.mutable_file()->set_data(std::string(1'050'000, 'x'));
+  refuse_too_large(reply);
+  CHECK(reply.id() == 7);
+  CHECK(reply.failure().cause().find("1050") != std::string::npos);
 }
 
 TEST_CASE("mpirun's command line pins what quiescing rests on and keeps the user's values whole") {

@@ -6,11 +6,24 @@
 
 #include <cerrno>
 
+#include "mpi-hooks/agent/outcome.h"
 #include "mpi-hooks/agent/port.h"
 
 namespace stillpoint::agent {
 namespace {
 constexpr Millis kRetryEvery = 100;
+constexpr std::size_t kAround = 4096;  // the gang's name and the like, around the reply
+}  // namespace
+
+void refuse_too_large(wire::GuestReply& reply) {
+  const std::size_t bytes = reply.ByteSizeLong();
+  if (bytes + kAround <= kMaxGuestPayload) return;
+  const std::uint64_t id = reply.id();
+  reply.Clear();
+  reply.set_id(id);
+  *reply.mutable_failure() =
+      failure(wire::Failure::PERMANENT, "answer", "request " + std::to_string(id),
+              "the answer has " + std::to_string(bytes) + " bytes, more than the channel to the host takes");
 }
 
 pollfd HostLink::wait_for(Millis now) {

@@ -9,11 +9,15 @@
 
 #include "common/fd.h"
 #include "common/framing.h"
+#include "guest.pb.h"
 #include "mpi-hooks/agent/clock.h"
 
 struct pollfd;
 
 namespace stillpoint::agent {
+
+// A reply that is larger than the node daemon reads becomes a failure that says so.
+void refuse_too_large(wire::GuestReply& reply);
 
 class HostLink {
  public:
@@ -47,7 +51,7 @@ class HostLink {
   Fd port_;
   bool connected_ = false;
   Millis retry_at_ = 0;
-  FrameReader reader_{1u << 20};
+  FrameReader reader_{kMaxGuestPayload};
   std::deque<std::string> frames_;
   std::size_t front_written_ = 0;
   std::size_t queued_ = 0;

@@ -243,6 +243,14 @@ TEST_CASE("a daemon's restart does not make the lease longer") {
   }
 }
 
+TEST_CASE("a request that an agent would not read is refused, not lost") {
+  World w;
+  w.start(1);
+  ToHost put = w.ask();
+  put.mutable_put_file()->mutable_piece()->set_data(string(2u << 20, 'x'));
+  CHECK(w.say(put) == Lines{"answer 102: failure: it is larger than a guest's channel takes: 1024 KiB"});
+}
+
 TEST_CASE("a guest that is lost is reported, and what waited for it fails") {
   World w;
   w.start(2);

@@ -1,11 +1,18 @@
 // What the coordinator asks: rejected if stale, attached to the same request under way, or begun.
 #include <algorithm>
 
+#include "common/framing.h"
 #include "node-daemon/core/host_impl.h"
 
 namespace stillpoint::node {
 
 using wire::ToHost;
+
+namespace {
+
+constexpr std::size_t kAround = 4096;  // the gang's name and the like, around what a guest is asked
+
+}  // namespace
 
 void Host::Impl::coordinator_said(const ToHost& ask) {
   if (ask.has_welcome()) return on_welcome(ask.welcome());
@@ -75,6 +82,11 @@ void Host::Impl::relay(Gang& gang, const ToHost& ask) {
     return answer_failure(ask, ask.request(),
                           {ErrorKind::not_found, request_name(ask.body_case()), "job " + gang.id.job.value,
                            "the guest it is for is not on this host"});
+  if (guest_request(ask, targets.front()).ByteSizeLong() + kAround > kMaxGuestPayload)
+    return answer_failure(
+        ask, ask.request(),
+        {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
+         "it is larger than a guest's channel takes: " + std::to_string(kMaxGuestPayload >> 10) + " KiB"});
   if (ask.has_release()) {
     if (ask.release().discard()) {
       discard(gang, epoch);

@@ -18,7 +18,6 @@ namespace asio = boost::asio;
 using boost::system::error_code;
 using std::chrono::milliseconds;
 
-constexpr std::size_t kMaxPayload = 1u << 20;  // more is noise: a length cut in two must not stop the reader
 constexpr std::size_t kMaxQueued = 8u << 20;
 constexpr milliseconds kFirstPause{50}, kLongestPause{2'000};
 
@@ -35,7 +34,7 @@ class Link final : public GuestLink, public std::enable_shared_from_this<Link> {
       log_debug("guest link not open", {{"guest", name_}, {"cause", stream.error().message()}});
       return try_again();
     }
-    reader_ = FrameReader(kMaxPayload);
+    reader_ = FrameReader(kMaxGuestPayload);
     stream_.emplace(executor_, stream->release());
     pause_ = kFirstPause;
     read(++generation_);
@@ -43,7 +42,7 @@ class Link final : public GuestLink, public std::enable_shared_from_this<Link> {
   }
 
   bool send(std::string_view payload) override {
-    if (!stream_ || queued_ + payload.size() > kMaxQueued) return false;
+    if (!stream_ || payload.size() > kMaxGuestPayload || queued_ + payload.size() > kMaxQueued) return false;
     queue_.push_back(encode_frame(payload));
     queued_ += queue_.back().size();
     if (queue_.size() == 1) write(generation_);

@@ -31,7 +31,7 @@ class GuestLink {
   virtual ~GuestLink() = default;
   virtual void start() = 0;
   virtual void connected(Result<Fd> stream) = 0;
-  // False: the link is down or its queue is full; nothing was taken.
+  // False: the link is down, its queue is full, or the agent would not read so much; nothing was taken.
   virtual bool send(std::string_view payload) = 0;
   virtual void close() = 0;
 };
