@@ -99,7 +99,7 @@ Outcome<wire::GuestCut> Agent::cut() const {
   wire::GuestCut cut;
   cut.set_guest(guest_);
   for (wire::SocketFigures& socket : sockets.value()) *cut.add_sockets() = std::move(socket);
-  cut.set_output_offset(const_cast<Agent*>(this)->job_.output().produced());
+  cut.set_output_offset(job_.output().produced());
   for (wire::RankReport& report : ranks_.reports(guest_)) *cut.add_ranks() = std::move(report);
   return cut;
 }

@@ -24,6 +24,7 @@ class Job {
 
   Cgroup& cgroup() { return cgroup_; }
   OutputBuffer& output() { return output_; }
+  const OutputBuffer& output() const { return output_; }
   bool started() const { return started_; }
 
   // mpirun. Asked again, it is done already.
