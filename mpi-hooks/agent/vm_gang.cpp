@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -89,15 +91,16 @@ Vm::Vm(const std::filesystem::path& directory, const std::filesystem::path& imag
     std::ofstream{disk_};
     std::filesystem::resize_file(disk_, 1u << 30);
   }
-  // It ends with the test, whatever ends that.
   std::vector<std::string> command = qemu_command(directory, image, guest);
-  command.insert(command.begin(), {"timeout", "600"});
   if (!incoming.empty()) command.insert(command.end(), {"-incoming", "file:" + incoming.string()});
   std::vector<char*> argv;
   for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
+  const pid_t test = ::getpid();
   pid_ = ::fork();
   if (pid_ != 0) return;
+  // It ends with the test, whatever ends that.
+  if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || ::getppid() != test) ::_exit(127);
   ::execvp(argv[0], argv.data());
   ::_exit(127);
 }
@@ -143,9 +146,32 @@ std::string Vm::story() const {
   return monitor("query-status") + "\nconsole: " + std::string{std::istreambuf_iterator<char>(file), {}};
 }
 
+namespace {
+
+Fd lock(const std::filesystem::path& directory) {
+  Fd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) fd.reset();
+  return fd;
+}
+
+// Of tests that were killed. One that lives holds its directory's lock, unless it has only just made it.
+void remove_leftovers() {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::temp_directory_path(), error)) {
+    if (entry.path().filename().string().rfind("stillpoint-vm-", 0) != 0) continue;
+    const auto age = std::filesystem::file_time_type::clock::now() - entry.last_write_time(error);
+    if (error || age < std::chrono::minutes(1)) continue;
+    if (const Fd left = lock(entry.path())) std::filesystem::remove_all(entry.path(), error);
+  }
+}
+
+}  // namespace
+
 VmGang::VmGang(const std::filesystem::path& image) : Gang(2), image_(image) {
+  remove_leftovers();
   std::string name = (std::filesystem::temp_directory_path() / "stillpoint-vm-XXXXXX").string();
   directory_ = ::mkdtemp(name.data());
+  lock_ = lock(directory_);
 }
 
 VmGang::~VmGang() {

@@ -50,6 +50,7 @@ class VmGang : public Gang {
   Vm& vm(unsigned guest) { return static_cast<Vm&>(*guests_[guest]); }
 
   std::filesystem::path directory_, image_;
+  Fd lock_;  // of the directory
 };
 
 }  // namespace stillpoint::agent

@@ -1,7 +1,9 @@
 #include "node-daemon/domain/vm_fixture.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -18,10 +20,33 @@ namespace stillpoint::node::test {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+namespace {
+
+Fd lock(const fs::path& directory) {
+  Fd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) fd.reset();
+  return fd;
+}
+
+void remove_leftovers() {
+  std::error_code code;
+  for (const auto& entry : fs::directory_iterator("/tmp", code)) {
+    if (entry.path().filename().string().rfind("sp-domain-", 0) != 0) continue;
+    // Young ones may be between being made and being locked.
+    const auto age = fs::file_time_type::clock::now() - entry.last_write_time(code);
+    if (code || age < std::chrono::minutes(1)) continue;
+    if (const Fd left = lock(entry.path())) fs::remove_all(entry.path(), code);
+  }
+}
+
+}  // namespace
+
 TempDir::TempDir() {
+  remove_leftovers();
   char pattern[] = "/tmp/sp-domain-XXXXXX";
   if (!::mkdtemp(pattern)) throw std::runtime_error("mkdtemp failed");
   path_ = pattern;
+  lock_ = lock(path_);
 }
 
 TempDir::~TempDir() {

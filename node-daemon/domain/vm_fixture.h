@@ -9,11 +9,13 @@
 #include <utility>
 #include <vector>
 
+#include "common/fd.h"
 #include "node-daemon/domain/libvirt_driver.h"
 
 namespace stillpoint::node::test {
 
-// A directory that is gone at the end.
+// A directory that is gone at the end. What tests that were killed have left is removed first: a test that lives holds
+// its directory's lock.
 class TempDir {
  public:
   TempDir();
@@ -24,6 +26,7 @@ class TempDir {
 
  private:
   std::filesystem::path path_;
+  Fd lock_;
 };
 
 // This process's own network namespace with the bridges br0 and br1, which a child made by run_as_child() shares; it
