@@ -119,7 +119,7 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
     case RankMessage::finalizing: rank.finalizing = true; break;
     case RankMessage::finalized: rank.finalized = true; break;
     case RankMessage::opened: rank.opening = false; break;
-    case RankMessage::deferring:
+    case RankMessage::deferring: rank.defers = !rank.opening && packet.epoch == closing_epoch_; break;
     case RankMessage::peer_failed:
     case RankMessage::wish:
     case RankMessage::welcome:
@@ -144,7 +144,7 @@ void Ranks::close_gates(std::uint64_t epoch) {
   closing_epoch_ = epoch;
   for (auto& rank : connections_) {
     if (rank->closed && rank->last.epoch == epoch) continue;
-    rank->closed = false;
+    rank->closed = rank->defers = false;
     send(*rank, RankMessage::close, epoch);
   }
 }
@@ -183,7 +183,7 @@ bool Ranks::all_at_rest(std::uint32_t expected) const {
 bool Ranks::deferring(std::uint32_t expected) const {
   std::uint32_t known = finalized_and_gone_;
   for (const auto& rank : connections_) {
-    if (!rank->ready || (!is_at_rest(*rank) && rank->last.state == RankState::deferring)) return true;
+    if (!rank->ready || (!is_at_rest(*rank) && rank->defers)) return true;
     if (rank->last.spawned == 0) ++known;
   }
   return known < expected;
@@ -216,7 +216,7 @@ std::string Ranks::restless_words(const Connection& rank) const {
   if (state == 'T' || state == 't')
     return text + " is stopped by a signal: continue its process, " + std::to_string(rank.pid);
   const std::string call = call_name(rank.last);
-  if (rank.last.state == RankState::deferring) text += " is inside " + call;
+  if (rank.defers) text += " is inside " + call;
   else if (!rank.ready) return text + " has not finished MPI_Init";
   else return text + " has not answered" + (call.empty() ? "" : ", last seen in " + call);
   if (const std::string communicator = text_of(rank.last.communicator); !communicator.empty())

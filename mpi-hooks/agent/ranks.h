@@ -68,6 +68,7 @@ class Ranks {
     hooks::RankPacket last;
     bool ready = false;    // MPI_Init has finished
     bool closed = false;   // its gate is shut for epoch_
+    bool defers = false;   // answered this close with deferring
     bool opening = false;  // was told to open, and what it says of before does not count
     bool finalizing = false;
     bool finalized = false;

@@ -117,6 +117,7 @@ TEST_CASE("a process in MPI_Init or MPI_Finalize is not at rest; one that ended 
   link.ranks.close_gates(7);
   link.say(a, RankMessage::closed, RankState::computing, 0, "", 7);
   link.say(b, RankMessage::finalizing, RankState::deferring, 1, "MPI_Finalize", 7);
+  link.say(b, RankMessage::deferring, RankState::deferring, 1, "MPI_Finalize", 7);
   CHECK(says(link.ranks.not_at_rest(2), "rank 1 is inside MPI_Finalize"));
   SUBCASE("through it") { link.say(b, RankMessage::finalized, RankState::finalized, 1); }
   SUBCASE("gone before it could say so") {
