@@ -273,6 +273,7 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
     case wire::ToHost::kLaunchJob:
     case wire::ToHost::kLaunchDaemon:
     case wire::ToHost::kAnswerLaunch:
+    case wire::ToHost::kReopen:
     case wire::ToHost::kThaw:
     case wire::ToHost::kDeleteImages:
     case wire::ToHost::kResume:

@@ -275,8 +275,10 @@ TEST_CASE("a program that begins a session after its last one ended is a rank ag
   Rank rank;
   rank.start(agent);
   rank.helper.finalizing();
+  agent.expect(RankMessage::finalizing);
+  rank.helper.finalized();
   agent.expect(RankMessage::finalized);
-  rank.helper.initialized(3, 8, false, &progress);
+  rank.helper.initialized({.rank = 3, .size = 8, .progress = &progress});
   const RankPacket ready = agent.expect(RankMessage::ready);
   CHECK(ready.state == RankState::computing);
   agent.send(RankMessage::close, 2);
