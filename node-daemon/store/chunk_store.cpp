@@ -1,0 +1,233 @@
+#include "node-daemon/store/chunk_store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_map>
+
+#include "node-daemon/store/digest.h"
+#include "node-daemon/store/image_source.h"
+#include "node-daemon/store/store_state.h"
+
+namespace stillpoint::node {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool all_zero(std::string_view page) {
+  return page[0] == 0 && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+}
+
+class Ingest final : public ImageIngest, private RamStreamSink {
+ public:
+  Ingest(StoreState& state, std::string name, ImageKind kind)
+      : state_(state),
+        name_(std::move(name)),
+        kind_(kind),
+        holder_(state.hold()),
+        hasher_(derive(state.keys.active().key, "pages", "")),
+        compressor_(state.options.level),
+        parser_(*this) {
+    state_.add_spaces(*holder_, {{}});
+  }
+  ~Ingest() override { state_.release(holder_); }
+  Ingest(const Ingest&) = delete;
+  Ingest& operator=(const Ingest&) = delete;
+
+  Status write(std::string_view raw) override {
+    if (!failed_) return failed_;
+    figures_.raw_bytes += raw.size();
+    failed_ = kind_ == ImageKind::memory ? parser_.push(raw) : other(raw);
+    return failed_;
+  }
+  Result<ImageFigures> commit() override;
+
+ private:
+  Status ram(const std::vector<RamBlock>& blocks) override;
+  Status page(std::uint32_t block, std::uint64_t page, std::string_view content) override {
+    return put(holder_->spaces[block].pages[page], content);
+  }
+  Status zero_page(std::uint32_t block, std::uint64_t page) override {
+    ++figures_.pages;
+    ++figures_.zero_pages;
+    state_.put_unstored(holder_->spaces[block].pages[page], kZeroPage);
+    return {};
+  }
+  // Bytes without an address: page after page into the last space.
+  Status other(std::string_view bytes) override;
+
+  Status put(PageRef& ref, std::string_view content);
+  ImageManifest manifest(const StreamShape& shape);
+  Status publish_image(const std::string& content);
+
+  StoreState& state_;
+  const std::string name_;
+  const ImageKind kind_;
+  const std::shared_ptr<Holder> holder_;
+  PageHasher hasher_;
+  PageCompressor compressor_;
+  RamStreamParser parser_;
+  std::string partial_;  // other bytes that do not fill a page yet
+  std::uint64_t other_bytes_ = 0;
+  ImageFigures figures_;
+  Status failed_;
+};
+
+Status Ingest::ram(const std::vector<RamBlock>& blocks) {
+  std::vector<Space> spaces;
+  for (const RamBlock& block : blocks)
+    spaces.push_back({block.name, block.bytes, std::vector<PageRef>(block.pages(), kAbsentPage)});
+  state_.add_spaces(*holder_, std::move(spaces));
+  return {};
+}
+
+Status Ingest::put(PageRef& ref, std::string_view content) {
+  if (all_zero(content)) {
+    ++figures_.pages;
+    ++figures_.zero_pages;
+    state_.put_unstored(ref, kZeroPage);
+    return {};
+  }
+  bool is_new = false;
+  if (auto done = state_.put_page(*holder_, ref, hasher_(content), content, is_new, compressor_); !done) return done;
+  ++figures_.pages;
+  ++(is_new ? figures_.new_pages : figures_.known_pages);
+  return {};
+}
+
+Status Ingest::other(std::string_view bytes) {
+  other_bytes_ += bytes.size();
+  while (!bytes.empty()) {
+    if (partial_.empty() && bytes.size() >= kPageBytes) {
+      if (auto done = put(state_.add_page(*holder_), bytes.substr(0, kPageBytes)); !done) return done;
+      bytes.remove_prefix(kPageBytes);
+      continue;
+    }
+    const std::string_view piece = bytes.substr(0, kPageBytes - partial_.size());
+    partial_ += piece;
+    bytes.remove_prefix(piece.size());
+    if (partial_.size() < kPageBytes) continue;
+    if (auto done = put(state_.add_page(*holder_), partial_); !done) return done;
+    partial_.clear();
+  }
+  return {};
+}
+
+ImageManifest Ingest::manifest(const StreamShape& shape) {
+  ImageManifest manifest;
+  manifest.name = name_;
+  manifest.kind = kind_;
+  manifest.shape = shape;
+  manifest.stored_bytes = holder_->stored_bytes;
+  manifest.spaces = holder_->spaces;
+  manifest.spaces.back().bytes = other_bytes_;
+  std::unordered_map<std::uint32_t, std::uint32_t> numbers;
+  for (Space& space : manifest.spaces)
+    for (PageRef& ref : space.pages) {
+      if (!is_stored(ref)) continue;
+      const auto [known, is_new] = numbers.try_emplace(ref.origin, static_cast<std::uint32_t>(numbers.size()));
+      if (is_new) manifest.origins.push_back(state_.origin_id(ref.origin));
+      ref.origin = known->second;
+    }
+  return manifest;
+}
+
+// Another host's remove() may take an empty directory away while this one is about to write into it.
+Status Ingest::publish_image(const std::string& content) {
+  const fs::path path = state_.images_directory / name_;
+  const fs::path epoch = path.parent_path(), job = epoch.parent_path();
+  for (int attempt = 0;; ++attempt) {
+    for (const fs::path& directory : {job, epoch})
+      if (auto made = state_.files.make_directory(directory);
+          !made && !(made.error().kind == ErrorKind::not_found && attempt < 8))
+        return made;
+    // The names above it first: when the image is there, it is there for good.
+    Status done;
+    for (const fs::path& directory : {job.parent_path(), job})
+      if (done) done = state_.files.sync_directory(directory);
+    if (done) done = publish(state_.files, path, content);
+    if (done || done.error().kind != ErrorKind::not_found || attempt >= 8) return done;
+  }
+}
+
+Result<ImageFigures> Ingest::commit() {
+  if (!failed_) return failed_.error();
+  StreamShape shape;
+  shape.raw_bytes = figures_.raw_bytes;
+  if (kind_ == ImageKind::memory) {
+    auto parsed = parser_.finish();
+    if (!parsed) return (failed_ = parsed.error()).error();
+    shape = *parsed;
+  }
+  if (!partial_.empty()) {
+    partial_.resize(kPageBytes, '\0');
+    failed_ = put(state_.add_page(*holder_), partial_);
+    if (!failed_) return failed_.error();
+  }
+  if (failed_ = state_.seal_packs(*holder_, compressor_); !failed_) return failed_.error();
+  auto file = seal_manifest(manifest(shape), state_.keys.active());
+  if (!file) return (failed_ = file.error()).error();
+  if (failed_ = publish_image(*file); !failed_) return failed_.error();
+  figures_.stored_bytes = holder_->stored_bytes + file->size();
+  Sha256 digest;
+  digest.add(*file);
+  figures_.sha256 = digest.finish();
+  return figures_;
+}
+
+class Store final : public ChunkStore {
+ public:
+  Store(Files& files, const fs::path& directory, SiteKeys keys, const ChunkStoreOptions& options)
+      : state_(files, directory, std::move(keys), options) {}
+  Status load() { return state_.load(); }
+
+  Result<std::unique_ptr<ImageIngest>> begin(const std::string& name, ImageKind kind) override {
+    if (state_.options.read_only) return Error{ErrorKind::refused, "store image", name, "this store is read only"};
+    if (!is_image_name(name)) return Error{ErrorKind::refused, "store image", name, "not an image's name"};
+    return std::make_unique<Ingest>(state_, name, kind);
+  }
+  Result<std::unique_ptr<ImageSource>> read(const std::string& name) override {
+    if (!is_image_name(name)) return Error{ErrorKind::refused, "open image", name, "not an image's name"};
+    return open_image_source(state_, name);
+  }
+  Status remove(const std::string& name) override;
+  Result<std::vector<std::string>> images() override { return state_.image_names(); }
+  Result<CollectReport> collect() override {
+    if (state_.options.read_only) return Error{ErrorKind::refused, "collect garbage", "", "this store is read only"};
+    return state_.collect();
+  }
+  Result<VerifyReport> verify(const std::vector<std::string>& expected) override { return state_.verify(expected); }
+  StoreFigures figures() override { return state_.figures(); }
+
+ private:
+  StoreState state_;
+};
+
+Status Store::remove(const std::string& name) {
+  auto names = state_.image_names();
+  if (!names) return names.error();
+  std::set<fs::path> directories;
+  for (const std::string& image : *names) {
+    if (image != name && !(name.ends_with('/') && image.starts_with(name))) continue;
+    const fs::path path = state_.images_directory / image;
+    if (auto removed = state_.files.remove(path); !removed) return removed;
+    directories.insert(path.parent_path());
+  }
+  // An empty directory goes too; one with another image or something being written stays.
+  for (const fs::path& epoch : directories) {
+    if (auto synced = state_.files.sync_directory(epoch); !synced) return synced;
+    for (const fs::path& path : {epoch, epoch.parent_path()})
+      if (auto removed = state_.files.remove_directory(path); !removed) return removed;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ChunkStore>> ChunkStore::open(Files& files, const fs::path& directory, SiteKeys keys,
+                                                     const ChunkStoreOptions& options) {
+  auto store = std::make_unique<Store>(files, directory, std::move(keys), options);
+  if (auto loaded = store->load(); !loaded) return loaded.error();
+  return std::unique_ptr<ChunkStore>(std::move(store));
+}
+
+}  // namespace stillpoint::node

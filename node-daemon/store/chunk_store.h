@@ -1,0 +1,102 @@
+// The chunk store of one host: images as lists of pages, pages once each however many images hold them, compressed and
+// sealed in pack files. docs/store-format.md specifies the files:
+//
+//   DIR/packs/ID.pack                     pages
+//   DIR/images/JOB/eEPOCH/guest-G.ram     what an image consists of; without suffix .tmp, it is there whole
+//
+// A page that is there already, in whatever image of whatever guest, costs a hash; zeros cost nothing. An image lists
+// all its pages: no chain is followed to read it. Everything is published by write, fsync, rename, fsync of the
+// directory: packs first, then the image that lists them.
+//
+// One process at a time writes to a store; any number may read it.
+// Threads: ChunkStore may be used by any number; calls block. An ingest or a source belongs to one at a time and must
+// not outlive its store.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "node-daemon/store/files.h"
+#include "node-daemon/store/image_manifest.h"
+#include "node-daemon/store/site_key.h"
+
+namespace stillpoint::node {
+
+struct ChunkStoreOptions {
+  int level = 1;                                     // zstd
+  std::uint64_t pack_bytes = 128u << 20;             // a pack that has so many is closed and another begun
+  std::size_t index_entries = std::size_t{3} << 19;  // see PageIndex
+  double compact_below = 0.7;                        // a pack with a smaller share of live pages is written anew
+  bool read_only = false;                            // another host's store
+};
+
+struct ImageFigures {
+  std::uint64_t raw_bytes = 0;
+  std::uint64_t pages = 0, zero_pages = 0, known_pages = 0, new_pages = 0;
+  std::uint64_t stored_bytes = 0;  // what the new pages take, compressed, and the image's own file
+  std::string sha256;              // of the image's own file, which by its seals vouches for all its pages
+};
+
+// Takes an image's raw bytes. Nothing is visible before commit(); destroyed without it, nothing is left but pages that
+// another image came to share, or that the next collect() takes.
+class ImageIngest {
+ public:
+  virtual ~ImageIngest() = default;
+  // An error stays: every later call gives it again.
+  virtual Status write(std::string_view raw) = 0;
+  // Durable when it returns; once, last.
+  virtual Result<ImageFigures> commit() = 0;
+};
+
+// Gives an image's raw bytes in order; every page is verified before it is given. A flat image comes back byte for
+// byte; a migration stream with its pages in order, each once.
+class ImageSource {
+ public:
+  virtual ~ImageSource() = default;
+  virtual Result<std::string> read() = 0;  // empty: the end
+};
+
+struct CollectReport {
+  std::uint64_t packs_removed = 0, packs_compacted = 0;
+  std::uint64_t bytes_before = 0, bytes_after = 0;  // of all packs
+  std::vector<Error> problems;                      // packs that had to be left as they are
+};
+
+struct VerifyReport {
+  std::uint64_t packs = 0, images = 0, bytes = 0;
+  std::vector<Error> problems;              // empty: all is well
+  std::vector<std::string> damaged_images;  // by name: these cannot be restored from here
+};
+
+struct StoreFigures {
+  std::uint64_t packs = 0, pack_bytes = 0, pages = 0;
+  std::size_t index_bytes = 0;
+};
+
+class ChunkStore {
+ public:
+  virtual ~ChunkStore() = default;
+  // Makes the directory if it is not there and removes what an earlier process left half written. Packs that cannot be
+  // read are left alone: verify() names them.
+  static Result<std::unique_ptr<ChunkStore>> open(Files& files, const std::filesystem::path& directory, SiteKeys keys,
+                                                  const ChunkStoreOptions& options = {});
+
+  // name: "j7/e12/guest-0.ram", plain names between slashes. An image of that name is replaced at commit().
+  virtual Result<std::unique_ptr<ImageIngest>> begin(const std::string& name, ImageKind kind) = 0;
+  // damaged if the image, or a pack that it needs, is not there or not what was written.
+  virtual Result<std::unique_ptr<ImageSource>> read(const std::string& name) = 0;
+  // An image, or with a name that ends in '/' all below it. Its pages go at the next collect().
+  virtual Status remove(const std::string& name) = 0;
+  virtual Result<std::vector<std::string>> images() = 0;
+
+  // Removes packs without a live page and writes those anew that have few. Beside ingests and reads; a crash at any
+  // point leaves every image readable. Refused while an image is there that cannot be read: it is not known what it
+  // needs.
+  virtual Result<CollectReport> collect() = 0;
+  // Reads and checks every byte of the store. expected: images that must be there.
+  virtual Result<VerifyReport> verify(const std::vector<std::string>& expected = {}) = 0;
+  virtual StoreFigures figures() = 0;
+};
+
+}  // namespace stillpoint::node

@@ -1,0 +1,294 @@
+#include "node-daemon/store/chunk_store.h"
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <thread>
+
+#include "node-daemon/store/memory_files.h"
+#include "node-daemon/store/pack_file.h"
+#include "node-daemon/store/store_test_data.h"
+
+namespace stillpoint::node {
+namespace {
+
+namespace fs = std::filesystem;
+using test::flat_bytes;
+using test::get;
+using test::put;
+using test::same_machine;
+using test::TestGuest;
+
+std::unique_ptr<ChunkStore> open_store(Files& files, const ChunkStoreOptions& options = {}, const fs::path& at = "/s",
+                                       const SiteKeys& keys = test::some_keys()) {
+  auto store = ChunkStore::open(files, at, keys, options);
+  REQUIRE_MESSAGE(store.has_value(), store.error());
+  return std::move(*store);
+}
+
+ImageFigures must_put(ChunkStore& store, const std::string& name, const std::string& image,
+                      ImageKind kind = ImageKind::memory) {
+  auto figures = put(store, name, kind, image);
+  REQUIRE_MESSAGE(figures.has_value(), figures.error());
+  return *figures;
+}
+
+std::string must_get(ChunkStore& store, const std::string& name) {
+  auto image = get(store, name);
+  REQUIRE_MESSAGE(image.has_value(), image.error());
+  return *image;
+}
+
+CollectReport must_collect(ChunkStore& store) {
+  auto report = store.collect();
+  REQUIRE_MESSAGE(report.has_value(), report.error());
+  CHECK(report->problems.empty());
+  return *report;
+}
+
+void check_all_well(ChunkStore& store) {
+  const auto report = store.verify();
+  REQUIRE_MESSAGE(report.has_value(), report.error());
+  for (const Error& problem : report->problems) FAIL_CHECK(problem);
+}
+
+TEST_CASE("ten epochs of a guest come back, each by itself, also from a store opened anew") {
+  MemoryFiles files;
+  std::mt19937_64 random(3);
+  TestGuest guest(1);
+  std::vector<std::string> streams;
+  std::uint64_t first = 0, later = 0;
+  {
+    auto store = open_store(files);
+    for (int epoch = 0; epoch < 10; ++epoch, guest.change(random, 17)) {
+      streams.push_back(guest.stream(&random));
+      const auto figures = must_put(*store, "j1/e" + std::to_string(epoch) + "/guest-0.ram", streams.back());
+      (epoch == 0 ? first : later) += figures.new_pages;
+    }
+    CHECK(first > 200);
+    CHECK(later <= 9 * (17 + 20 + 2));  // what changed, the early writes of disorder, the devices
+    check_all_well(*store);
+  }
+  auto store = open_store(files);
+  for (int epoch = 9; epoch >= 0; --epoch)
+    CHECK(same_machine(must_get(*store, "j1/e" + std::to_string(epoch) + "/guest-0.ram"),
+                       streams[static_cast<unsigned>(epoch)]));
+  // Nothing new in the last one, even for a process that did not write it.
+  CHECK(must_put(*store, "j1/e99/guest-0.ram", guest.stream()).known_pages > 200);
+  CHECK(must_put(*store, "j1/e100/guest-0.ram", guest.stream()).new_pages == 0);
+}
+
+TEST_CASE("flat bytes come back to the byte, and cost their new pages only") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  for (const std::size_t bytes : {0u, 1u, 4095u, 4096u, 4097u, 1'000'001u}) {
+    const std::string image = flat_bytes(5, bytes);
+    must_put(*store, "j1/e1/guest-0.disk", image, ImageKind::flat);
+    CHECK(must_get(*store, "j1/e1/guest-0.disk") == image);
+  }
+  std::string image = flat_bytes(5, 1'000'001);
+  image[500'000] ^= 1;
+  const auto figures = must_put(*store, "j1/e2/guest-0.disk", image, ImageKind::flat);
+  CHECK(figures.new_pages == 1);
+  CHECK(must_get(*store, "j1/e2/guest-0.disk") == image);
+}
+
+TEST_CASE("pages that another guest has are stored once, also while both are being written") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  auto a = store->begin("j1/e1/guest-0.ram", ImageKind::memory),
+       b = store->begin("j1/e1/guest-1.ram", ImageKind::memory);
+  const std::string one = TestGuest(1).stream(), two = TestGuest(2).stream();
+  for (std::size_t at = 0; at < one.size(); at += 5000) {
+    REQUIRE((*a)->write(std::string_view(one).substr(at, 5000)).has_value());
+    REQUIRE((*b)->write(std::string_view(two).substr(at, 5000)).has_value());
+  }
+  const auto first = (*a)->commit(), second = (*b)->commit();
+  REQUIRE(first.has_value());
+  REQUIRE(second.has_value());
+  CHECK(first->known_pages + second->known_pages >= 85);
+  CHECK(same_machine(must_get(*store, "j1/e1/guest-0.ram"), one));
+  CHECK(same_machine(must_get(*store, "j1/e1/guest-1.ram"), two));
+  check_all_well(*store);
+}
+
+TEST_CASE("an image that is given up leaves nothing, and takes nothing from one that shares its pages") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  const std::string image = TestGuest(1).stream();
+  {
+    auto ingest = store->begin("j1/e1/guest-0.ram", ImageKind::memory);
+    REQUIRE((*ingest)->write(image).has_value());
+  }
+  CHECK(files.names().empty());
+  {
+    auto ingest = store->begin("j1/e1/guest-0.ram", ImageKind::memory);
+    REQUIRE((*ingest)->write(image).has_value());
+    auto other = store->begin("j1/e1/guest-1.ram", ImageKind::memory);
+    REQUIRE((*other)->write(image).has_value());
+    ingest->reset();
+    REQUIRE((*other)->commit().has_value());
+  }
+  CHECK(same_machine(must_get(*store, "j1/e1/guest-1.ram"), image));
+  CHECK(store->read("j1/e1/guest-0.ram").error().kind == ErrorKind::damaged);
+}
+
+TEST_CASE("collection keeps what images need, frees the rest, and moves pages together") {
+  MemoryFiles files;
+  ChunkStoreOptions options;
+  options.pack_bytes = 200'000;
+  auto store = open_store(files, options);
+  std::mt19937_64 random(4);
+  TestGuest guest(1);
+  std::vector<std::string> streams;
+  for (int epoch = 0; epoch < 12; ++epoch, guest.change(random, 60)) {
+    streams.push_back(guest.stream());
+    must_put(*store, "j1/e" + std::to_string(epoch) + "/guest-0.ram", streams.back());
+  }
+  for (int epoch = 0; epoch < 12; ++epoch) {
+    REQUIRE(store->remove("j1/e" + std::to_string(epoch) + "/").has_value());
+    must_collect(*store);
+    if (epoch % 4 == 3) store = open_store(files, options);
+    check_all_well(*store);
+    for (int left = epoch + 1; left < 12; ++left)
+      CHECK(same_machine(must_get(*store, "j1/e" + std::to_string(left) + "/guest-0.ram"),
+                         streams[static_cast<unsigned>(left)]));
+    if (epoch == 10) {
+      // One image left: little more than it needs.
+      const auto figures = store->figures();
+      const auto fresh = must_put(*store, "j2/e1/guest-0.disk", flat_bytes(77, 4096), ImageKind::flat);
+      CHECK(fresh.new_pages == 1);
+      CHECK(static_cast<double>(figures.pages) < 1.45 * 280);
+      REQUIRE(store->remove("j2/e1/guest-0.disk").has_value());
+    }
+  }
+  must_collect(*store);
+  CHECK(files.names().empty());
+}
+
+TEST_CASE("a collection beside an image being written takes none of its pages") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  const std::string image = TestGuest(1).stream(), other = TestGuest(2).stream();
+  must_put(*store, "j1/e1/guest-0.ram", image);
+  must_put(*store, "j1/e1/guest-1.ram", other);
+  auto ingest = store->begin("j1/e2/guest-0.ram", ImageKind::memory);
+  REQUIRE((*ingest)->write(std::string_view(image).substr(0, image.size() / 2)).has_value());
+  REQUIRE(store->remove("j1/e1/").has_value());
+  must_collect(*store);
+  REQUIRE((*ingest)->write(std::string_view(image).substr(image.size() / 2)).has_value());
+  const auto figures = (*ingest)->commit();
+  REQUIRE_MESSAGE(figures.has_value(), figures.error());
+  CHECK(figures->known_pages > 80);
+  CHECK(figures->new_pages > 80);
+  ingest->reset();
+  CHECK(same_machine(must_get(*store, "j1/e2/guest-0.ram"), image));
+  check_all_well(*store);
+  store = open_store(files);
+  CHECK(same_machine(must_get(*store, "j1/e2/guest-0.ram"), image));
+}
+
+TEST_CASE("an image being read stays readable when it is removed and collected") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  const std::string image = flat_bytes(1, 5'000'000);
+  must_put(*store, "j1/e1/guest-0.disk", image, ImageKind::flat);
+  auto source = store->read("j1/e1/guest-0.disk");
+  REQUIRE(source.has_value());
+  REQUIRE(store->remove("j1/").has_value());
+  must_collect(*store);
+  std::string read;
+  for (;;) {
+    auto piece = (*source)->read();
+    REQUIRE_MESSAGE(piece.has_value(), piece.error());
+    if (piece->empty()) break;
+    read += *piece;
+  }
+  CHECK(read == image);
+  source->reset();
+  must_collect(*store);
+  CHECK(files.names().empty());
+}
+
+TEST_CASE("keys: made when missing, for their owner only, rotated without losing what is there") {
+  char name[] = "/tmp/stillpoint-keys-XXXXXX";
+  REQUIRE(::mkdtemp(name) != nullptr);
+  const fs::path path = fs::path(name) / "store.keys";
+  const auto keys = load_site_keys(path);
+  REQUIRE_MESSAGE(keys.has_value(), keys.error());
+  struct stat state {};
+  REQUIRE(::stat(path.c_str(), &state) == 0);
+  CHECK((state.st_mode & 0777) == 0600);
+  CHECK(load_site_keys(path)->active().key == keys->active().key);
+
+  MemoryFiles files;
+  const std::string image = TestGuest(1).stream();
+  must_put(*open_store(files, {}, "/s", *keys), "j1/e1/guest-0.ram", image);
+  REQUIRE(rotate_site_key(path).has_value());
+  const auto rotated = load_site_keys(path);
+  REQUIRE(rotated.has_value());
+  CHECK(rotated->active().id != keys->active().id);
+  auto store = open_store(files, {}, "/s", *rotated);
+  CHECK(same_machine(must_get(*store, "j1/e1/guest-0.ram"), image));
+  CHECK(must_put(*store, "j1/e2/guest-0.ram", image).new_pages > 200);  // with the new key
+  check_all_well(*store);
+  CHECK(get(*open_store(files), "j1/e1/guest-0.ram").error().kind == ErrorKind::damaged);  // not the site's key
+
+  ::chmod(path.c_str(), 0644);
+  CHECK(load_site_keys(path).has_error());
+  fs::remove_all(name);
+  for (const char* text :
+       {"", "stillpoint-store-keys 1\n", "stillpoint-store-keys 2\n", "stillpoint-store-keys 1\nx y\n"})
+    CHECK(parse_site_keys(text).has_error());
+}
+
+TEST_CASE("real files, from several threads at once") {
+  char name[] = "/tmp/stillpoint-chunks-XXXXXX";
+  REQUIRE(::mkdtemp(name) != nullptr);
+  const std::string shared = TestGuest(1).stream();
+  {
+    ChunkStoreOptions options;
+    options.pack_bytes = 300'000;
+    auto store = open_store(system_files(), options, fs::path(name) / "store");
+    std::vector<std::thread> threads;
+    for (unsigned guest = 0; guest < 4; ++guest)
+      threads.emplace_back([&, guest] {
+        std::mt19937_64 random(guest);
+        TestGuest own(guest / 2 + 1);
+        for (int epoch = 0; epoch < 6; ++epoch, own.change(random, 40)) {
+          const std::string image = "j1/e" + std::to_string(epoch) + "/guest-" + std::to_string(guest) + ".ram";
+          const std::string stream = own.stream();
+          CHECK(put(*store, image, ImageKind::memory, stream).has_value());
+          const auto back = get(*store, image);
+          CHECK((back && same_machine(*back, stream)));
+          if (epoch > 2)
+            CHECK(store->remove("j1/e" + std::to_string(epoch - 2) + "/guest-" + std::to_string(guest) + ".ram"));
+        }
+      });
+    threads.emplace_back([&] {
+      for (int i = 0; i < 10; ++i) CHECK(store->collect().has_value());
+    });
+    for (std::thread& thread : threads) thread.join();
+    check_all_well(*store);
+    CHECK(store->images()->size() == 12);
+    REQUIRE(store->remove("j1/").has_value());
+    must_collect(*store);
+  }
+  CHECK(fs::is_empty(fs::path(name) / "store/packs"));
+  CHECK(fs::is_empty(fs::path(name) / "store/images"));
+  fs::remove_all(name);
+}
+
+TEST_CASE("names that lead elsewhere are refused") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  for (const char* name : {"", "a", "a/b", "a/b/c/d", "../b/c", "a//c", "a/b/.c", "/a/b", "a/b/c.tmp"}) {
+    CHECK(store->begin(name, ImageKind::flat).error().kind == ErrorKind::refused);
+    CHECK(store->read(name).error().kind == ErrorKind::refused);
+  }
+}
+
+}  // namespace
+}  // namespace stillpoint::node

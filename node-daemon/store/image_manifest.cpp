@@ -1,0 +1,199 @@
+#include "node-daemon/store/image_manifest.h"
+
+#include <zstd.h>
+
+#include <algorithm>
+
+#include "node-daemon/store/bytes.h"
+
+namespace stillpoint::node {
+namespace {
+
+constexpr std::string_view kMagic = "stillimg";
+constexpr std::uint32_t kVersion = 1;
+constexpr std::size_t kHeaderBytes = 8 + 4 + 4 + 8 + 16 + 8 + 8;
+constexpr std::uint64_t kMaxPlainBytes = std::uint64_t{1} << 30;
+constexpr std::size_t kMaxNameBytes = 1024, kMaxSpaces = kMaxRamBlocks + 1;
+// What a run of pages is: these, or 2 + the number of the origin.
+constexpr std::uint64_t kAbsentRun = 0, kZeroRun = 1, kFirstOrigin = 2;
+
+Error damaged(std::string cause) { return {ErrorKind::damaged, "read image", "", std::move(cause)}; }
+
+std::uint64_t zigzag(std::int64_t value) {
+  return (static_cast<std::uint64_t>(value) << 1) ^ static_cast<std::uint64_t>(value >> 63);
+}
+std::int64_t unzigzag(std::uint64_t value) {
+  return static_cast<std::int64_t>(value >> 1) ^ -static_cast<std::int64_t>(value & 1);
+}
+
+// Whether b goes on where a is.
+bool follows(const PageRef& a, const PageRef& b) {
+  return a.origin == b.origin && (!is_stored(a) || b.page == a.page + 1);
+}
+
+void put_pages(std::string& out, const std::vector<PageRef>& pages, std::vector<std::uint32_t>& expected) {
+  for (std::size_t at = 0; at < pages.size();) {
+    std::size_t end = at + 1;
+    while (end < pages.size() && follows(pages[end - 1], pages[end])) ++end;
+    const PageRef& first = pages[at];
+    put_varint(out, end - at);
+    if (is_stored(first)) {
+      put_varint(out, kFirstOrigin + first.origin);
+      put_varint(out, zigzag(std::int64_t{first.page} - std::int64_t{expected[first.origin]}));
+      expected[first.origin] = pages[end - 1].page + 1;
+    } else {
+      put_varint(out, first == kZeroPage ? kZeroRun : kAbsentRun);
+    }
+    at = end;
+  }
+}
+
+Status take_pages(ByteReader& in, std::size_t count, std::vector<PageRef>& pages,
+                  std::vector<std::uint32_t>& expected) {
+  while (pages.size() < count) {
+    const std::uint64_t run = in.varint(), what = in.varint();
+    if (!in.ok() || run == 0 || run > count - pages.size()) return damaged("a run of pages that cannot be");
+    if (what < kFirstOrigin) {
+      pages.insert(pages.end(), run, what == kZeroRun ? kZeroPage : kAbsentPage);
+      continue;
+    }
+    const std::uint64_t origin = what - kFirstOrigin;
+    if (origin >= expected.size()) return damaged("a page of an origin that is not listed");
+    const std::int64_t step = unzigzag(in.varint());
+    if (step < -std::int64_t{0xffffffff} || step > std::int64_t{0xffffffff}) return damaged("a page that cannot be");
+    const std::int64_t first = std::int64_t{expected[origin]} + step;
+    const std::int64_t end = first + static_cast<std::int64_t>(run);
+    if (!in.ok() || first < 0 || end > 0xffffffff) return damaged("a page that cannot be");
+    for (std::int64_t page = first; page < end; ++page)
+      pages.push_back({static_cast<std::uint32_t>(origin), static_cast<std::uint32_t>(page)});
+    expected[origin] = static_cast<std::uint32_t>(end);
+  }
+  return {};
+}
+
+void put_shape(std::string& out, const StreamShape& shape) {
+  put_le(out, shape.raw_bytes);
+  put_le(out, shape.head_bytes);
+  put_le(out, static_cast<std::uint8_t>((shape.has_pages ? 1 : 0) | (shape.footer ? 2 : 0)));
+  put_le(out, shape.section_type);
+  put_le(out, shape.section_id);
+}
+
+StreamShape take_shape(ByteReader& in) {
+  StreamShape shape;
+  shape.raw_bytes = in.number<std::uint64_t>();
+  shape.head_bytes = in.number<std::uint64_t>();
+  const auto flags = in.number<std::uint8_t>();
+  shape.has_pages = (flags & 1) != 0;
+  shape.footer = (flags & 2) != 0;
+  shape.section_type = in.number<std::uint8_t>();
+  shape.section_id = in.number<std::uint32_t>();
+  return shape;
+}
+
+std::string header_of(const Id& id, std::uint64_t key, std::uint64_t plain, std::uint64_t sealed) {
+  std::string header(kMagic);
+  put_le(header, kVersion);
+  put_le(header, std::uint32_t{0});
+  put_le(header, key);
+  header += as_text(id);
+  put_le(header, plain);
+  put_le(header, sealed);
+  return header;
+}
+
+}  // namespace
+
+std::string encode_manifest(const ImageManifest& manifest) {
+  std::string out;
+  put_text(out, manifest.name);
+  put_le(out, static_cast<std::uint8_t>(manifest.kind));
+  put_le(out, manifest.stored_bytes);
+  put_shape(out, manifest.shape);
+  put_varint(out, manifest.origins.size());
+  for (const Id& id : manifest.origins) out += as_text(id);
+  put_varint(out, manifest.spaces.size());
+  std::vector<std::uint32_t> expected(manifest.origins.size(), 0);
+  for (const Space& space : manifest.spaces) {
+    put_text(out, space.name);
+    put_varint(out, space.bytes);
+    put_pages(out, space.pages, expected);
+  }
+  return out;
+}
+
+Result<ImageManifest> decode_manifest(std::string_view plain, std::uint64_t max_pages) {
+  ByteReader in(plain);
+  ImageManifest manifest;
+  manifest.name = in.text();
+  const auto kind = in.number<std::uint8_t>();
+  manifest.stored_bytes = in.number<std::uint64_t>();
+  manifest.shape = take_shape(in);
+  const std::uint64_t origins = in.varint();
+  if (!in.ok() || manifest.name.size() > kMaxNameBytes || kind > 1 || origins > in.left() / sizeof(Id))
+    return damaged("its head does not fit together");
+  manifest.kind = static_cast<ImageKind>(kind);
+  for (std::uint64_t i = 0; i < origins; ++i) {
+    const std::string_view bytes = in.bytes(sizeof(Id));
+    std::copy(bytes.begin(), bytes.end(), manifest.origins.emplace_back().begin());
+  }
+  const std::uint64_t spaces = in.varint();
+  if (!in.ok() || spaces > kMaxSpaces) return damaged("its number of spaces cannot be");
+  std::vector<std::uint32_t> expected(manifest.origins.size(), 0);
+  for (std::uint64_t i = 0; i < spaces; ++i) {
+    Space space;
+    space.name = in.text();
+    space.bytes = in.varint();
+    const std::uint64_t pages = space.bytes / kPageBytes + (space.bytes % kPageBytes == 0 ? 0 : 1);
+    if (!in.ok() || space.name.size() > 255 || pages > max_pages) return damaged("a space that cannot be");
+    max_pages -= pages;
+    if (auto taken = take_pages(in, pages, space.pages, expected); !taken) return taken.error();
+    manifest.spaces.push_back(std::move(space));
+  }
+  if (!in.at_end()) return damaged("it goes on after its end");
+  const bool others = manifest.kind == ImageKind::memory
+                          ? spaces > 0 && manifest.shape.head_bytes <= manifest.spaces.back().bytes
+                          : spaces == 1 && manifest.shape.raw_bytes == manifest.spaces[0].bytes;
+  if (!others) return damaged("its spaces do not fit its kind");
+  return manifest;
+}
+
+Result<std::string> seal_manifest(const ImageManifest& manifest, const SiteKey& key) {
+  const std::string plain = encode_manifest(manifest);
+  if (plain.size() > kMaxPlainBytes)
+    return Error{ErrorKind::permanent, "write image", manifest.name, "it is too large"};
+  std::string compressed(ZSTD_compressBound(plain.size()), '\0');
+  const std::size_t size = ZSTD_compress(compressed.data(), compressed.size(), plain.data(), plain.size(), 1);
+  if (ZSTD_isError(size)) return Error{ErrorKind::permanent, "compress", manifest.name, ZSTD_getErrorName(size)};
+  compressed.resize(size);
+  auto id = random_id();
+  if (!id) return id.error();
+  std::string file = header_of(*id, key.id, plain.size(), size + kTagBytes);
+  const std::string header = file;
+  if (auto done = Sealer(derive(key.key, "image", as_text(*id))).seal(0, header, compressed, file); !done)
+    return done.error();
+  return file;
+}
+
+Result<ImageManifest> open_manifest(std::string_view file, const SiteKeys& keys) {
+  if (file.size() < kHeaderBytes) return damaged("it ends too early");
+  const std::string_view header = file.substr(0, kHeaderBytes);
+  ByteReader in(header);
+  if (in.bytes(kMagic.size()) != kMagic) return damaged("it does not begin like an image");
+  if (in.number<std::uint32_t>() != kVersion) return damaged("its version is not known here");
+  if (in.number<std::uint32_t>() != 0) return damaged("a field of its head is not zero");
+  const SiteKey* key = keys.find(in.number<std::uint64_t>());
+  if (key == nullptr) return damaged("its key is not among the site's keys");
+  const std::string_view id = in.bytes(sizeof(Id));
+  const auto plain_bytes = in.number<std::uint64_t>(), sealed_bytes = in.number<std::uint64_t>();
+  if (plain_bytes > kMaxPlainBytes || sealed_bytes != file.size() - kHeaderBytes)
+    return damaged("its length is not the one that its head says");
+  auto compressed = Sealer(derive(key->key, "image", id)).open(0, header, file.substr(kHeaderBytes));
+  if (!compressed) return damaged("it is not what was written");
+  std::string plain(plain_bytes, '\0');
+  const std::size_t size = ZSTD_decompress(plain.data(), plain.size(), compressed->data(), compressed->size());
+  if (ZSTD_isError(size) || size != plain.size()) return damaged("it does not unpack");
+  return decode_manifest(plain);
+}
+
+}  // namespace stillpoint::node

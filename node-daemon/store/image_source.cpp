@@ -1,0 +1,222 @@
+#include "node-daemon/store/image_source.h"
+
+#include <bit>
+#include <unordered_map>
+
+namespace stillpoint::node {
+namespace {
+
+constexpr std::size_t kPiece = 1u << 20;         // that read() gives at once
+constexpr std::size_t kCachedBytes = 48u << 20;  // of blocks whose other pages may be wanted soon
+
+// The blocks used last. Pages of an image lie in as many runs as it has epochs behind it, each read from front to back.
+class BlockCache {
+ public:
+  struct Block {
+    std::uint64_t slots = 0;
+    std::string pages;
+    std::string_view page(std::uint32_t slot) const {
+      const std::uint64_t before = slots & ((std::uint64_t{1} << slot) - 1);
+      return std::string_view(pages).substr(static_cast<unsigned>(std::popcount(before)) * kPageBytes, kPageBytes);
+    }
+  };
+  const Block* find(std::uint64_t key) {
+    const auto found = entries_.find(key);
+    if (found == entries_.end()) return nullptr;
+    order_.splice(order_.begin(), order_, found->second);
+    return &found->second->second;
+  }
+  const Block* put(std::uint64_t key, Block block) {
+    bytes_ += block.pages.size();
+    order_.emplace_front(key, std::move(block));
+    entries_[key] = order_.begin();
+    while (bytes_ > kCachedBytes && order_.size() > 1) {
+      bytes_ -= order_.back().second.pages.size();
+      entries_.erase(order_.back().first);
+      order_.pop_back();
+    }
+    return &order_.front().second;
+  }
+
+ private:
+  std::list<std::pair<std::uint64_t, Block>> order_;  // the one used last in front
+  std::unordered_map<std::uint64_t, std::list<std::pair<std::uint64_t, Block>>::iterator> entries_;
+  std::size_t bytes_ = 0;
+};
+
+class Source final : public ImageSource {
+ public:
+  Source(StoreState& state, std::string name)
+      : state_(state), name_(std::move(name)), holder_(state.hold()), writer_(manifest_.shape, ram_) {}
+  ~Source() override { state_.release(holder_); }
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+
+  Status open();
+  Result<std::string> read() override;
+
+ private:
+  enum class Part { head, pages, tail, end };
+  Status some_pages(std::string& out);
+  Status some_others(std::string& out, std::uint64_t until);
+  Result<std::string_view> page(const PageRef& ref);
+  Result<BlockCache::Block> fetch(const PageRef& ref);
+  BlockReader* reader(const PackInfo& pack);
+  Error damaged(std::string cause) const { return {ErrorKind::damaged, "read image", name_, std::move(cause)}; }
+  const std::vector<Space>& spaces() const { return holder_->spaces; }
+
+  StoreState& state_;
+  const std::string name_;
+  const std::shared_ptr<Holder> holder_;
+  ImageManifest manifest_;  // its spaces are the holder's
+  std::vector<RamBlock> ram_;
+  RamStreamWriter writer_;
+  std::map<Id, BlockReader> readers_;
+  BlockCache cache_;
+  Part part_ = Part::head;
+  std::uint32_t space_ = 0;
+  std::uint64_t page_ = 0, other_ = 0;  // next ones
+};
+
+Status Source::open() {
+  auto manifest = state_.read_manifest(name_);
+  if (!manifest) return manifest.error().kind == ErrorKind::not_found ? damaged("it is gone") : manifest.error();
+  std::vector<std::uint32_t> numbers;
+  for (const Id& id : manifest->origins) {
+    const auto number = state_.origin_number(id);
+    if (!number) return damaged("pack " + pack_name(id) + " is missing or damaged");
+    numbers.push_back(*number);
+  }
+  std::vector<Space> mapped = std::move(manifest->spaces);
+  for (Space& space : mapped)
+    for (PageRef& ref : space.pages)
+      if (is_stored(ref)) ref.origin = numbers[ref.origin];
+  for (std::size_t i = 0; i + 1 < mapped.size(); ++i) ram_.push_back({mapped[i].name, mapped[i].bytes});
+  manifest_ = std::move(*manifest);
+  state_.add_spaces(*holder_, std::move(mapped));
+  // Held from here on: no collection takes a page of it. What is not there now will not be there later.
+  for (const Space& space : spaces())
+    for (const PageRef& ref : space.pages)
+      if (is_stored(ref) && !state_.place(ref).pack) return damaged("a pack that it needs is missing or damaged");
+  return {};
+}
+
+Result<std::string> Source::read() {
+  std::string out;
+  out.reserve(kPiece + 2 * kPageBytes);
+  while (out.size() < kPiece && part_ != Part::end) {
+    Status done;
+    const std::uint64_t others = spaces().back().bytes;
+    const std::uint64_t head = manifest_.kind == ImageKind::memory ? manifest_.shape.head_bytes : others;
+    switch (part_) {
+      case Part::head:
+        done = some_others(out, head);
+        if (done && other_ == head) {
+          part_ = Part::pages;
+          writer_.begin(out);
+        }
+        break;
+      case Part::pages:
+        done = some_pages(out);
+        if (done && space_ + 1 == spaces().size()) {
+          writer_.end(out);
+          part_ = Part::tail;
+        }
+        break;
+      case Part::tail:
+        done = some_others(out, others);
+        if (done && other_ == others) part_ = Part::end;
+        break;
+      case Part::end: break;
+    }
+    if (!done) return done.error();
+  }
+  return out;
+}
+
+Status Source::some_pages(std::string& out) {
+  while (out.size() < kPiece && space_ + 1 < spaces().size()) {
+    const std::vector<PageRef>& pages = spaces()[space_].pages;
+    if (page_ == pages.size()) {
+      ++space_;
+      page_ = 0;
+      continue;
+    }
+    const PageRef& ref = pages[page_];
+    if (ref == kZeroPage) {
+      writer_.zero_page(out, space_, page_);
+    } else if (ref != kAbsentPage) {
+      auto content = page(ref);
+      if (!content) return content.error();
+      writer_.page(out, space_, page_, *content);
+    }
+    ++page_;
+  }
+  return {};
+}
+
+Status Source::some_others(std::string& out, std::uint64_t until) {
+  while (out.size() < kPiece && other_ < until) {
+    const PageRef& ref = spaces().back().pages[other_ / kPageBytes];
+    const std::size_t from = other_ % kPageBytes;
+    const std::size_t count = std::min<std::uint64_t>(kPageBytes - from, until - other_);
+    if (ref == kZeroPage) {
+      out.append(count, '\0');
+    } else {
+      auto content = page(ref);
+      if (!content) return content.error();
+      out += content->substr(from, count);
+    }
+    other_ += count;
+  }
+  return {};
+}
+
+Result<std::string_view> Source::page(const PageRef& ref) {
+  if (ref == kAbsentPage) return damaged("a page of it was never written");
+  const std::uint64_t key = (std::uint64_t{ref.origin} << 32) | (ref.page / kPagesPerBlock);
+  const std::uint32_t slot = ref.page % kPagesPerBlock;
+  const BlockCache::Block* block = cache_.find(key);
+  if (block == nullptr) {
+    auto fetched = fetch(ref);
+    if (!fetched) return fetched.error();
+    block = cache_.put(key, std::move(*fetched));
+  }
+  if ((block->slots >> slot & 1) == 0) return damaged("a page of it is missing");
+  return block->page(slot);
+}
+
+Result<BlockCache::Block> Source::fetch(const PageRef& ref) {
+  // A collection may move the block between the question where it is and the opening of the file.
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const BlockPlace at = state_.place(ref);
+    if (!at.pack) return damaged("a page of it is missing");
+    BlockReader* const from = reader(*at.pack);
+    if (from == nullptr) continue;
+    const PackBlock& block = at.pack->content.blocks[at.index];
+    auto pages = from->read(at.pack->content, block, at.index);
+    if (!pages)
+      return Error{pages.error().kind, "read image", name_, at.pack->path.string() + ": " + pages.error().cause};
+    return BlockCache::Block{block.slots, std::move(*pages)};
+  }
+  return damaged("a pack that it needs is gone");
+}
+
+BlockReader* Source::reader(const PackInfo& pack) {
+  const auto known = readers_.find(pack.content.id);
+  if (known != readers_.end()) return &known->second;
+  auto file = state_.files.open(pack.path);
+  if (!file) return nullptr;
+  const SiteKey& key = *state_.keys.find(pack.content.key);
+  return &readers_.try_emplace(pack.content.id, *file, key, pack.content).first->second;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ImageSource>> open_image_source(StoreState& state, const std::string& name) {
+  auto source = std::make_unique<Source>(state, name);
+  if (auto opened = source->open(); !opened) return opened.error();
+  return std::unique_ptr<ImageSource>(std::move(source));
+}
+
+}  // namespace stillpoint::node

@@ -1,0 +1,96 @@
+#include "node-daemon/store/site_key.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <sstream>
+
+#include "common/file.h"
+#include "node-daemon/store/bytes.h"
+
+namespace stillpoint::node {
+namespace {
+
+constexpr std::string_view kFirstLine = "stillpoint-store-keys 1";
+
+Error bad_file(const std::string& object, std::string cause) {
+  return {ErrorKind::permanent, "read site keys", object, std::move(cause)};
+}
+
+bool parse_hex(std::string_view text, unsigned char* out, std::size_t bytes) {
+  if (text.size() != 2 * bytes) return false;
+  for (std::size_t i = 0; i < bytes; ++i) {
+    const char* const end = text.data() + 2 * i + 2;
+    const auto read = std::from_chars(end - 2, end, out[i], 16);
+    if (read.ec != std::errc() || read.ptr != end) return false;
+  }
+  return true;
+}
+
+Result<std::string> new_line() {
+  auto id = random_id();
+  if (!id) return id.error();
+  auto key = random_key();
+  if (!key) return key.error();
+  return hex(as_text(*id).substr(0, 8)) + " " + hex(as_text(*key)) + "\n";
+}
+
+}  // namespace
+
+const SiteKey* SiteKeys::find(std::uint64_t id) const {
+  const auto found = std::ranges::find(keys_, id, &SiteKey::id);
+  return found == keys_.end() ? nullptr : &*found;
+}
+
+Result<SiteKeys> parse_site_keys(std::string_view text) {
+  std::istringstream in{std::string(text)};
+  std::string line;
+  if (!std::getline(in, line) || line != kFirstLine) return bad_file("", "its first line is not the one of version 1");
+  std::vector<SiteKey> keys;
+  while (std::getline(in, line)) {
+    if (line.empty()) continue;
+    SiteKey key;
+    unsigned char id[8];
+    const bool good = line.size() > 17 && line[16] == ' ' && parse_hex(line.substr(0, 16), id, sizeof id) &&
+                      parse_hex(line.substr(17), key.key.data(), key.key.size());
+    if (!good) return bad_file("", "line " + std::to_string(keys.size() + 2) + " is not an id and a key");
+    key.id = get_be<std::uint64_t>(reinterpret_cast<const char*>(id));
+    if (std::ranges::any_of(keys, [&](const SiteKey& other) { return other.id == key.id; }))
+      return bad_file("", "two keys have one id");
+    keys.push_back(key);
+  }
+  if (keys.empty()) return bad_file("", "no key in it");
+  return SiteKeys(std::move(keys));
+}
+
+Result<SiteKeys> load_site_keys(const std::filesystem::path& path) {
+  struct stat state {};
+  if (::stat(path.c_str(), &state) != 0) {
+    if (errno != ENOENT) return errno_error("read site keys", path.string(), errno);
+    auto line = new_line();
+    if (!line) return line.error();
+    if (auto made = publish_file(path, std::string(kFirstLine) + "\n" + *line, 0600); !made) return made.error();
+  } else if ((state.st_mode & 077) != 0) {
+    return bad_file(path.string(), "others than its owner may use it: make its mode 0600");
+  }
+  auto text = read_file(path, 1u << 20);
+  if (!text) return text.error();
+  auto keys = parse_site_keys(*text);
+  if (!keys) return bad_file(path.string(), keys.error().cause);
+  return keys;
+}
+
+Status rotate_site_key(const std::filesystem::path& path) {
+  if (auto there = load_site_keys(path); !there) return there.error();
+  auto text = read_file(path, 1u << 20);
+  if (!text) return text.error();
+  auto line = new_line();
+  if (!line) return line.error();
+  if (!text->ends_with('\n')) text->push_back('\n');
+  return publish_file(path, *text + *line, 0600);
+}
+
+}  // namespace stillpoint::node

@@ -1,0 +1,197 @@
+// Garbage collection: packs without a live page go, packs with few are written anew.
+//
+// What is alive is what an image file lists, or an ingest or a source holds. The order makes it safe:
+//   1. from now on, what an ingest held when it ended is remembered (an image that is published is then either among
+//      the files of step 2 or remembered)
+//   2. the image files are read
+//   3. under the mutex, in one step: what is held is added; packs to go are chosen; the dead pages in them are struck
+//      out, so that no ingest refers to them from then on
+//   4. live pages of sparse packs are copied into a new one, which is published
+//   5. only then the old files go
+// After a crash between 4 and 5 both files are there, and either serves; the next collection takes one of them.
+#include <algorithm>
+#include <bit>
+
+#include "node-daemon/store/store_state.h"
+
+namespace stillpoint::node {
+namespace {
+
+constexpr std::uint64_t kSmallPackShare = 16;  // of a full pack's size
+constexpr std::size_t kManySmallPacks = 8;     // are put together
+
+}  // namespace
+
+void StoreState::mark(Live& live, const PageRef& ref) const {
+  if (!is_stored(ref)) return;
+  if (live.size() <= ref.origin) live.resize(origins_.size());
+  auto& blocks = live[ref.origin];
+  const std::uint32_t block = ref.page / kPagesPerBlock;
+  if (blocks.size() <= block) blocks.resize(block + 1);
+  blocks[block] |= std::uint64_t{1} << (ref.page % kPagesPerBlock);
+}
+
+void StoreState::mark(Live& live, const std::vector<Space>& spaces) const {
+  for (const Space& space : spaces)
+    for (const PageRef& ref : space.pages) mark(live, ref);
+}
+
+Result<StoreState::Live> StoreState::live_by_images() {
+  auto names = image_names();
+  if (!names) return names.error();
+  Live live;
+  for (const std::string& name : *names) {
+    auto manifest = read_manifest(name);
+    if (!manifest && manifest.error().kind == ErrorKind::not_found) continue;  // removed meanwhile
+    if (!manifest)
+      return Error{ErrorKind::refused, "collect garbage", name,
+                   "it is not known what this image needs; repair it or remove it first: " + manifest.error().cause};
+    std::vector<std::optional<std::uint32_t>> numbers;
+    for (const Id& id : manifest->origins) numbers.push_back(origin_number(id));
+    const std::lock_guard lock(mutex_);
+    for (const Space& space : manifest->spaces)
+      for (const PageRef& ref : space.pages)
+        if (is_stored(ref) && numbers[ref.origin]) mark(live, {*numbers[ref.origin], ref.page});
+  }
+  return live;
+}
+
+StoreState::Victims StoreState::choose_victims(Live& live) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& holder : holders_) mark(live, holder->spaces);
+  for (const auto& holder : left_while_collecting_) mark(live, holder->spaces);
+  live.resize(origins_.size());
+
+  std::map<const PackInfo*, std::uint64_t> live_pages;
+  for (std::size_t i = 0; i < origins_.size(); ++i) {
+    live[i].resize(origins_[i].blocks.size());
+    for (std::size_t block = 0; block < origins_[i].blocks.size(); ++block) {
+      const BlockPlace& place = origins_[i].blocks[block];
+      if (place.pack)
+        live_pages[place.pack.get()] += static_cast<unsigned>(std::popcount(place.slots & live[i][block]));
+    }
+  }
+  Victims victims;
+  std::vector<std::shared_ptr<const PackInfo>> small;
+  for (const auto& [id, pack] : packs_) {
+    const std::uint64_t count = live_pages[pack.get()];
+    if (count == 0) victims.dead.push_back(pack);
+    else if (static_cast<double>(count) < options.compact_below * static_cast<double>(pack->pages))
+      victims.sparse.push_back(pack);
+    else if (pack->content.file_bytes < options.pack_bytes / kSmallPackShare) small.push_back(pack);
+  }
+  if (small.size() >= kManySmallPacks) victims.sparse.insert(victims.sparse.end(), small.begin(), small.end());
+
+  std::set<const PackInfo*> chosen;
+  for (const auto* list : {&victims.dead, &victims.sparse})
+    for (const auto& pack : *list) chosen.insert(pack.get());
+  for (std::size_t i = 0; i < origins_.size(); ++i)
+    for (std::size_t block = 0; block < origins_[i].blocks.size(); ++block) {
+      BlockPlace& place = origins_[i].blocks[block];
+      if (!place.pack || !chosen.contains(place.pack.get())) continue;
+      place.slots &= live[i][block];
+      if (place.slots == 0) place = {};
+    }
+  for (const auto& pack : victims.dead) packs_.erase(pack->content.id);
+  return victims;
+}
+
+BlockPlace StoreState::block_place(const Id& origin, std::uint32_t block) {
+  const std::lock_guard lock(mutex_);
+  const auto& blocks = origins_[origin_numbers_.at(origin)].blocks;
+  return block < blocks.size() ? blocks[block] : BlockPlace{};
+}
+
+Status StoreState::copy_live(const PackInfo& pack, PackWriter& writer, PageCompressor& compressor) {
+  auto file = files.open(pack.path);
+  if (!file) return file.error();
+  const PackContent& content = pack.content;
+  BlockReader reader(*file, *keys.find(content.key), content);
+  PageHasher hasher(derive(keys.active().key, "pages", ""));
+  for (std::uint32_t index = 0; index < content.blocks.size(); ++index) {
+    const PackBlock& block = content.blocks[index];
+    const Id& origin = content.origins[block.origin];
+    const BlockPlace here = block_place(origin, block.number);
+    if (here.pack.get() != &pack || here.slots == 0) continue;
+    auto pages = reader.read(content, block, index);
+    if (!pages) return pages.error();
+    std::string kept;
+    std::vector<Fingerprint> fingerprints;
+    std::size_t position = 0;
+    for (unsigned slot = 0; slot < kPagesPerBlock; ++slot) {
+      const std::uint64_t bit = std::uint64_t{1} << slot;
+      if ((block.slots & bit) == 0) continue;
+      const std::string_view page = std::string_view(*pages).substr(kPageBytes * position++, kPageBytes);
+      if ((here.slots & bit) == 0) continue;
+      kept += page;
+      fingerprints.push_back(hasher(page));
+    }
+    auto compressed = compressor.compress(kept);
+    if (!compressed) return compressed.error();
+    if (auto done = writer.append(origin, block.number, here.slots, *compressed, fingerprints); !done) return done;
+  }
+  return {};
+}
+
+Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, CollectReport& report,
+                           std::vector<std::shared_ptr<const PackInfo>>& replaced) {
+  PageCompressor compressor(options.level);
+  for (std::size_t next = 0; next < sparse.size();) {
+    auto writer = PackWriter::create(files, packs_directory, keys.active());
+    if (!writer) return writer.error();
+    std::vector<std::shared_ptr<const PackInfo>> copied;
+    for (; next < sparse.size() && (*writer)->bytes() < options.pack_bytes; ++next) {
+      const Status done = copy_live(*sparse[next], **writer, compressor);
+      if (done) {
+        copied.push_back(sparse[next]);
+        continue;
+      }
+      // A pack that cannot be read stays, whole: it may be repaired. What was copied of it does no harm.
+      if (done.error().kind != ErrorKind::damaged && done.error().kind != ErrorKind::not_found) return done;
+      report.problems.push_back(done.error());
+    }
+    if (copied.empty()) continue;
+    auto content = (*writer)->finish();
+    if (!content) return content.error();
+    const std::lock_guard lock(mutex_);
+    add_pack(*content, true);
+    for (const auto& pack : copied) packs_.erase(pack->content.id);
+    replaced.insert(replaced.end(), copied.begin(), copied.end());
+  }
+  return {};
+}
+
+Result<CollectReport> StoreState::collect() {
+  const std::lock_guard one(collect_mutex_);
+  CollectReport report;
+  report.bytes_before = figures().pack_bytes;
+  {
+    const std::lock_guard lock(mutex_);
+    collecting_ = true;
+  }
+  const auto run = [&]() -> Status {
+    auto live = live_by_images();
+    if (!live) return live.error();
+    const Victims victims = choose_victims(*live);
+    std::vector<std::shared_ptr<const PackInfo>> gone = victims.dead;
+    const Status compacted = compact(victims.sparse, report, gone);
+    report.packs_removed = victims.dead.size();
+    report.packs_compacted = gone.size() - victims.dead.size();
+    for (const auto& pack : gone)
+      if (auto removed = files.remove(pack->path); !removed) report.problems.push_back(removed.error());
+    if (!gone.empty())
+      if (auto synced = files.sync_directory(packs_directory); !synced) return synced;
+    return compacted;
+  };
+  const Status done = run();
+  {
+    const std::lock_guard lock(mutex_);
+    collecting_ = false;
+    left_while_collecting_.clear();
+  }
+  if (!done) return done.error();
+  report.bytes_after = figures().pack_bytes;
+  return report;
+}
+
+}  // namespace stillpoint::node

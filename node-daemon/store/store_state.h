@@ -1,0 +1,149 @@
+// What the parts of the chunk store share: packs, where blocks lie, the pack being filled. Not for use outside.
+//
+// Threads: everything below is guarded by mutex, but what says otherwise. No file is read or written under it, except
+// that a pack's file is created.
+#pragma once
+
+#include <condition_variable>
+#include <list>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+
+#include "node-daemon/store/chunk_store.h"
+#include "node-daemon/store/pack_file.h"
+
+namespace stillpoint::node {
+
+// A pack file that is there. Never changes; without the fingerprints.
+struct PackInfo {
+  PackContent content;
+  std::filesystem::path path;
+  std::uint64_t pages = 0;
+};
+
+// Where the pages of a block lie now, and which of them are to be had. A bit goes when garbage collection has found the
+// page dead, and never comes back: who has the same content again stores it anew.
+struct BlockPlace {
+  std::shared_ptr<const PackInfo> pack;  // null: nowhere
+  std::uint32_t index = 0;               // in pack->content.blocks
+  std::uint64_t slots = 0;
+};
+
+struct OpenPack {
+  std::uint32_t origin = 0;
+  std::unique_ptr<PackWriter> writer;  // guarded by io; given up when finished or failed
+  std::mutex io;                       // taken without the state's mutex, or after it
+  std::uint64_t bytes = 0;             // written or about to be
+  unsigned users = 0;                  // ingests that need it
+  unsigned in_flight = 0;              // full blocks that their ingests compress or write
+  bool sealing = false, done = false;  // done: published, or failed
+  std::optional<Error> failed;
+  // The block being filled.
+  std::uint32_t number = 0;
+  std::string pages;
+  std::vector<Fingerprint> fingerprints;
+};
+
+struct Origin {
+  Id id{};
+  std::shared_ptr<OpenPack> open;  // until it is published; stays if it failed
+  std::vector<BlockPlace> blocks;
+};
+
+// An ingest or a source: what it refers to is alive whether or not an image lists it.
+struct Holder {
+  std::vector<Space> spaces;                  // changed and read under the mutex; PageRef::origin is the state's
+  std::set<std::shared_ptr<OpenPack>> packs;  // the owner's alone
+  std::uint64_t stored_bytes = 0;             // the owner's alone
+};
+
+class StoreState {
+ public:
+  StoreState(Files& store_files, std::filesystem::path directory, SiteKeys site_keys, const ChunkStoreOptions& opts)
+      : files(store_files),
+        packs_directory(directory / "packs"),
+        images_directory(directory / "images"),
+        keys(std::move(site_keys)),
+        options(opts),
+        index_(opts.index_entries) {}
+
+  Status load();
+
+  std::shared_ptr<Holder> hold();
+  void release(const std::shared_ptr<Holder>& holder);
+
+  // Before the last space, if there is one.
+  void add_spaces(Holder& holder, std::vector<Space> spaces);
+  // One more page of the last space. The reference holds until the next call.
+  PageRef& add_page(Holder& holder);
+  // Sets ref to the page's place, where it is already or in the pack being filled.
+  Status put_page(Holder& holder, PageRef& ref, const Fingerprint& fingerprint, std::string_view page, bool& is_new,
+                  PageCompressor& compressor);
+  void put_unstored(PageRef& ref, PageRef what);
+  // All packs that the holder put pages into are durable when it returns.
+  Status seal_packs(Holder& holder, PageCompressor& compressor);
+
+  std::optional<std::uint32_t> origin_number(const Id& id);
+  Id origin_id(std::uint32_t number);
+  // Of the block that a page is in; no pack if the page is not to be had.
+  BlockPlace place(const PageRef& ref);
+
+  Result<std::string> read_image_file(const std::string& name);
+  Result<ImageManifest> read_manifest(const std::string& name);
+  Result<std::vector<std::string>> image_names();
+
+  Result<CollectReport> collect();
+  Result<VerifyReport> verify(const std::vector<std::string>& expected);
+  StoreFigures figures();
+
+  Files& files;
+  const std::filesystem::path packs_directory, images_directory;
+  const SiteKeys keys;
+  const ChunkStoreOptions options;
+
+ private:
+  using Live = std::vector<std::vector<std::uint64_t>>;  // by origin, by block: slots
+
+  std::uint32_t number_of(const Id& id);
+  // replace: this is where its blocks are from now on, even if they are elsewhere too.
+  void add_pack(const PackContent& content, bool replace);
+  const OpenPack* unpublished(std::uint32_t origin) const { return origins_[origin].open.get(); }
+  bool usable(const PageRef& ref) const;
+  Status open_pack();
+  Status write_block(OpenPack& pack, std::uint32_t number, const std::string& pages,
+                     const std::vector<Fingerprint>& fingerprints, PageCompressor& compressor, std::uint64_t& written);
+  Status seal(const std::shared_ptr<OpenPack>& pack, Holder& holder, PageCompressor& compressor);
+  void fail(OpenPack& pack, const Error& error);
+
+  void mark(Live& live, const PageRef& ref) const;
+  void mark(Live& live, const std::vector<Space>& spaces) const;
+  Result<Live> live_by_images();
+  struct Victims {
+    std::vector<std::shared_ptr<const PackInfo>> dead, sparse;
+  };
+  Victims choose_victims(Live& live);
+  Status compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, CollectReport& report,
+                 std::vector<std::shared_ptr<const PackInfo>>& replaced);
+  BlockPlace block_place(const Id& origin, std::uint32_t block);
+  Status copy_live(const PackInfo& pack, PackWriter& writer, PageCompressor& compressor);
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  PageIndex index_;
+  std::vector<Origin> origins_;
+  std::map<Id, std::uint32_t> origin_numbers_;
+  std::map<Id, std::shared_ptr<const PackInfo>> packs_;
+  std::shared_ptr<OpenPack> open_;
+  std::list<std::shared_ptr<Holder>> holders_;
+
+  std::mutex collect_mutex_;  // one collection at a time; taken before mutex_
+  bool collecting_ = false;
+  std::list<std::shared_ptr<Holder>> left_while_collecting_;
+};
+
+// Below the images: whether the name may be used, and its directories.
+bool is_image_name(std::string_view name);
+
+}  // namespace stillpoint::node

@@ -1,0 +1,39 @@
+// Images for the store's tests: a small guest whose memory changes, as the migration streams that QEMU would write.
+#pragma once
+
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "node-daemon/store/chunk_store.h"
+
+namespace stillpoint::node::test {
+
+SiteKeys some_keys();
+
+// A guest's memory and devices; every page is made from a seed, 0 is a page of zeros.
+struct TestGuest {
+  std::vector<RamBlock> blocks{
+      {"pc.ram", 300 * kPageBytes}, {"/rom@etc/acpi", 2 * kPageBytes}, {"vga", 40 * kPageBytes}};
+  std::vector<std::vector<std::uint64_t>> seeds;
+  std::string devices;
+
+  explicit TestGuest(std::uint64_t seed, std::uint64_t common = 1);  // common: so do some pages of other guests look
+  void change(std::mt19937_64& random, unsigned pages);
+  // In order, or as background-snapshot writes it: some pages early, some twice with an old content first.
+  std::string stream(std::mt19937_64* disorder = nullptr) const;
+};
+
+std::string page_of(std::uint64_t seed);
+// Bytes of which some compress.
+std::string flat_bytes(std::uint64_t seed, std::size_t bytes);
+
+// Whether two streams load the same machine: pages by block and number, and all other bytes.
+bool same_machine(const std::string& a, const std::string& b);
+
+Result<ImageFigures> put(ChunkStore& store, const std::string& name, ImageKind kind, const std::string& image,
+                         std::size_t piece = 10'000);
+Result<std::string> get(ChunkStore& store, const std::string& name);
+
+}  // namespace stillpoint::node::test
