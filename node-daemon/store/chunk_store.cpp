@@ -189,7 +189,7 @@ class Store final : public ChunkStore {
     if (!is_image_name(name)) return Error{ErrorKind::refused, "open image", name, "not an image's name"};
     return open_image_source(state_, name);
   }
-  Status remove(const std::string& name) override;
+  Status remove(const std::string& name) override { return remove_images(state_.files, state_.images_directory, name); }
   Result<std::vector<std::string>> images() override { return state_.image_names(); }
   Result<CollectReport> collect() override {
     if (state_.options.read_only) return Error{ErrorKind::refused, "collect garbage", "", "this store is read only"};
@@ -201,25 +201,6 @@ class Store final : public ChunkStore {
  private:
   StoreState state_;
 };
-
-Status Store::remove(const std::string& name) {
-  auto names = state_.image_names();
-  if (!names) return names.error();
-  std::set<fs::path> directories;
-  for (const std::string& image : *names) {
-    if (image != name && !(name.ends_with('/') && image.starts_with(name))) continue;
-    const fs::path path = state_.images_directory / image;
-    if (auto removed = state_.files.remove(path); !removed) return removed;
-    directories.insert(path.parent_path());
-  }
-  // An empty directory goes too; one with another image or something being written stays.
-  for (const fs::path& epoch : directories) {
-    if (auto synced = state_.files.sync_directory(epoch); !synced) return synced;
-    for (const fs::path& path : {epoch, epoch.parent_path()})
-      if (auto removed = state_.files.remove_directory(path); !removed) return removed;
-  }
-  return {};
-}
 
 }  // namespace
 

@@ -99,4 +99,11 @@ class ChunkStore {
   virtual StoreFigures figures() = 0;
 };
 
+// "j7/e12/guest-0.ram": three plain names.
+bool is_image_name(std::string_view name);
+// A name that may be a directory's beside others: letters, digits, "-", "_", ".", not first.
+bool is_host_directory(std::string_view name);
+// ChunkStore::remove() of a store that another process may have open.
+Status remove_images(Files& files, const std::filesystem::path& images, const std::string& name);
+
 }  // namespace stillpoint::node

@@ -1,6 +1,7 @@
 #include "node-daemon/store/chunk_store.h"
 
 #include <doctest/doctest.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -279,6 +280,33 @@ TEST_CASE("real files, from several threads at once") {
   CHECK(fs::is_empty(fs::path(name) / "store/packs"));
   CHECK(fs::is_empty(fs::path(name) / "store/images"));
   fs::remove_all(name);
+}
+
+TEST_CASE("a real file system that is full: said so, nothing left behind, and room again after a collection") {
+  char name[] = "/tmp/stillpoint-full-XXXXXX";
+  REQUIRE(::mkdtemp(name) != nullptr);
+  if (::mount("tmpfs", name, "tmpfs", 0, "size=1M") != 0) {
+    MESSAGE("skipped: no right to mount");
+    ::rmdir(name);
+    return;
+  }
+  {
+    auto store = open_store(system_files(), {}, fs::path(name) / "store");
+    const std::string image = flat_bytes(1, 6'000'000), large = flat_bytes(2, 20'000'000);
+    must_put(*store, "j1/e1/guest-0.disk", image, ImageKind::flat);
+    const auto before = system_files().free_bytes(name);
+    const auto full = put(*store, "j1/e2/guest-0.disk", ImageKind::flat, large);
+    REQUIRE(full.has_error());
+    CHECK(full.error().kind == ErrorKind::storage_full);
+    CHECK(*system_files().free_bytes(name) == *before);
+    CHECK(must_get(*store, "j1/e1/guest-0.disk") == image);
+    REQUIRE(store->remove("j1/").has_value());
+    must_collect(*store);
+    must_put(*store, "j1/e3/guest-0.disk", image, ImageKind::flat);
+    CHECK(must_get(*store, "j1/e3/guest-0.disk") == image);
+  }
+  CHECK(::umount(name) == 0);
+  ::rmdir(name);
 }
 
 TEST_CASE("names that lead elsewhere are refused") {

@@ -199,6 +199,8 @@ Result<BlockCache::Block> Source::fetch(const PageRef& ref) {
       return Error{pages.error().kind, "read image", name_, at.pack->path.string() + ": " + pages.error().cause};
     return BlockCache::Block{block.slots, std::move(*pages)};
   }
+  if (state_.options.read_only)
+    return Error{ErrorKind::transient, "read image", name_, "its host moved a pack meanwhile; try again"};
   return damaged("a pack that it needs is gone");
 }
 

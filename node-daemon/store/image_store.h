@@ -1,5 +1,5 @@
-// Where checkpoint images lie. Behind this interface is today a directory that all hosts of a site reach; a chunk store
-// of Stillpoint's own is to take its place.
+// Where checkpoint images lie. Behind this interface are the chunk stores of all hosts, in a directory that every host
+// of the site reaches (chunk_image_store.h).
 //
 // Threads: blocking calls, from workers; any number side by side. A writer or reader belongs to one thread.
 #pragma once
@@ -36,8 +36,8 @@ class ImageWriter {
   virtual Result<wire::ImageFile> commit() = 0;
 };
 
-// Gives an image's raw bytes. Whatever was read counts only after the end was read without an error: the digest is
-// checked there once more.
+// Gives an image's raw bytes, each checked before it is given. The image as a whole counts only after its end was read
+// without an error.
 class ImageReader {
  public:
   virtual ~ImageReader() = default;
@@ -49,7 +49,8 @@ class ImageStore {
   virtual ~ImageStore() = default;
   // stop: may be requested from any thread; the writer's calls under way then end with an error of kind refused.
   virtual Result<std::unique_ptr<ImageWriter>> begin(const ImageName& name, std::stop_token stop) = 0;
-  // Every stored byte is read and checked first: an image that does not match is an error of kind damaged.
+  // An image that is not what the catalog recorded, or lacks something, is an error of kind damaged; so is a read that
+  // meets damage later.
   virtual Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file) = 0;
   // Images that are not there are deleted already. Without guests: all of the epoch.
   virtual Status remove(const JobId& job, Epoch epoch, const std::optional<std::vector<GuestIndex>>& guests) = 0;

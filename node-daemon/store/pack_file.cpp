@@ -107,12 +107,11 @@ PageCompressor::PageCompressor(int level) : context_(ZSTD_createCCtx()) {
   ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_compressionLevel, level);
 }
 
-Result<std::string> PageCompressor::compress(std::string_view pages) {
-  std::string out(ZSTD_compressBound(pages.size()), '\0');
-  const std::size_t size = ZSTD_compress2(context_.get(), out.data(), out.size(), pages.data(), pages.size());
+Result<std::string_view> PageCompressor::compress(std::string_view pages) {
+  if (const std::size_t bound = ZSTD_compressBound(pages.size()); out_.size() < bound) out_.resize(bound);
+  const std::size_t size = ZSTD_compress2(context_.get(), out_.data(), out_.size(), pages.data(), pages.size());
   if (ZSTD_isError(size)) return Error{ErrorKind::permanent, "compress", "pages", ZSTD_getErrorName(size)};
-  out.resize(size);
-  return out;
+  return std::string_view(out_).substr(0, size);
 }
 
 PackWriter::PackWriter(Files& files, std::filesystem::path directory, const SiteKey& key, const Id& id)
@@ -154,14 +153,14 @@ Status PackWriter::append(const Id& origin, std::uint32_t number, std::uint64_t 
   block.slots = slots;
   block.offset = content_.file_bytes;
   block.first_fingerprint = static_cast<std::uint32_t>(content_.fingerprints.size());
-  std::string sealed;
+  sealed_.clear();
   if (auto done =
-          sealer_.seal(content_.blocks.size(), block_context(header_, origin, number, slots), compressed, sealed);
+          sealer_.seal(content_.blocks.size(), block_context(header_, origin, number, slots), compressed, sealed_);
       !done)
     return done;
-  block.sealed_bytes = static_cast<std::uint32_t>(sealed.size());
-  if (auto written = file_->append(sealed); !written) return written;
-  content_.file_bytes += sealed.size();
+  block.sealed_bytes = static_cast<std::uint32_t>(sealed_.size());
+  if (auto written = file_->append(sealed_); !written) return written;
+  content_.file_bytes += sealed_.size();
   content_.blocks.push_back(block);
   content_.fingerprints.insert(content_.fingerprints.end(), fingerprints.begin(), fingerprints.end());
   return {};

@@ -49,13 +49,15 @@ Result<PackContent> decode_pack_index(std::string_view plain, std::uint64_t end)
 class PageCompressor {
  public:
   explicit PageCompressor(int level);
-  Result<std::string> compress(std::string_view pages);
+  // Valid until the next call.
+  Result<std::string_view> compress(std::string_view pages);
 
  private:
   struct Free {
     void operator()(ZSTD_CCtx* context) const { ZSTD_freeCCtx(context); }
   };
   std::unique_ptr<ZSTD_CCtx, Free> context_;
+  std::string out_;
 };
 
 // Writes a pack under a temporary name; finish() publishes it. Destroyed without that, nothing is left.
@@ -79,6 +81,7 @@ class PackWriter {
   Sealer sealer_;
   const std::string header_;
   PackContent content_;
+  std::string sealed_;  // kept for its room
   std::unique_ptr<WritableFile> file_;
 };
 

@@ -117,8 +117,8 @@ Result<std::size_t> RamStreamParser::keep_rest(std::string_view bytes) {
 
 Result<std::size_t> RamStreamParser::magic(std::string_view bytes) {
   if (bytes.size() < 8) return 0u;
-  if (get_be<std::uint32_t>(bytes.data()) != kMagic) return damaged("it does not begin like one of QEMU's");
-  if (get_be<std::uint32_t>(bytes.data() + 4) != kVersion) return keep_rest(bytes);
+  if (get_be<std::uint32_t>(bytes.data()) != kMagic || get_be<std::uint32_t>(bytes.data() + 4) != kVersion)
+    return keep_rest(bytes);
   state_ = State::section;
   return keep(bytes, 8);
 }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -38,6 +39,18 @@ Result<std::string> new_line() {
   return hex(as_text(*id).substr(0, 8)) + " " + hex(as_text(*key)) + "\n";
 }
 
+// Unless another host was faster: then its keys are the site's.
+Status make_file(const std::filesystem::path& path, const std::string& text) {
+  auto id = random_id();
+  if (!id) return id.error();
+  const std::filesystem::path own = path.string() + "." + hex(as_text(*id));
+  if (auto written = publish_file(own, text, 0600); !written) return written;
+  const int failed = ::link(own.c_str(), path.c_str()) == 0 ? 0 : errno;
+  ::unlink(own.c_str());
+  if (failed != 0 && failed != EEXIST) return errno_error("make site keys", path.string(), failed);
+  return sync_directory(path.parent_path().empty() ? std::filesystem::path(".") : path.parent_path());
+}
+
 }  // namespace
 
 const SiteKey* SiteKeys::find(std::uint64_t id) const {
@@ -72,7 +85,7 @@ Result<SiteKeys> load_site_keys(const std::filesystem::path& path) {
     if (errno != ENOENT) return errno_error("read site keys", path.string(), errno);
     auto line = new_line();
     if (!line) return line.error();
-    if (auto made = publish_file(path, std::string(kFirstLine) + "\n" + *line, 0600); !made) return made.error();
+    if (auto made = make_file(path, std::string(kFirstLine) + "\n" + *line); !made) return made.error();
   } else if ((state.st_mode & 077) != 0) {
     return bad_file(path.string(), "others than its owner may use it: make its mode 0600");
   }

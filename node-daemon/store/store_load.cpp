@@ -1,4 +1,4 @@
-// Opening a store, the images in it by name, and the check of all of it.
+// Opening a store, and the images in it by name.
 #include <algorithm>
 #include <bit>
 
@@ -35,11 +35,6 @@ Result<std::vector<std::string>> walk(Files& files, const fs::path& images) {
   return found;
 }
 
-Error about(Error error, const std::string& object) {
-  if (error.object.empty() || error.kind == ErrorKind::damaged) error.object = object;
-  return error;
-}
-
 }  // namespace
 
 bool is_image_name(std::string_view name) {
@@ -50,6 +45,30 @@ bool is_image_name(std::string_view name) {
     if (slash == name.npos) return parts == 2 && !name.ends_with(kTemporarySuffix);
     name.remove_prefix(slash + 1);
   }
+}
+
+bool is_host_directory(std::string_view name) { return is_plain_name(name); }
+
+Status remove_images(Files& files, const fs::path& images, const std::string& name) {
+  auto names = walk(files, images);
+  if (!names) return names.error();
+  std::set<fs::path> directories;
+  for (const std::string& image : *names) {
+    const bool meant = image == name || (name.ends_with('/') && image.starts_with(name));
+    if (!meant || image.ends_with(kTemporarySuffix)) continue;
+    const fs::path path = images / image;
+    if (auto removed = files.remove(path); !removed) return removed;
+    directories.insert(path.parent_path());
+  }
+  // An empty directory goes too; one with another image or something being written stays.
+  for (const fs::path& epoch : directories) {
+    // Another host may have removed it meanwhile.
+    if (auto synced = files.sync_directory(epoch); !synced && synced.error().kind != ErrorKind::not_found)
+      return synced;
+    for (const fs::path& path : {epoch, epoch.parent_path()})
+      if (auto removed = files.remove_directory(path); !removed) return removed;
+  }
+  return {};
 }
 
 Status StoreState::load() {
@@ -106,98 +125,9 @@ Result<ImageManifest> StoreState::read_manifest(const std::string& name) {
   auto bytes = read_image_file(name);
   if (!bytes) return bytes.error();
   auto manifest = open_manifest(*bytes, keys);
-  if (!manifest) return about(manifest.error(), name);
+  if (!manifest) return Error{manifest.error().kind, "read image", name, manifest.error().cause};
   if (manifest->name != name) return Error{ErrorKind::damaged, "read image", name, "it is " + manifest->name};
   return manifest;
-}
-
-Result<VerifyReport> StoreState::verify(const std::vector<std::string>& expected) {
-  const std::lock_guard one(collect_mutex_);
-  VerifyReport report;
-  std::set<std::pair<Id, std::uint32_t>> bad_blocks;
-  PageHasher hasher(derive(keys.active().key, "pages", ""));
-  std::vector<std::shared_ptr<const PackInfo>> known;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [id, pack] : packs_) known.push_back(pack);
-  }
-  auto names = files.list(packs_directory);
-  if (!names) return names.error();
-
-  std::set<std::string> good;
-  for (const std::string& name : *names) {
-    if (!name.ends_with(".pack")) continue;
-    ++report.packs;
-    const std::string path = (packs_directory / name).string();
-    auto file = files.open(path);
-    if (!file) {
-      report.problems.push_back(file.error());
-      continue;
-    }
-    report.bytes += (*file)->size();
-    const auto content = read_pack(**file, keys);
-    if (!content || pack_name(content->id) != name) {
-      report.problems.push_back(
-          about(content ? Error{ErrorKind::damaged, "read pack", "", "it has another's name"} : content.error(), path));
-      continue;
-    }
-    good.insert(name);
-    BlockReader reader(*file, *keys.find(content->key), *content);
-    for (std::uint32_t index = 0; index < content->blocks.size(); ++index) {
-      const PackBlock& block = content->blocks[index];
-      auto pages = reader.read(*content, block, index);
-      bool same = pages.has_value();
-      // The fingerprints of an old key's packs were made with that key.
-      for (std::size_t i = 0; same && content->key == keys.active().id && i * kPageBytes < pages->size(); ++i)
-        same = hasher(std::string_view(*pages).substr(i * kPageBytes, kPageBytes)) ==
-               content->fingerprints[block.first_fingerprint + i];
-      if (same) continue;
-      bad_blocks.insert({content->id, index});
-      report.problems.push_back(
-          about(pages ? Error{ErrorKind::damaged, "read pack", "", "a page is not the one of its fingerprint"}
-                      : pages.error(),
-                path));
-    }
-  }
-  std::set<Id> bad_packs;
-  for (const auto& pack : known) {
-    if (good.contains(pack->path.filename().string())) continue;
-    bad_packs.insert(pack->content.id);
-    if (std::ranges::find(*names, pack->path.filename().string()) == names->end())
-      report.problems.push_back({ErrorKind::damaged, "read pack", pack->path.string(), "it is gone"});
-  }
-
-  auto images = image_names();
-  if (!images) return images.error();
-  for (const std::string& name : expected)
-    if (std::ranges::find(*images, name) == images->end()) images->push_back(name);
-  for (const std::string& name : *images) {
-    ++report.images;
-    auto manifest = read_manifest(name);
-    std::optional<Error> problem;
-    if (!manifest) {
-      const bool gone = manifest.error().kind == ErrorKind::not_found;
-      const bool wanted = std::ranges::find(expected, name) != expected.end();
-      if (gone && !wanted) continue;  // removed meanwhile
-      problem = gone ? Error{ErrorKind::damaged, "read image", name, "it is gone"} : manifest.error();
-    } else {
-      std::vector<std::optional<std::uint32_t>> numbers;
-      for (const Id& id : manifest->origins) numbers.push_back(origin_number(id));
-      for (const Space& space : manifest->spaces)
-        for (const PageRef& ref : space.pages) {
-          if (problem || !is_stored(ref)) continue;
-          const auto number = numbers[ref.origin];
-          const BlockPlace at = number ? place({*number, ref.page}) : BlockPlace{};
-          if (!at.pack || bad_packs.contains(at.pack->content.id) ||
-              bad_blocks.contains({at.pack->content.id, at.index}))
-            problem = Error{ErrorKind::damaged, "read image", name, "a pack that it needs is damaged or missing"};
-        }
-    }
-    if (!problem) continue;
-    report.problems.push_back(*problem);
-    report.damaged_images.push_back(name);
-  }
-  return report;
 }
 
 }  // namespace stillpoint::node

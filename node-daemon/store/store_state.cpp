@@ -148,7 +148,7 @@ Status StoreState::put_page(Holder& holder, PageRef& ref, const Fingerprint& fin
   holder.stored_bytes += written;
   if (!done) fail(*pack, done.error());
   changed_.notify_all();
-  return done;
+  return done ? done : Status(*pack->failed);  // the first reason, whoever met it
 }
 
 Status StoreState::write_block(OpenPack& pack, std::uint32_t number, const std::string& pages,
@@ -199,7 +199,7 @@ Status StoreState::seal(const std::shared_ptr<OpenPack>& pack, Holder& holder, P
   lock.lock();
   if (!content) {
     fail(*pack, done.error());
-    return done;
+    return outcome();
   }
   {
     const std::lock_guard io(pack->io);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <list>
 #include <map>
 #include <mutex>
@@ -117,6 +118,9 @@ class StoreState {
   Status seal(const std::shared_ptr<OpenPack>& pack, Holder& holder, PageCompressor& compressor);
   void fail(OpenPack& pack, const Error& error);
 
+  // What is wrong with an image, if something is; an error of kind not_found if there is no such image.
+  std::optional<Error> image_problem(const std::string& name, const std::function<bool(const BlockPlace&)>& is_bad);
+
   void mark(Live& live, const PageRef& ref) const;
   void mark(Live& live, const std::vector<Space>& spaces) const;
   Result<Live> live_by_images();
@@ -142,8 +146,5 @@ class StoreState {
   bool collecting_ = false;
   std::list<std::shared_ptr<Holder>> left_while_collecting_;
 };
-
-// Below the images: whether the name may be used, and its directories.
-bool is_image_name(std::string_view name);
 
 }  // namespace stillpoint::node

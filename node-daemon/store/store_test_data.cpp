@@ -9,29 +9,6 @@ namespace {
 
 constexpr std::uint32_t kRamSection = 2;
 
-struct Machine final : RamStreamSink {
-  std::vector<RamBlock> blocks;
-  std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> pages;
-  std::string others;
-
-  Status ram(const std::vector<RamBlock>& found) override {
-    blocks = found;
-    return {};
-  }
-  Status page(std::uint32_t block, std::uint64_t page, std::string_view content) override {
-    pages[{block, page}] = content;
-    return {};
-  }
-  Status zero_page(std::uint32_t block, std::uint64_t page) override {
-    pages[{block, page}] = std::string(kPageBytes, '\0');
-    return {};
-  }
-  Status other(std::string_view bytes) override {
-    others += bytes;
-    return {};
-  }
-};
-
 void put_footer(std::string& out) {
   put_be(out, std::uint8_t{0x7e});
   put_be(out, kRamSection);
@@ -137,19 +114,28 @@ std::string TestGuest::stream(std::mt19937_64* disorder) const {
   return out + devices;
 }
 
+Result<StreamShape> parse(std::string_view stream, RamStreamSink& sink, std::size_t piece) {
+  RamStreamParser parser(sink);
+  for (std::size_t at = 0; at < stream.size(); at += piece)
+    if (auto done = parser.push(stream.substr(at, piece)); !done) return done.error();
+  return parser.finish();
+}
+
+std::string write_again(const Machine& machine, const StreamShape& shape) {
+  std::string out = machine.others.substr(0, shape.head_bytes);
+  RamStreamWriter writer(shape, machine.blocks);
+  writer.begin(out);
+  for (const auto& [at, content] : machine.pages)
+    if (content.find_first_not_of('\0') == content.npos) writer.zero_page(out, at.first, at.second);
+    else writer.page(out, at.first, at.second, content);
+  writer.end(out);
+  return out + machine.others.substr(shape.head_bytes);
+}
+
 bool same_machine(const std::string& a, const std::string& b) {
-  Machine machines[2];
-  StreamShape shapes[2];
-  const std::string* streams[2] = {&a, &b};
-  for (int i = 0; i < 2; ++i) {
-    RamStreamParser parser(machines[i]);
-    if (!parser.push(*streams[i])) return false;
-    const auto shape = parser.finish();
-    if (!shape) return false;
-    shapes[i] = *shape;
-  }
-  return machines[0].blocks == machines[1].blocks && machines[0].pages == machines[1].pages &&
-         machines[0].others == machines[1].others && shapes[0].head_bytes == shapes[1].head_bytes;
+  Machine one, two;
+  const auto shape = parse(a, one), other = parse(b, two);
+  return shape && other && one == two && shape->head_bytes == other->head_bytes;
 }
 
 Result<ImageFigures> put(ChunkStore& store, const std::string& name, ImageKind kind, const std::string& image,

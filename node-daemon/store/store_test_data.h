@@ -29,6 +29,36 @@ std::string page_of(std::uint64_t seed);
 // Bytes of which some compress.
 std::string flat_bytes(std::uint64_t seed, std::size_t bytes);
 
+// What a stream says, in memory.
+struct Machine final : RamStreamSink {
+  std::vector<RamBlock> blocks;
+  std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> pages;
+  std::string others;
+
+  Status ram(const std::vector<RamBlock>& found) override {
+    blocks = found;
+    return {};
+  }
+  Status page(std::uint32_t block, std::uint64_t page, std::string_view content) override {
+    pages[{block, page}] = content;
+    return {};
+  }
+  Status zero_page(std::uint32_t block, std::uint64_t page) override {
+    pages[{block, page}] = std::string(kPageBytes, '\0');
+    return {};
+  }
+  Status other(std::string_view bytes) override {
+    others += bytes;
+    return {};
+  }
+  bool operator==(const Machine& other) const {
+    return blocks == other.blocks && pages == other.pages && others == other.others;
+  }
+};
+
+Result<StreamShape> parse(std::string_view stream, RamStreamSink& sink, std::size_t piece = 1u << 20);
+std::string write_again(const Machine& machine, const StreamShape& shape);
+
 // Whether two streams load the same machine: pages by block and number, and all other bytes.
 bool same_machine(const std::string& a, const std::string& b);
 
