@@ -46,7 +46,8 @@ void send_ip(std::uint8_t protocol, std::uint8_t flags, std::size_t data, std::u
     ip[20 + 12] = 0x50;
     ip[20 + 13] = flags;
   }
-  const Fd fd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
+  // One for all: the kernel waits a while when such a socket is closed.
+  static thread_local const Fd fd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
   sockaddr_ll address{};
   address.sll_family = AF_PACKET;
   address.sll_ifindex = static_cast<int>(::if_nametoindex("guest0"));

@@ -112,12 +112,16 @@ struct Daemon::Impl {
   void perform(CancelCapture& e) { work.cancel(e); }
   void perform(WatchTaps& e);
   void perform(ReadTaps& e);
+  // The kernel waits a grace period for each packet socket that is closed: not here, where the guests stand still.
+  void close(TapAlarm alarm) {
+    workers->post("close taps", [alarm = std::make_shared<TapAlarm>(std::move(alarm))]() mutable { alarm.reset(); });
+  }
   void perform(FlattenDisk& e) {
     on_worker(key_of(e.id), [this, e] { return work.flatten(e); });
   }
   void perform(DestroyGuest& e);
   void perform(RemoveGang& e) {
-    alarms.erase(e.gang);
+    if (auto alarm = alarms.extract(e.gang); !alarm.empty()) close(std::move(alarm.mapped()));
     on_worker(key_of(e.gang), [this, e] { return work.remove(e); });
   }
   void perform(DeleteImages& e) {
@@ -309,7 +313,7 @@ void Daemon::Impl::perform(DestroyGuest& e) {
 // On the core's thread: a few system calls, and nothing of the hold may come in between.
 void Daemon::Impl::perform(WatchTaps& e) {
   auto alarm = TapAlarm::arm(bridge_name(e.vni));
-  alarms.erase(e.gang);
+  if (auto old = alarms.extract(e.gang); !old.empty()) close(std::move(old.mapped()));
   if (alarm) alarms.emplace(e.gang, std::move(*alarm));
   else log_warn("the taps are not watched", {{"job", e.gang.job.value}, {"cause", alarm.error().message()}});
 }
@@ -320,6 +324,7 @@ void Daemon::Impl::perform(ReadTaps& e) {
     TapTraffic traffic = alarm.mapped().read();
     read.packets = traffic.packets;
     read.first = std::move(traffic.first);
+    close(std::move(alarm.mapped()));
   }
   post(std::move(read));
 }

@@ -252,7 +252,7 @@ TEST_CASE("stopped") {
   CHECK_FALSE(stopped.quiet);
   CHECK(since(begin) < milliseconds(5000));
   const auto named = [&](pid_t rank) {
-    return stopped.why.find("rank " + rank_number(rank) + " does not answer") != std::string::npos;
+    return stopped.why.find("rank " + rank_number(rank) + " is stopped by a signal") != std::string::npos;
   };
   CHECK_MESSAGE(named(ranks[0]), stopped.why);
   CHECK_MESSAGE(!named(ranks[1]), stopped.why);
