@@ -116,10 +116,10 @@ struct Log {
   std::string detail;
 };
 
-using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
-                            StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
-                            CaptureGuest, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang,
-                            DeleteImages, Log>;
+using Effect =
+    std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang, StoreRecord,
+                 StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest, CaptureGuest,
+                 CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang, DeleteImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

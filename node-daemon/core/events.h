@@ -105,9 +105,9 @@ struct HostFigures {
 };
 struct Tick {};  // time has passed; step() compares deadlines with now
 
-using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
-                           GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
-                           GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
-                           ImagesDeleted, HostFigures, Tick>;
+using Event =
+    std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
+                 GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued, GuestCaptured,
+                 GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved, ImagesDeleted, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

@@ -94,7 +94,7 @@ std::string summary(std::vector<CycleResult> results) {
 
 void run_under_checkpoints(const Program& program, unsigned tries = 5) {
   std::cout << program.name << ": seed " << seed() << " (STILLPOINT_SEED)" << std::endl;
-  const unsigned wanted = number_from("STILLPOINT_CYCLES", 100);
+  const unsigned wanted = number_from("STILLPOINT_CYCLES", 25);
   if (wanted == 0) {  // to see what the program does by itself
     std::cout << undisturbed(program, std::to_string(number_from("STILLPOINT_ROUNDS", 200))) << std::endl;
     return;

@@ -2,11 +2,14 @@
 #include "suite.h"
 
 enum { kRanks = 16, kMost = 4096 };
-__attribute__((unused)) static uint64_t give[kRanks * kMost], get[kRanks * kMost], get2[kRanks * kMost], get3[kRanks * kMost];
+__attribute__((unused)) static uint64_t give[kRanks * kMost], get[kRanks * kMost], get2[kRanks * kMost],
+    get3[kRanks * kMost];
 static int counts[kRanks], places[kRanks];
 
 /* Fills at least what Allgatherv and Reduce_scatter of the most ranks need. */
-__attribute__((unused)) static void give_words(int n, int round) { fill(give, n * size > 1024 ? n * size : 1024, rank, round); }
+__attribute__((unused)) static void give_words(int n, int round) {
+  fill(give, n * size > 1024 ? n * size : 1024, rank, round);
+}
 
 /* How many words a rank gives where ranks differ. */
 __attribute__((unused)) static int share(int of, int round) { return 1 + (of * 17 + round * 3) % 50; }

@@ -50,7 +50,8 @@ __attribute__((unused)) static void expect(const uint64_t* data, int count, int 
 }
 
 __attribute__((unused)) static void expect_number(uint64_t is, uint64_t wanted, int round, const char* what) {
-  if (is != wanted) give_up("round %d, %s: %llu, not %llu", round, what, (unsigned long long)is, (unsigned long long)wanted);
+  if (is != wanted)
+    give_up("round %d, %s: %llu, not %llu", round, what, (unsigned long long)is, (unsigned long long)wanted);
   fold(is);
 }
 
