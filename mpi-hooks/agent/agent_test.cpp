@@ -303,9 +303,10 @@ TEST_CASE("mpirun's command line pins what quiescing rests on and keeps the user
                            "-x A ", "plm_ssh_agent /run/stillpoint/stillpoint-launch",
                            "-x LD_PRELOAD=/run/stillpoint/libstillpoint-mpi.so:/lib/own.so heat --size=3 "})
     CHECK_MESSAGE(line.find(part) != line.npos, line);
-  const auto env = job_environment("/job", &job);
+  const auto env = job_environment("/job", &job, true);
   CHECK(env.at("A") == "x;y,z=1");
-  CHECK_FALSE(env.contains("LD_PRELOAD"));
+  CHECK(env.at("LD_PRELOAD") == "/run/stillpoint/libstillpoint-mpi.so");  // and not the manifest's
+  CHECK_FALSE(job_environment("/job", &job, false).contains("LD_PRELOAD"));
 
   (*job.mutable_env())["A=B"] = "c";
   CHECK_FALSE(mpirun_command(inputs).ok());

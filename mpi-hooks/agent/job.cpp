@@ -13,6 +13,8 @@ namespace stillpoint::agent {
 namespace {
 // A process that the program left behind may keep the pipe open; its output is not waited for.
 constexpr Millis kWaitForPipe = 2000;
+
+bool hooks_are_here() { return ::access(kHookLibrary, R_OK) == 0; }
 }  // namespace
 
 Done Job::start(const wire::StartJob& start, const std::vector<std::string>& guests, const std::string& workdir) {
@@ -22,7 +24,7 @@ Done Job::start(const wire::StartJob& start, const std::vector<std::string>& gue
   inputs.guests = guests;
   inputs.workdir = workdir;
   inputs.cpus = static_cast<unsigned>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN)));
-  inputs.hooks = ::access(kHookLibrary, R_OK) == 0;
+  inputs.hooks = hooks_are_here();
   auto argv = mpirun_command(inputs);
   if (!argv.ok()) return argv.failure();
 
@@ -32,7 +34,8 @@ Done Job::start(const wire::StartJob& start, const std::vector<std::string>& gue
   const Fd writer(ends[1]);
   ::fcntl(pipe_.get(), F_SETFL, O_NONBLOCK);
   ::fcntl(pipe_.get(), F_SETPIPE_SZ, 1 << 18);
-  auto pid = spawn({argv.value(), job_environment(workdir, &start), workdir, cgroup_.directory(), writer.get()});
+  const auto environment = job_environment(workdir, &start, inputs.hooks);
+  auto pid = spawn({argv.value(), environment, workdir, cgroup_.directory(), writer.get()});
   if (!pid.ok()) {
     pipe_.reset();
     return pid.failure();
@@ -47,8 +50,8 @@ Done Job::start_daemon(const wire::StartDaemon& start, const std::string& workdi
   // As ssh does it: the words become one command line for the shell.
   std::string line;
   for (const std::string& word : start.argv()) line += (line.empty() ? "" : " ") + word;
-  auto pid =
-      spawn({{"/bin/sh", "-c", line}, job_environment(workdir, nullptr), workdir, cgroup_.directory(), STDERR_FILENO});
+  const auto environment = job_environment(workdir, nullptr, hooks_are_here());
+  auto pid = spawn({{"/bin/sh", "-c", line}, environment, workdir, cgroup_.directory(), STDERR_FILENO});
   if (!pid.ok()) return pid.failure();
   launched_.insert(start.launch());
   started_ = true;

@@ -69,11 +69,12 @@ Outcome<std::vector<std::string>> mpirun_command(const MpirunInputs& inputs) {
   return argv;
 }
 
-std::map<std::string, std::string> job_environment(const std::string& workdir, const wire::StartJob* job) {
+std::map<std::string, std::string> job_environment(const std::string& workdir, const wire::StartJob* job, bool hooks) {
   std::map<std::string, std::string> env{
       {"HOME", "/root"}, {"USER", "root"}, {"LANG", "C.UTF-8"}, {"SHELL", "/bin/sh"}};
   if (job != nullptr) env.insert(job->env().begin(), job->env().end());
-  env.erase(kPreload);  // for the ranks, not for mpirun
+  env.erase(kPreload);  // the manifest's is for the ranks, not for mpirun
+  if (hooks) env[kPreload] = kHookLibrary;
   std::string& path = env["PATH"];
   if (path.empty()) path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   path += ":" + workdir;

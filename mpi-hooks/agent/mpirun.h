@@ -25,7 +25,8 @@ struct MpirunInputs {
 Outcome<std::vector<std::string>> mpirun_command(const MpirunInputs& inputs);
 
 // What mpirun and prted run with; the manifest's variables on top. Its programs are looked for in the work directory
-// too, last.
-std::map<std::string, std::string> job_environment(const std::string& workdir, const wire::StartJob* job);
+// too, last. With hooks: they have the hook library too, in which it does nothing, for what they start by themselves:
+// MPI_Comm_spawn takes no variable from mpirun's -x along, only from the daemon that carries it out.
+std::map<std::string, std::string> job_environment(const std::string& workdir, const wire::StartJob* job, bool hooks);
 
 }  // namespace stillpoint::agent
