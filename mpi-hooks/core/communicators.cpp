@@ -2,22 +2,9 @@
 
 #include <string.h>
 
+#include "mpi-hooks/core/locked.h"
+
 namespace stillpoint::hooks {
-namespace {
-
-class Locked {
- public:
-  explicit Locked(pthread_mutex_t& mutex) noexcept : mutex_(mutex) { pthread_mutex_lock(&mutex_); }
-  ~Locked() { pthread_mutex_unlock(&mutex_); }
-  Locked(const Locked&) = delete;
-  Locked& operator=(const Locked&) = delete;
-
- private:
-  pthread_mutex_t& mutex_;
-};
-
-}  // namespace
-
 std::size_t Communicators::index_of(const void* handle) const noexcept {
   std::size_t i = 0;
   while (i < used_ && handles_[i] != handle) i++;

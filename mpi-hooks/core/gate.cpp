@@ -5,20 +5,10 @@
 #include <unistd.h>
 
 #include "mpi-hooks/core/futex.h"
+#include "mpi-hooks/core/locked.h"
 
 namespace stillpoint::hooks {
 namespace {
-
-class Locked {
- public:
-  explicit Locked(pthread_mutex_t& mutex) noexcept : mutex_(mutex) { pthread_mutex_lock(&mutex_); }
-  ~Locked() { pthread_mutex_unlock(&mutex_); }
-  Locked(const Locked&) = delete;
-  Locked& operator=(const Locked&) = delete;
-
- private:
-  pthread_mutex_t& mutex_;
-};
 
 long membarrier(int command) noexcept { return syscall(SYS_membarrier, command, 0, 0); }
 
