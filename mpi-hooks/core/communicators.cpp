@@ -5,6 +5,7 @@
 #include "mpi-hooks/core/locked.h"
 
 namespace stillpoint::hooks {
+
 std::size_t Communicators::index_of(const void* handle) const noexcept {
   std::size_t i = 0;
   while (i < used_ && handles_[i] != handle) i++;
