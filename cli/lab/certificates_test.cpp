@@ -53,7 +53,8 @@ TEST_CASE("a certificate carries its host's name, and its key") {
   const auto shown =
       run_checked({"openssl", "x509", "-noout", "-subject", "-pubkey", "-in", (site.path / "tls/cert.pem").string()});
   REQUIRE(shown.has_value());
-  CHECK(shown->find("CN = h7") != std::string::npos);
+  // "CN = h7" from OpenSSL 3.0, "CN=h7" from 3.5.
+  CHECK((shown->find("CN = h7") != std::string::npos || shown->find("CN=h7") != std::string::npos));
   const auto key = run_checked({"openssl", "pkey", "-pubout", "-in", (site.path / "tls/key.pem").string()});
   REQUIRE(key.has_value());
   CHECK(shown->find(*key) != std::string::npos);

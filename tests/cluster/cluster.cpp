@@ -309,6 +309,8 @@ class Cycle {
     for (const auto& rank : figures.ranks())
       if (rank.state() == wire::RankReport::UNKNOWN)
         text += ", rank " + std::to_string(rank.rank()) + " does not answer";
+      else if (rank.state() == wire::RankReport::STOPPED)
+        text += ", rank " + std::to_string(rank.rank()) + " is stopped by a signal";
       else
         text += ", rank " + std::to_string(rank.rank()) + " state " + std::to_string(rank.state()) + " " + rank.call() +
                 " (" + std::to_string(rank.calls()) + " calls)";
