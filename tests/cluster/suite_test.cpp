@@ -225,10 +225,8 @@ TEST_CASE("fortran_mpi") { run_under_checkpoints({"fortran_mpi"}); }
 TEST_CASE("fortran_f08") { run_under_checkpoints({"fortran_f08"}); }
 
 TEST_CASE("python") {
-  if (!image_has("usr/lib/python3/dist-packages/mpi4py")) {
-    MESSAGE("left out: the guest SDK has no python3-mpi4py");
-    return;
-  }
+  REQUIRE_MESSAGE(image_has("usr/lib/python3/dist-packages/mpi4py"),
+                  "the guest SDK has no python3-mpi4py: run scripts/guest-image");
   run_under_checkpoints({"python.py"});
 }
 TEST_CASE("traffic") { run_under_checkpoints({.name = "traffic", .arguments = {"17"}, .by_guest = true}); }
