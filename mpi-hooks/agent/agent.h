@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "guest.pb.h"
+#include "mpi-hooks/agent/acknowledgements.h"
 #include "mpi-hooks/agent/filesystem_freeze.h"
 #include "mpi-hooks/agent/hold.h"
 #include "mpi-hooks/agent/host_link.h"
@@ -109,6 +110,7 @@ class Agent {
   AddressSet gang_addresses_;
   Proc proc_;
   mutable SocketOwners socket_owners_;
+  mutable Acknowledgements acknowledgements_{socket_owners_};
 
   std::deque<Waiting> waiting_;
   Millis hello_at_ = 0;

@@ -27,6 +27,7 @@ Done Agent::close_gates(const wire::GuestRequest& request) {
   }
   if (anew) {
     socket_owners_.forget();
+    acknowledgements_.forget();
     if (const std::string why = refusals(); !why.empty())
       return failure(wire::Failure::REFUSED, "prepare the checkpoint", "guest " + std::to_string(guest_), why);
   }
@@ -41,7 +42,7 @@ std::string Agent::refusals() const {
   for (Ranks::Linked& rank : ranks_.linked()) linked.emplace(rank.pid, std::move(rank));
   const OutsideSockets outside = outside_sockets(gang_addresses_);
   std::string text;
-  for (const pid_t pid : const_cast<Agent*>(this)->job_.cgroup().processes()) {
+  for (const pid_t pid : job_.cgroup().processes()) {
     const auto rank = linked.find(pid);
     Subject process{proc_, pid, rank != linked.end(), {}, {}, proc_.open_files(pid), outside};
     if (process.linked) process.transport = rank->second.transport;
@@ -66,12 +67,11 @@ Done Agent::reopen(const wire::GuestRequest& request) {
 
 void Agent::add_in_flight(google::protobuf::RepeatedPtrField<wire::RankReport>& ranks,
                           const std::vector<wire::SocketFigures>& sockets) const {
-  std::vector<pid_t> pids;
-  for (const wire::RankReport& rank : ranks) pids.push_back(static_cast<pid_t>(rank.pid()));
+  const std::vector<pid_t> pids = job_.cgroup().processes();
   for (const wire::SocketFigures& socket : sockets) {
     const std::uint64_t bytes = in_flight(socket);
     if (bytes == 0 || socket.inode() == 0) continue;
-    const pid_t owner = socket_owners_.owner(socket.inode(), pids);
+    const pid_t owner = socket_owners_.owner(socket.inode(), pids).pid;
     for (wire::RankReport& rank : ranks)
       if (owner != 0 && static_cast<pid_t>(rank.pid()) == owner) rank.set_in_flight(rank.in_flight() + bytes);
   }
@@ -80,6 +80,7 @@ void Agent::add_in_flight(google::protobuf::RepeatedPtrField<wire::RankReport>& 
 Outcome<wire::RoundFigures> Agent::round_figures() const {
   auto sockets = gang_sockets(gang_addresses_);
   if (!sockets.ok()) return sockets.failure();
+  acknowledgements_.send_now(sockets.value(), job_.cgroup().processes());
   wire::RoundFigures figures;
   for (const wire::SocketFigures& socket : sockets.value()) {
     figures.set_bytes_acked(figures.bytes_acked() + socket.bytes_acked());
@@ -110,6 +111,7 @@ void Agent::settle(Millis deadline) const {
   for (;;) {
     auto sockets = gang_sockets(gang_addresses_);
     if (!sockets.ok() || monotonic_ms() >= deadline) return;
+    acknowledgements_.send_now(sockets.value(), job_.cgroup().processes());
     if (std::none_of(sockets.value().begin(), sockets.value().end(), [](const auto& s) { return in_flight(s) != 0; }))
       return;
     const timespec pause{0, 2'000'000};

@@ -23,6 +23,7 @@ class Job {
   explicit Job(std::string cgroup) : cgroup_(std::move(cgroup)) {}
 
   Cgroup& cgroup() { return cgroup_; }
+  const Cgroup& cgroup() const { return cgroup_; }
   OutputBuffer& output() { return output_; }
   const OutputBuffer& output() const { return output_; }
   bool started() const { return started_; }

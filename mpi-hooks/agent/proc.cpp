@@ -1,9 +1,15 @@
 #include "mpi-hooks/agent/proc.h"
 
+#include <dirent.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <filesystem>
+#include <array>
+#include <charconv>
+#include <cstdlib>
 #include <fstream>
-#include <sstream>
+#include <memory>
+#include <string_view>
 
 namespace stillpoint::agent {
 
@@ -19,15 +25,35 @@ std::vector<std::string> Proc::mapped_files(pid_t pid) const {
   return files;
 }
 
+// Calls each(descriptor, what it refers to) for every open file.
+template <class Each>
+void Proc::for_open_files(pid_t pid, Each each) const {
+  const std::string directory = of(pid) + "/fd";
+  const std::unique_ptr<DIR, int (*)(DIR*)> listing(::opendir(directory.c_str()), &::closedir);
+  std::array<char, 4096> target;
+  while (const dirent* entry = listing ? ::readdir(listing.get()) : nullptr) {
+    const ssize_t length = ::readlinkat(::dirfd(listing.get()), entry->d_name, target.data(), target.size());
+    if (length > 0) each(std::atoi(entry->d_name), std::string_view(target.data(), static_cast<std::size_t>(length)));
+  }
+}
+
 std::vector<std::string> Proc::open_files(pid_t pid) const {
   std::vector<std::string> files;
-  std::error_code none;
-  for (std::filesystem::directory_iterator at(of(pid) + "/fd", none), end; !none && at != end; at.increment(none)) {
-    std::error_code gone;
-    auto target = std::filesystem::read_symlink(at->path(), gone);
-    if (!gone) files.push_back(target.string());
-  }
+  for_open_files(pid, [&](int, std::string_view target) { files.emplace_back(target); });
   return files;
+}
+
+std::vector<std::pair<int, std::uint64_t>> Proc::sockets(pid_t pid) const {
+  constexpr std::string_view kSocket = "socket:[";
+  std::vector<std::pair<int, std::uint64_t>> sockets;
+  for_open_files(pid, [&](int fd, std::string_view target) {
+    if (!target.starts_with(kSocket)) return;
+    target.remove_prefix(kSocket.size());
+    std::uint64_t inode = 0;
+    std::from_chars(target.begin(), target.end(), inode);
+    sockets.emplace_back(fd, inode);
+  });
+  return sockets;
 }
 
 std::string Proc::name(pid_t pid) const {

@@ -3,8 +3,9 @@
 
 #include <sys/types.h>
 
-#include <optional>
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace stillpoint::agent {
@@ -17,6 +18,8 @@ class Proc {
   std::vector<std::string> mapped_files(pid_t pid) const;
   // What its descriptors refer to: "/dev/null", "socket:[4711]".
   std::vector<std::string> open_files(pid_t pid) const;
+  // Its sockets: descriptor and inode.
+  std::vector<std::pair<int, std::uint64_t>> sockets(pid_t pid) const;
   std::string name(pid_t pid) const;
   // The state's letter: R, S, D, T (stopped by a signal), …; 0: no such process.
   char state(pid_t pid) const;
@@ -24,6 +27,8 @@ class Proc {
   std::string executable(pid_t pid) const { return of(pid) + "/exe"; }
 
  private:
+  template <class Each>
+  void for_open_files(pid_t pid, Each each) const;
   std::string of(pid_t pid) const { return root_ + "/" + std::to_string(pid); }
   std::string root_;
 };

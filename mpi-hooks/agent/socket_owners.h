@@ -14,15 +14,18 @@ namespace stillpoint::agent {
 
 class SocketOwners {
  public:
+  struct Owner {
+    pid_t pid = 0;  // 0: none of the processes has it
+    int fd = -1;    // there
+  };
   explicit SocketOwners(Proc proc = Proc()) : proc_(std::move(proc)) {}
-  // Among these processes; 0: none of them has it.
-  pid_t owner(std::uint64_t inode, const std::vector<pid_t>& among);
-  // Inodes are used again: what was found is forgotten between checkpoints.
+  Owner owner(std::uint64_t inode, const std::vector<pid_t>& among);
+  // Inodes and descriptors are used again: what was found is forgotten between checkpoints.
   void forget() { owners_.clear(); }
 
  private:
   Proc proc_;
-  std::map<std::uint64_t, pid_t> owners_;
+  std::map<std::uint64_t, Owner> owners_;
 };
 
 }  // namespace stillpoint::agent

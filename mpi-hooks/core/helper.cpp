@@ -311,8 +311,11 @@ void Helper::call_back(void (*Callbacks::*which)(void*)) noexcept {
 }
 
 bool Helper::pumping_allowed(const Survey& survey) const noexcept {
-  return phase_.load(std::memory_order_acquire) == Phase::running && world_.progress != nullptr && gate_.is_shut() &&
-         (world_.multiple ? survey.in_defer == 0 : !survey.inside());
+  if (phase_.load(std::memory_order_acquire) != Phase::running || world_.progress == nullptr || !gate_.is_shut() ||
+      partitioned_.any_unready())
+    return false;
+  if (!world_.multiple) return !survey.inside();
+  return survey.in_defer == 0 && (survey.in_gate == 0 || !partitioned_.any());
 }
 
 // True when it ran. Yields between turns: the ranks of a guest may share one CPU with the agent.

@@ -8,7 +8,8 @@
 //
 // When the helper may pump: MPI is initialised and not being finalised, the gate is shut, and either the program asked
 // for MPI_THREAD_MULTIPLE or no thread of it is inside MPI (one inside a blocking call drives progress itself). At the
-// level SERIALIZED a shut gate with nobody inside means that the helper is the only thread in MPI.
+// level SERIALIZED a shut gate with nobody inside means that the helper is the only thread in MPI. Never while a
+// partitioned send has parts that are not ready (partitioned_sends.h).
 //
 // When the agent is lost while the gate is shut, the gate is opened at once and the helper looks for an agent once a
 // second. That is safe: an agent that comes back knows nothing of the epoch, so no checkpoint can come of it, and a
@@ -22,6 +23,7 @@
 
 #include "mpi-hooks/core/communicators.h"
 #include "mpi-hooks/core/gate.h"
+#include "mpi-hooks/core/partitioned_sends.h"
 #include "mpi-hooks/core/rank_link.h"
 
 namespace stillpoint::hooks {
@@ -30,7 +32,8 @@ class Helper {
  public:
   using Progress = void (*)() noexcept;  // one turn of MPI's progress engine
 
-  constexpr Helper(Gate& gate, Communicators& communicators) noexcept : gate_(gate), communicators_(communicators) {}
+  constexpr Helper(Gate& gate, Communicators& communicators, const PartitionedSends& partitioned) noexcept
+      : gate_(gate), communicators_(communicators), partitioned_(partitioned) {}
   Helper(const Helper&) = delete;
   Helper& operator=(const Helper&) = delete;
 
@@ -111,6 +114,7 @@ class Helper {
 
   Gate& gate_;
   Communicators& communicators_;
+  const PartitionedSends& partitioned_;
   const char* socket_path_ = nullptr;
   pthread_t thread_{};
   int bell_ = -1;

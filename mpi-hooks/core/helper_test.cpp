@@ -117,7 +117,8 @@ struct Rank {
   }
   Gate gate;
   Communicators communicators;
-  Helper helper{gate, communicators};
+  PartitionedSends partitioned;
+  Helper helper{gate, communicators, partitioned};
   Thread thread;
 };
 
@@ -188,6 +189,49 @@ TEST_CASE("a rank inside a blocking call is at rest and not pumped; inside a sho
   const auto before = turns.load();
   agent.send(RankMessage::count, 1);
   CHECK(agent.expect(RankMessage::figures).busy == 0);
+  CHECK(turns.load() > before);
+}
+
+TEST_CASE("MPI is not touched while a partitioned send has parts that are not ready") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  const int request = 0;
+  REQUIRE(rank.partitioned.made(&request, 2));
+  rank.partitioned.started(&request);
+  rank.partitioned.ready(&request, 1);
+  const auto before = turns.load();
+  agent.send(RankMessage::close, 1);
+  agent.expect(RankMessage::closed);
+  agent.send(RankMessage::count, 1);
+  CHECK(agent.expect(RankMessage::figures).busy == 0);
+  CHECK(turns.load() == before);
+  agent.send(RankMessage::open, 1);
+  agent.expect(RankMessage::opened);
+  rank.partitioned.ready(&request, 1);
+  agent.send(RankMessage::close, 2);
+  agent.expect(RankMessage::closed);
+  agent.send(RankMessage::count, 2);
+  agent.expect(RankMessage::figures);
+  CHECK(turns.load() > before);
+}
+
+TEST_CASE("beside the calls of MPI_THREAD_MULTIPLE, not beside one that may start a partitioned send") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent, true);
+  const int request = 0;
+  REQUIRE(rank.partitioned.made(&request, 2));
+  rank.gate.announce(rank.thread, kLocal);
+  const auto before = turns.load();
+  agent.send(RankMessage::close, 1);
+  agent.expect(RankMessage::closed);
+  agent.send(RankMessage::count, 1);
+  CHECK(agent.expect(RankMessage::figures).busy == 1);
+  CHECK(turns.load() == before);
+  rank.gate.leave(rank.thread);
+  agent.send(RankMessage::count, 1);
+  agent.expect(RankMessage::figures);
   CHECK(turns.load() > before);
 }
 

@@ -9,7 +9,8 @@ namespace stillpoint::hooks {
 
 constinit Gate gate;
 constinit Communicators communicators;
-constinit Helper helper{gate, communicators};
+constinit PartitionedSends partitioned_sends;
+constinit Helper helper{gate, communicators, partitioned_sends};
 constinit thread_local Thread self;
 
 namespace {

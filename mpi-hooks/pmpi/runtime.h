@@ -7,6 +7,7 @@
 
 #include "mpi-hooks/core/gate.h"
 #include "mpi-hooks/core/helper.h"
+#include "mpi-hooks/core/partitioned_sends.h"
 
 // Set before mpi.h: functions that MPI-3 removed are still exported, so they are wrapped too.
 #define OMPI_OMIT_MPI1_COMPAT_DECLS 0
@@ -23,6 +24,7 @@ namespace stillpoint::hooks {
 
 extern Gate gate;
 extern Communicators communicators;
+extern PartitionedSends partitioned_sends;
 extern Helper helper;
 // initial-exec: one instruction to reach; a preloaded library is always in the static TLS block.
 extern constinit thread_local Thread self __attribute__((tls_model("initial-exec")));
@@ -55,7 +57,7 @@ bool join_program(Thread& thread) noexcept;
   return inside == nullptr || (inside == &kStranger && join_program(thread));
 }
 
-// What is done for the table of communicators when a call has succeeded, still inside it (communicators.h).
+// What the library notes about a call, inside it: with its result, and where it has a before(), also before it.
 struct Nothing {
   void operator()(int) const noexcept {}
 };
@@ -81,6 +83,7 @@ inline Result through(const Call& call, Next<Result(Parameters...)>& next, const
   if (!outermost(thread)) [[unlikely]]
     return function(arguments...);
   gate.enter(thread, call, communicator);
+  if constexpr (requires { note.before(); }) note.before();
   const Result result = function(arguments...);
   if constexpr (!std::is_same_v<Note, Nothing>) note(result);
   gate.leave(thread);

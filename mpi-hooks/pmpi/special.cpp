@@ -162,6 +162,7 @@ void in_forked_child() noexcept {
   helper.forget_after_fork();
   gate.forget_after_fork(self);
   communicators.forget_after_fork();
+  partitioned_sends.forget_after_fork();
 }
 
 bool start_helper() noexcept {

@@ -12,6 +12,7 @@
 
 namespace stillpoint::cluster {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 struct JobText {
@@ -32,7 +33,7 @@ struct CycleSettings {
 struct CycleResult {
   bool quiet = false;
   std::string why;  // where it was not: the first failure, in the guests' words
-  milliseconds to_closed{}, to_verified{};
+  microseconds to_closed{}, to_verified{};
   unsigned reopened = 0, rounds = 0, cuts = 0;
   std::size_t sockets = 0;
 };

@@ -35,6 +35,7 @@ std::uint32_t seed() {
   return chosen;
 }
 
+auto in_ms(microseconds time) { return std::chrono::duration_cast<milliseconds>(time).count(); }
 milliseconds since(Clock::time_point begin) { return std::chrono::duration_cast<milliseconds>(Clock::now() - begin); }
 
 struct Program {
@@ -88,8 +89,8 @@ std::string summary(std::vector<CycleResult> results) {
     cuts += r.cuts;
   }
   return std::to_string(results.size()) + " cycles, " + std::to_string(cuts) + " cuts of " + std::to_string(sockets) +
-         " sockets, verified after " + std::to_string(results[results.size() / 2].to_verified.count()) +
-         " ms (median), " + std::to_string(results.back().to_verified.count()) + " ms (most)";
+         " sockets, verified after " + std::to_string(in_ms(results[results.size() / 2].to_verified)) +
+         " ms (median), " + std::to_string(in_ms(results.back().to_verified)) + " ms (most)";
 }
 
 void run_under_checkpoints(const Program& program, unsigned tries = 5) {
@@ -254,7 +255,7 @@ TEST_CASE("stopped") {
   };
   CHECK_MESSAGE(named(ranks[0]), stopped.why);
   CHECK_MESSAGE(!named(ranks[1]), stopped.why);
-  std::cout << "stopped: " << stopped.why << " (after " << stopped.to_verified.count() << " ms)" << std::endl;
+  std::cout << "stopped: " << stopped.why << " (after " << in_ms(stopped.to_verified) << " ms)" << std::endl;
   ::kill(ranks[0], SIGCONT);
   const CycleResult next = cluster.cycle({});
   CHECK_MESSAGE(next.quiet, next.why);

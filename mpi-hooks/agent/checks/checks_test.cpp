@@ -110,11 +110,12 @@ TEST_CASE("a socket's owner is found and kept; another's is nobody's") {
   fake.process(12, "", {"socket:[77]"});
   fake.process(13, "", {"/dev/null", "socket:[78]"});
   SocketOwners owners{Proc(fake.root)};
-  CHECK(owners.owner(78, {12, 13}) == 13);
-  CHECK(owners.owner(77, {12, 13}) == 12);
-  CHECK(owners.owner(79, {12, 13}) == 0);
+  CHECK(owners.owner(78, {12, 13}).pid == 13);
+  CHECK(owners.owner(78, {12, 13}).fd == 1);
+  CHECK(owners.owner(77, {12, 13}).pid == 12);
+  CHECK(owners.owner(79, {12, 13}).pid == 0);
   std::filesystem::remove_all(fake.root / "12");
-  CHECK(owners.owner(77, {12, 13}) == 12);
+  CHECK(owners.owner(77, {12, 13}).pid == 12);
   owners.forget();
-  CHECK(owners.owner(77, {13}) == 0);
+  CHECK(owners.owner(77, {13}).pid == 0);
 }

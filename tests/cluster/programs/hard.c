@@ -1,9 +1,10 @@
 /* What is hard to bring to rest: hard ROUNDS WHAT.
- * flood: rank 0 sends the last rank more than sockets hold, while that computes. alltoall: 1 MiB for each pair.
- * compute [TENTHS]: the last rank computes for that long without MPI, while the others wait for it. */
+ * flood: rank 0 sends the last rank more than sockets hold, while that computes. alltoall [KIB]: 1 MiB for each pair,
+ * or so many. compute [TENTHS]: the last rank computes for that long without MPI, while the others wait for it.
+ * idle: nobody does anything, outside MPI. */
 #include "suite.h"
 
-enum { kFlood = 2000, kShort = 500, kLong = 1 << 17 };
+enum { kFlood = 2000, kShort = 500 };
 
 static double now(void) { return MPI_Wtime(); }
 
@@ -24,12 +25,14 @@ static void flood(int round) {
   MPI_Barrier(MPI_COMM_WORLD);
 }
 
-static void alltoall(int round) {
+static void alltoall(int round, int kib) {
   static uint64_t *out, *in;
-  if (out == NULL) out = malloc(sizeof(uint64_t) * kLong * (size_t)size), in = malloc(sizeof(uint64_t) * kLong * (size_t)size);
-  for (int i = 0; i < size; i++) fill(out + i * kLong, kLong, rank * size + i, round);
-  MPI_Alltoall(out, kLong, MPI_UINT64_T, in, kLong, MPI_UINT64_T, MPI_COMM_WORLD);
-  for (int i = 0; i < size; i++) expect(in + i * kLong, kLong, i * size + rank, round, "Alltoall");
+  const int each = kib * 128;
+  const size_t bytes = sizeof(uint64_t) * (size_t)each * (size_t)size;
+  if (out == NULL) out = malloc(bytes), in = malloc(bytes);
+  for (int i = 0; i < size; i++) fill(out + i * each, each, rank * size + i, round);
+  MPI_Alltoall(out, each, MPI_UINT64_T, in, each, MPI_UINT64_T, MPI_COMM_WORLD);
+  for (int i = 0; i < size; i++) expect(in + i * each, each, i * size + rank, round, "Alltoall");
 }
 
 static void wait_for_one(int round, double seconds) {
@@ -47,7 +50,8 @@ int main(int argc, char** argv) {
   int round = 0;
   do {
     if (strcmp(what, "flood") == 0) flood(round);
-    else if (strcmp(what, "alltoall") == 0) alltoall(round);
+    else if (strcmp(what, "alltoall") == 0) alltoall(round, argc > 3 ? atoi(argv[3]) : 1024);
+    else if (strcmp(what, "idle") == 0) usleep(200000);
     else wait_for_one(round, argc > 3 ? atoi(argv[3]) / 10.0 : 2);
   } while (go_on(round++));
   return suite_end(round);
