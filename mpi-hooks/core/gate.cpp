@@ -36,7 +36,7 @@ void Gate::part(Thread& thread) noexcept {
   thread.call.store(&kStranger, std::memory_order_relaxed);
 }
 
-void Gate::enter_slow(Thread& thread, const Call& call) noexcept {
+void Gate::wait_at_gate(Thread& thread, const Call& call) noexcept {
   for (;;) {
     if ((word_.load(std::memory_order_relaxed) & kCareful) != 0) order();
     const std::uint32_t seen = word_.load(std::memory_order_acquire);

@@ -88,10 +88,15 @@ class Gate {
 
   // Before an outermost call; parks while the gate is shut.
   [[gnu::always_inline]] void enter(Thread& thread, const Call& call, const void* communicator = nullptr) noexcept {
-    announce(thread, call, communicator);
-    if (word_.load(std::memory_order_acquire) != 0) [[unlikely]]
-      enter_slow(thread, call);
+    if (!try_enter(thread, call, communicator)) [[unlikely]]
+      wait_at_gate(thread, call);
   }
+  // Its two steps: false, and wait_at_gate has to follow.
+  [[gnu::always_inline]] bool try_enter(Thread& thread, const Call& call, const void* communicator = nullptr) noexcept {
+    announce(thread, call, communicator);
+    return word_.load(std::memory_order_acquire) == 0;
+  }
+  void wait_at_gate(Thread& thread, const Call& call) noexcept;
   // After it. A closer that waits for this thread to come out is told.
   [[gnu::always_inline]] void leave(Thread& thread) noexcept {
     thread.call.store(nullptr, std::memory_order_release);
@@ -126,7 +131,6 @@ class Gate {
 
  private:
   static constexpr std::uint32_t kShut = 1, kFailed = 2, kCareful = 4;
-  void enter_slow(Thread& thread, const Call& call) noexcept;
   void leave_slow() noexcept;
   void order() noexcept { order_.fetch_add(1, std::memory_order_acq_rel); }
   void ring() noexcept;

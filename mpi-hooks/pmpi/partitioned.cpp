@@ -1,4 +1,7 @@
 // The wrappers that count the parts of partitioned sends (core/partitioned_sends.h): made, started, ready, freed.
+#include <stdlib.h>
+#include <unistd.h>
+
 #include "mpi-hooks/pmpi/runtime.h"
 
 namespace stillpoint::hooks {
@@ -6,25 +9,17 @@ namespace {
 
 constinit PartitionedSends& sends = partitioned_sends;
 
-#define STILLPOINT_CALL(name)                            \
-  constexpr Call k##name{"PMPI_" #name, CallKind::gate}; \
-  Next<decltype(PMPI_##name)> next_##name
-
-STILLPOINT_CALL(Psend_init);
-STILLPOINT_CALL(Start);
-STILLPOINT_CALL(Startall);
-STILLPOINT_CALL(Pready);
-STILLPOINT_CALL(Pready_range);
-STILLPOINT_CALL(Pready_list);
-STILLPOINT_CALL(Request_free);
-
-// Where there was no memory to remember the request the count would be wrong; the program is told, and has no request.
 struct Made {
   MPI_Request* request;
   std::uint32_t parts;
-  bool* refused;
+  // Without memory to remember the request its parts would not be counted, and a checkpoint might break it.
   void operator()(int result) const noexcept {
-    if (result == MPI_SUCCESS) *refused = !sends.made(*request, parts);
+    if (result == MPI_SUCCESS && !sends.made(*request, parts)) give_up();
+  }
+  [[noreturn]] static void give_up() noexcept {
+    static const char text[] = "stillpoint: no memory for a partitioned send\n";
+    [[maybe_unused]] const auto n = write(2, text, sizeof text - 1);
+    abort();
   }
 };
 
@@ -55,6 +50,52 @@ struct Ready {
   }
 };
 
+#define STILLPOINT_PARTITIONED_CALL(name)                    \
+  static constexpr Call call{"PMPI_" #name, CallKind::gate}; \
+  static inline constinit Next<decltype(PMPI_##name)> next
+
+struct PsendInit {
+  STILLPOINT_PARTITIONED_CALL(Psend_init);
+  static const void* communicator(const void*, int, MPI_Count, MPI_Datatype, int, int, MPI_Comm comm, MPI_Info,
+                                  MPI_Request*) {
+    return comm;
+  }
+  static auto note(const void*, int partitions, MPI_Count, MPI_Datatype, int, int, MPI_Comm, MPI_Info,
+                   MPI_Request* request) {
+    return Made{request, static_cast<std::uint32_t>(partitions)};
+  }
+};
+struct Start {
+  STILLPOINT_PARTITIONED_CALL(Start);
+  static const void* communicator(MPI_Request*) { return nullptr; }
+  static auto note(MPI_Request* request) { return Started{1, request}; }
+};
+struct Startall {
+  STILLPOINT_PARTITIONED_CALL(Startall);
+  static const void* communicator(int, MPI_Request*) { return nullptr; }
+  static auto note(int count, MPI_Request* requests) { return Started{count, requests}; }
+};
+struct Pready {
+  STILLPOINT_PARTITIONED_CALL(Pready);
+  static const void* communicator(int, MPI_Request) { return nullptr; }
+  static auto note(int, MPI_Request request) { return Ready{request, 1}; }
+};
+struct PreadyRange {
+  STILLPOINT_PARTITIONED_CALL(Pready_range);
+  static const void* communicator(int, int, MPI_Request) { return nullptr; }
+  static auto note(int low, int high, MPI_Request request) { return Ready{request, high - low + 1}; }
+};
+struct PreadyList {
+  STILLPOINT_PARTITIONED_CALL(Pready_list);
+  static const void* communicator(int, const int*, MPI_Request) { return nullptr; }
+  static auto note(int length, const int*, MPI_Request request) { return Ready{request, length}; }
+};
+struct RequestFree {
+  STILLPOINT_PARTITIONED_CALL(Request_free);
+  static const void* communicator(MPI_Request*) { return nullptr; }
+  static auto note(MPI_Request* request) { return Freed{request}; }
+};
+
 }  // namespace
 }  // namespace stillpoint::hooks
 
@@ -62,38 +103,18 @@ using namespace stillpoint::hooks;
 
 STILLPOINT_EXPORT int PMPI_Psend_init(const void* buf, int partitions, MPI_Count count, MPI_Datatype datatype, int dest,
                                       int tag, MPI_Comm comm, MPI_Info info, MPI_Request* request) {
-  bool refused = false;
-  const Made note{request, static_cast<std::uint32_t>(partitions), &refused};
-  const int result = through(kPsend_init, next_Psend_init, comm, note, buf, partitions, count, datatype, dest, tag,
-                             comm, info, request);
-  if (!refused) return result;
-  resolve("PMPI_Request_free", next_Request_free)(request);
-  return MPI_ERR_NO_MEM;
+  return through<PsendInit>(buf, partitions, count, datatype, dest, tag, comm, info, request);
 }
-
-STILLPOINT_EXPORT int PMPI_Start(MPI_Request* request) {
-  return through(kStart, next_Start, nullptr, Started{1, request}, request);
-}
-
-STILLPOINT_EXPORT int PMPI_Startall(int count, MPI_Request array_of_requests[]) {
-  return through(kStartall, next_Startall, nullptr, Started{count, array_of_requests}, count, array_of_requests);
-}
-
-STILLPOINT_EXPORT int PMPI_Pready(int partition, MPI_Request request) {
-  return through(kPready, next_Pready, nullptr, Ready{request, 1}, partition, request);
-}
-
+STILLPOINT_EXPORT int PMPI_Start(MPI_Request* request) { return through<Start>(request); }
+STILLPOINT_EXPORT int PMPI_Startall(int count, MPI_Request requests[]) { return through<Startall>(count, requests); }
+STILLPOINT_EXPORT int PMPI_Pready(int partition, MPI_Request request) { return through<Pready>(partition, request); }
 STILLPOINT_EXPORT int PMPI_Pready_range(int low, int high, MPI_Request request) {
-  return through(kPready_range, next_Pready_range, nullptr, Ready{request, high - low + 1}, low, high, request);
+  return through<PreadyRange>(low, high, request);
 }
-
 STILLPOINT_EXPORT int PMPI_Pready_list(int length, int partitions[], MPI_Request request) {
-  return through(kPready_list, next_Pready_list, nullptr, Ready{request, length}, length, partitions, request);
+  return through<PreadyList>(length, partitions, request);
 }
-
-STILLPOINT_EXPORT int PMPI_Request_free(MPI_Request* request) {
-  return through(kRequest_free, next_Request_free, nullptr, Freed{request}, request);
-}
+STILLPOINT_EXPORT int PMPI_Request_free(MPI_Request* request) { return through<RequestFree>(request); }
 
 STILLPOINT_EXPORT int MPI_Psend_init(const void*, int, MPI_Count, MPI_Datatype, int, int, MPI_Comm, MPI_Info,
                                      MPI_Request*) __attribute__((alias("PMPI_Psend_init")));

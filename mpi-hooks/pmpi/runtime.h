@@ -26,8 +26,7 @@ extern Gate gate;
 extern Communicators communicators;
 extern PartitionedSends partitioned_sends;
 extern Helper helper;
-// initial-exec: one instruction to reach; a preloaded library is always in the static TLS block.
-extern constinit thread_local Thread self __attribute__((tls_model("initial-exec")));
+extern constinit thread_local Thread self;
 
 // The function behind ours: the next one of that name after this library, else in a libmpi that was loaded privately
 // (a Python extension, say). Looked up once each; the pointer is the same whoever stores it, so relaxed will do.
@@ -68,6 +67,12 @@ struct Remember {
   }
   static void note(MPI_Comm communicator) noexcept;
 };
+struct Named {
+  MPI_Comm named;
+  void operator()(int result) const noexcept {
+    if (result == MPI_SUCCESS) Remember::note(named);
+  }
+};
 struct Forget {
   MPI_Comm freed;
   void operator()(int result) const noexcept {
@@ -75,19 +80,48 @@ struct Forget {
   }
 };
 
-template <typename Note, typename Result, typename... Parameters, typename... Arguments>
-inline Result through(const Call& call, Next<Result(Parameters...)>& next, const void* communicator,
-                      [[maybe_unused]] Note note, Arguments... arguments) {
-  auto* const function = resolve(call.symbol, next);
-  Thread& thread = self;
-  if (!outermost(thread)) [[unlikely]]
-    return function(arguments...);
-  gate.enter(thread, call, communicator);
+// A wrapper is described by a type W with static members: `call`, `next`, and communicator(…) and note(…) of the call's
+// own parameters.
+
+// The call itself, when the thread has entered.
+template <typename W, typename... Parameters>
+[[gnu::always_inline]] inline auto inside(Thread& thread, Parameters... parameters) {
+  const auto note = W::note(parameters...);
   if constexpr (requires { note.before(); }) note.before();
-  const Result result = function(arguments...);
-  if constexpr (!std::is_same_v<Note, Nothing>) note(result);
+  const auto result = W::next.function.load(std::memory_order_relaxed)(parameters...);
+  if constexpr (!std::is_same_v<decltype(note), const Nothing>) note(result);
   gate.leave(thread);
   return result;
+}
+
+// A thread's first call, a function's first, a call inside a call.
+template <typename W, typename... Parameters>
+[[gnu::noinline, gnu::cold]] auto through_slowly(Parameters... parameters) {
+  auto* const function = resolve(W::call.symbol, W::next);
+  Thread& thread = self;
+  if (!outermost(thread)) return function(parameters...);
+  gate.enter(thread, W::call, W::communicator(parameters...));
+  return inside<W>(thread, parameters...);
+}
+
+template <typename W, typename... Parameters>
+[[gnu::noinline, gnu::cold]] auto through_shut_gate(Parameters... parameters) {
+  Thread& thread = self;
+  gate.wait_at_gate(thread, W::call);
+  return inside<W>(thread, parameters...);
+}
+
+// Before libmpi's function the common way calls nothing, so the parameters stay in the registers that they came in;
+// the other ways are taken as tail calls. This is most of what the library costs a short call.
+template <typename W, typename... Parameters>
+[[gnu::always_inline]] inline auto through(Parameters... parameters) {
+  Thread& thread = self;
+  if (W::next.function.load(std::memory_order_relaxed) == nullptr ||
+      thread.call.load(std::memory_order_relaxed) != nullptr) [[unlikely]]
+    return through_slowly<W>(parameters...);
+  if (!gate.try_enter(thread, W::call, W::communicator(parameters...))) [[unlikely]]
+    return through_shut_gate<W>(parameters...);
+  return inside<W>(thread, parameters...);
 }
 
 }  // namespace stillpoint::hooks

@@ -217,6 +217,7 @@ TEST_CASE("sessions") { run_under_checkpoints({.name = "sessions", .defers = tru
 TEST_CASE("spawn") {
   run_under_checkpoints({.name = "spawn", .defers = true, .flaw = "pmix_server_dyn.c at line 1048"});
 }
+TEST_CASE("connect") { run_under_checkpoints({.name = "connect", .defers = true}); }
 TEST_CASE("io") { run_under_checkpoints({.name = "io", .by_guest = true}); }
 TEST_CASE("threads_funneled") { run_under_checkpoints({"threads", {"funneled"}}); }
 TEST_CASE("threads_serialized") { run_under_checkpoints({"threads", {"serialized"}}); }
