@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <iterator>
 #include <map>
 #include <set>
 #include <tuple>
@@ -11,6 +12,11 @@ namespace {
 
 constexpr std::uint32_t kEstablished = 1;
 constexpr std::uint32_t kTimeWait = 6;
+
+// The kernel's names, by its numbers (net/tcp_states.h), as ss(8) and its readers know them.
+constexpr const char* kStates[] = {"no state",  "ESTABLISHED", "SYN_SENT",    "SYN_RECV",   "FIN_WAIT1",
+                                   "FIN_WAIT2", "TIME_WAIT",   "CLOSE",       "CLOSE_WAIT", "LAST_ACK",
+                                   "LISTEN",    "CLOSING",     "NEW_SYN_RECV"};
 
 // One end of a connection: local address and port, remote address and port.
 using Ends = std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t>;
@@ -28,33 +34,46 @@ std::string address(std::uint32_t ip, std::uint32_t port) {
   return fmt::format("{}.{}.{}.{}:{}", ip >> 24, (ip >> 16) & 255, (ip >> 8) & 255, ip & 255, port);
 }
 
-std::string describe(std::uint32_t guest, const wire::SocketFigures& s) {
-  return fmt::format("guest {} socket {} -> {}", guest, address(s.local_ip(), s.local_port()),
-                     address(s.remote_ip(), s.remote_port()));
+std::string state_name(std::uint32_t state) {
+  return state < std::size(kStates) ? kStates[state] : fmt::format("TCP state {}", state);
 }
 
-std::map<Ends, End> index_sockets(const std::vector<wire::GuestCut>& cuts, std::vector<std::string>& problems) {
+// The sockets of a cut, and whose addresses they have.
+struct Index {
   std::map<Ends, End> sockets;
+  std::map<std::uint32_t, std::uint32_t> guests;  // by address, as far as their own sockets tell
+
+  std::string describe(std::uint32_t guest, const wire::SocketFigures& s) const {
+    const auto other = guests.find(s.remote_ip());
+    return fmt::format("guest {} socket {} -> {}{}", guest, address(s.local_ip(), s.local_port()),
+                       address(s.remote_ip(), s.remote_port()),
+                       other == guests.end() ? "" : fmt::format(" (guest {})", other->second));
+  }
+  std::string describe(const End& end) const { return describe(end.guest, *end.figures); }
+};
+
+Index index_sockets(const std::vector<wire::GuestCut>& cuts, std::vector<std::string>& problems) {
+  Index index;
+  for (const auto& cut : cuts)
+    for (const auto& s : cut.sockets()) index.guests.emplace(s.local_ip(), cut.guest());
   for (const auto& cut : cuts)
     for (const auto& s : cut.sockets()) {
       if (s.state() == kTimeWait) continue;
-      if (!sockets.emplace(ends(s), End{cut.guest(), &s}).second)
-        problems.push_back(describe(cut.guest(), s) + " is reported twice");
+      if (!index.sockets.emplace(ends(s), End{cut.guest(), &s}).second)
+        problems.push_back(index.describe(cut.guest(), s) + " is reported twice");
     }
-  return sockets;
+  return index;
 }
 
-void check_alone(const End& end, std::vector<std::string>& problems) {
-  const auto& s = *end.figures;
-  const std::string who = describe(end.guest, s);
+void check_alone(const std::string& who, const wire::SocketFigures& s, std::vector<std::string>& problems) {
   if (s.state() != kEstablished)
-    problems.push_back(fmt::format("{} is in TCP state {}, not established", who, s.state()));
+    problems.push_back(fmt::format("{} is in {}, not established", who, state_name(s.state())));
   if (s.unacked() != 0) problems.push_back(fmt::format("{} has {} segments unacknowledged", who, s.unacked()));
   if (s.notsent() != 0) problems.push_back(fmt::format("{} has {} bytes not sent", who, s.notsent()));
   if (s.send_queue() != 0) problems.push_back(fmt::format("{} has {} bytes in its send queue", who, s.send_queue()));
 }
 
-void check_pair(const End& a, const End& b, std::vector<std::string>& problems) {
+void check_pair(const std::string& who, const End& a, const End& b, std::vector<std::string>& problems) {
   const auto ahead = [](const End& from, const End& to) {
     return static_cast<std::int64_t>(from.figures->bytes_acked() - to.figures->bytes_received());
   };
@@ -62,9 +81,9 @@ void check_pair(const End& a, const End& b, std::vector<std::string>& problems) 
   const std::int64_t ba = ahead(b, a);
   if ((ab == 1 && ba == 0) || (ab == 0 && ba == 1)) return;
   problems.push_back(fmt::format(
-      "{}: acknowledged {} and received {}, but guest {} at the other end received {} and has acknowledged {}",
-      describe(a.guest, *a.figures), a.figures->bytes_acked(), a.figures->bytes_received(), b.guest,
-      b.figures->bytes_received(), b.figures->bytes_acked()));
+      "{}: acknowledged {} and received {}, but guest {} at the other end received {} and has acknowledged {}", who,
+      a.figures->bytes_acked(), a.figures->bytes_received(), b.guest, b.figures->bytes_received(),
+      b.figures->bytes_acked()));
 }
 
 }  // namespace
@@ -102,12 +121,13 @@ std::vector<std::string> cut_problems(const std::vector<wire::GuestCut>& cuts, s
   for (std::uint32_t guest = 0; guest < guests; ++guest)
     if (!seen.contains(guest)) problems.push_back(fmt::format("guest {} is missing", guest));
 
-  const auto sockets = index_sockets(cuts, problems);
-  for (const auto& [key, end] : sockets) {
-    check_alone(end, problems);
-    const auto peer = sockets.find(reversed(key));
-    if (peer == sockets.end()) problems.push_back(describe(end.guest, *end.figures) + " has no other end in the gang");
-    else if (key < peer->first) check_pair(end, peer->second, problems);
+  const Index index = index_sockets(cuts, problems);
+  for (const auto& [key, end] : index.sockets) {
+    const std::string who = index.describe(end);
+    check_alone(who, *end.figures, problems);
+    const auto peer = index.sockets.find(reversed(key));
+    if (peer == index.sockets.end()) problems.push_back(who + " has no other end in the gang");
+    else if (key < peer->first) check_pair(who, end, peer->second, problems);
   }
   return problems;
 }
@@ -115,12 +135,12 @@ std::vector<std::string> cut_problems(const std::vector<wire::GuestCut>& cuts, s
 std::vector<std::string> cut_differences(const std::vector<wire::GuestCut>& recorded,
                                          const std::vector<wire::GuestCut>& found) {
   std::vector<std::string> problems;
-  const auto before = index_sockets(recorded, problems);
-  const auto after = index_sockets(found, problems);
-  for (const auto& [key, end] : before) {
-    const std::string who = describe(end.guest, *end.figures);
-    const auto now = after.find(key);
-    if (now == after.end()) {
+  const Index before = index_sockets(recorded, problems);
+  const Index after = index_sockets(found, problems);
+  for (const auto& [key, end] : before.sockets) {
+    const std::string who = before.describe(end);
+    const auto now = after.sockets.find(key);
+    if (now == after.sockets.end()) {
       problems.push_back(who + " of the checkpoint is gone");
       continue;
     }
@@ -132,10 +152,10 @@ std::vector<std::string> cut_differences(const std::vector<wire::GuestCut>& reco
       problems.push_back(fmt::format("{} had {} acknowledged and {} received at the cut, now {} and {}", who,
                                      was.bytes_acked(), was.bytes_received(), is.bytes_acked(), is.bytes_received()));
     if (was.state() != is.state())
-      problems.push_back(fmt::format("{} was in TCP state {}, now {}", who, was.state(), is.state()));
+      problems.push_back(fmt::format("{} was in {}, now in {}", who, state_name(was.state()), state_name(is.state())));
   }
-  for (const auto& [key, end] : after)
-    if (!before.contains(key)) problems.push_back(describe(end.guest, *end.figures) + " is not in the checkpoint");
+  for (const auto& [key, end] : after.sockets)
+    if (!before.sockets.contains(key)) problems.push_back(after.describe(end) + " is not in the checkpoint");
   return problems;
 }
 

@@ -62,12 +62,14 @@ TEST_CASE("each refusal names the socket") {
   auto cuts = quiet();
   cuts[0].mutable_sockets(0)->set_unacked(1);
   CHECK(cut_problems(cuts, 2) ==
-        std::vector<std::string>{"guest 0 socket 10.99.0.1:1000 -> 10.99.0.2:2000 has 1 segments unacknowledged"});
+        std::vector<std::string>{
+            "guest 0 socket 10.99.0.1:1000 -> 10.99.0.2:2000 (guest 1) has 1 segments unacknowledged"});
 
   cuts = quiet();  // half open: guest 1 never got the last of the handshake
   cuts[1].mutable_sockets(0)->set_state(3);
   CHECK(cut_problems(cuts, 2) ==
-        std::vector<std::string>{"guest 1 socket 10.99.0.2:2000 -> 10.99.0.1:1000 is in TCP state 3, not established"});
+        std::vector<std::string>{
+            "guest 1 socket 10.99.0.2:2000 -> 10.99.0.1:1000 (guest 0) is in SYN_RECV, not established"});
 
   cuts = quiet();
   cuts[1].clear_sockets();
@@ -76,16 +78,16 @@ TEST_CASE("each refusal names the socket") {
 
   cuts = quiet();
   cuts[1].mutable_sockets(0)->set_bytes_received(99);
-  CHECK(
-      cut_problems(cuts, 2) ==
-      std::vector<std::string>{"guest 0 socket 10.99.0.1:1000 -> 10.99.0.2:2000: acknowledged 101 and received 40, but "
-                               "guest 1 at the other end received 99 and has acknowledged 40"});
+  CHECK(cut_problems(cuts, 2) ==
+        std::vector<std::string>{
+            "guest 0 socket 10.99.0.1:1000 -> 10.99.0.2:2000 (guest 1): acknowledged 101 and received 40, but "
+            "guest 1 at the other end received 99 and has acknowledged 40"});
 
   auto found = quiet();
   found[0].mutable_sockets(0)->set_bytes_acked(102);
   CHECK(cut_differences(quiet(), found) ==
         std::vector<std::string>{
-            "guest 0 socket 10.99.0.1:1000 -> 10.99.0.2:2000 had 101 acknowledged and 40 received at "
+            "guest 0 socket 10.99.0.1:1000 -> 10.99.0.2:2000 (guest 1) had 101 acknowledged and 40 received at "
             "the cut, now 102 and 40"});
 }
 

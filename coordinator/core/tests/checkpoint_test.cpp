@@ -205,8 +205,8 @@ TEST_CASE("a cut that is never quiet aborts and names the socket") {
   REQUIRE(result.has_error());
   CHECK(result.error().kind == ErrorKind::not_quiet);
   CHECK(says(result.error().message(), "cut 5 of 5"));
-  CHECK(
-      says(result.error().message(), "guest 0 socket 10.99.0.1:1001 -> 10.99.0.2:2000 has 1 segments unacknowledged"));
+  CHECK(says(result.error().message(),
+             "guest 0 socket 10.99.0.1:1001 -> 10.99.0.2:2000 (guest 1) has 1 segments unacknowledged"));
   w.script.unquiet_freezes = 0;
   unharmed(w, id);
 }

@@ -348,9 +348,17 @@ TEST_CASE("links that are not those of the checkpoint are refused") {
   for (auto& [path, state] : w.store.images)
     for (auto& [peer, received] : state.received)
       if (path.ends_with("guest-1")) received += 1;
+  bool asked = false, went_on = false;
+  w.script.failure = [&](const HostName&, const wire::ToHost& said) -> std::optional<Error> {
+    asked = asked || said.has_check_links();
+    went_on = went_on || (said.gang().incarnation() == 2 && said.has_release());
+    return std::nullopt;
+  };
   const auto result = w.answer(w.restart(id, epoch));
   REQUIRE(result.has_error());
   CHECK(result.error().kind == ErrorKind::not_quiet);
-  CHECK(says(result.error().message(), "guest 1 socket 10.99.0.2:2000 -> 10.99.0.1:1001"));
+  CHECK(says(result.error().message(), "guest 1 socket 10.99.0.2:2000 -> 10.99.0.1:1001 (guest 0) had "));
   nothing_runs(w);
+  CHECK(asked);
+  CHECK_FALSE(went_on);  // the ranks of the restored guests stayed frozen until the guests were destroyed
 }
