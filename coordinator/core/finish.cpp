@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <limits>
+
 #include "coordinator/core/checkpoint.h"
 #include "coordinator/core/fence.h"
 #include "coordinator/core/loss.h"
@@ -237,7 +239,9 @@ void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std:
 void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::RankFailed& rank) {
   auto& runs = core.run(job.job);
   if (runs.finish || runs.restart || runs.rank_lost) return;
-  const std::string why = fmt::format("rank {} failed: {}", rank.rank(), rank.detail());
+  const std::string who =
+      rank.rank() == std::numeric_limits<std::uint32_t>::max() ? "a rank" : fmt::format("rank {}", rank.rank());
+  const std::string why = fmt::format("{} failed: {}", who, rank.detail());
   core.note(Log::Level::error, job.job, host, {}, "rank lost", why);
   // Its program's own end, with the exit code and the last output, may be on its way.
   runs.rank_lost = {core.now + kAnswerSlack, why};

@@ -84,6 +84,10 @@ class Agent {
   void let_go();
   // What keeps the job's processes here from being checkpointed; empty = nothing.
   std::string refusals() const;
+  // A rank of the job has died, here or elsewhere: it is reported. Where it was killed nothing of the job goes on here.
+  void rank_failed(const Ranks::Failure& failure);
+  void break_off(const std::string& why);
+  void stop_for_good();
   Done reopen(const wire::GuestRequest& request);
   // Bytes that each rank's sockets have not delivered.
   void add_in_flight(google::protobuf::RepeatedPtrField<wire::RankReport>& ranks,
@@ -120,8 +124,10 @@ class Agent {
     wire::RankFailed failed;
     Millis send_at = 0;
     unsigned sends_left = 0;
+    pid_t pid = 0;  // as in Ranks::Failure
   };
   std::vector<PeerReport> peer_reports_;
+  std::string broken_;  // in words, which rank has failed; empty: none. Never taken back: a rollback replaces the job
   std::vector<wire::RankWish> wishes_;  // to send
 };
 

@@ -25,6 +25,9 @@ Done Agent::close_gates(const wire::GuestRequest& request) {
     auto thawed = thaw_all();
     if (!thawed.ok()) return thawed;
   }
+  if (!broken_.empty())
+    return failure(wire::Failure::REFUSED, "prepare the checkpoint", "guest " + std::to_string(guest_),
+                   broken_ + "; the job has to be restarted");
   if (anew) {
     socket_owners_.forget();
     acknowledgements_.forget();
@@ -49,8 +52,12 @@ std::string Agent::refusals() const {
     else process.mapped = proc_.mapped_files(pid);
     const Finding finding = examine(process);
     if (!finding) continue;
-    text += (text.empty() ? "" : "; ") + (process.linked ? rank->second.words + " (" : std::string("a process (")) +
-            proc_.name(pid) + ", pid " + std::to_string(pid) + "): " + *finding;
+    const auto number = proc_.rank(pid);
+    text += (text.empty() ? "" : "; ") +
+            (process.linked ? rank->second.words
+             : number       ? "rank " + std::to_string(*number)
+                            : std::string("a process")) +
+            " (" + proc_.name(pid) + ", pid " + std::to_string(pid) + "): " + *finding;
   }
   return text;
 }

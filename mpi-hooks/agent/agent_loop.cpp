@@ -1,5 +1,6 @@
 // The loop: what the agent waits for, and what it says by itself.
 #include <poll.h>
+#include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ namespace {
 constexpr Millis kHelloEvery = 1000;
 constexpr std::size_t kMaxQueuedForOutput = 1u << 20;
 constexpr unsigned kPeerReportSends = 5;
+constexpr Millis kOwnEndFirst = 2000;
 constexpr std::size_t kMaxWishes = 16;  // between two turns of the loop
 
 std::string read_boot_id() {
@@ -30,24 +32,14 @@ std::string read_boot_id() {
 
 Agent::Agent(const AgentOptions& options)
     : link_(options.link_fd >= 0 ? HostLink(Fd(options.link_fd)) : HostLink(options.port)),
-      ranks_(
-          [this](std::uint32_t rank, std::string detail) {
-            if (std::any_of(peer_reports_.begin(), peer_reports_.end(),
-                            [&](const auto& r) { return r.failed.rank() == rank; }))
-              return;
-            PeerReport report;
-            report.failed.set_rank(rank);
-            report.failed.set_detail(std::move(detail));
-            report.sends_left = kPeerReportSends;
-            peer_reports_.push_back(std::move(report));
-          },
-          [this](std::uint32_t rank, hooks::RankWish wish) {
-            if (wishes_.size() >= kMaxWishes) return;
-            wire::RankWish& one = wishes_.emplace_back();
-            one.set_rank(rank);
-            one.set_kind(wish == hooks::RankWish::checkpoint ? wire::RankWish::CHECKPOINT
-                                                             : wire::RankWish::GOOD_MOMENT);
-          }),
+      ranks_([this](const Ranks::Failure& failure) { rank_failed(failure); },
+             [this](std::uint32_t rank, hooks::RankWish wish) {
+               if (wishes_.size() >= kMaxWishes) return;
+               wire::RankWish& one = wishes_.emplace_back();
+               one.set_rank(rank);
+               one.set_kind(wish == hooks::RankWish::checkpoint ? wire::RankWish::CHECKPOINT
+                                                                : wire::RankWish::GOOD_MOMENT);
+             }),
       job_(options.cgroup),
       disk_(options.layer),
       options_(options),
@@ -109,6 +101,51 @@ void Agent::wait(int children) {
   job_.handle(polls);
 }
 
+// One that was killed is news at once. One that ended by itself, or called MPI_Abort, takes the job with it: then the
+// job's own end, with its exit code, is the better news, and goes first.
+void Agent::rank_failed(const Ranks::Failure& failure) {
+  const Millis now = monotonic_ms();
+  auto report = std::find_if(peer_reports_.begin(), peer_reports_.end(),
+                             [&](const PeerReport& r) { return r.failed.rank() == failure.rank; });
+  const bool first = report == peer_reports_.end();
+  if (first) report = peer_reports_.insert(report, PeerReport{{}, now + kOwnEndFirst, kPeerReportSends, failure.pid});
+  // Dead, or, as its gate opens when it loses its agent, under way again: what was held of it is not there any more.
+  if (failure.pid != 0 && hold_.held()) let_go();
+  if (first || failure.killed) {
+    report->failed.set_rank(failure.rank);
+    report->failed.set_detail(failure.words);
+  }
+  if (!failure.killed) return;
+  report->pid = 0;
+  report->send_at = std::min(report->send_at, now);
+  if (broken_.empty())
+    break_off((failure.rank == hooks::kUnknownRank ? "a rank" : "rank " + std::to_string(failure.rank)) +
+              " has failed: " + failure.words);
+}
+
+void Agent::break_off(const std::string& why) {
+  broken_ = why;
+  std::fprintf(stderr, "stillpoint-agent: %s\n", why.c_str());
+  // First, so that nothing runs when a hold is let go. mpirun and prted go on: they may still have a word to say.
+  stop_for_good();
+  job_.silence();
+  if (hold_.held()) let_go();
+}
+
+// A rank that computes outside MPI meets no gate, and one in a call may come out of it; what either would still write
+// must not stand beside what its successor writes after a restart.
+void Agent::stop_for_good() {
+  std::set<pid_t> stopped;
+  const auto stop = [&](pid_t pid) { return stopped.insert(pid).second && ::kill(pid, SIGSTOP) == 0; };
+  for (const Ranks::Linked& rank : ranks_.linked()) stop(rank.pid);
+  // What ranks have started; again, for what was being started meanwhile.
+  for (bool more = true; more;) {
+    more = false;
+    for (const pid_t pid : job_.cgroup().processes())
+      if (proc_.rank(pid)) more = stop(pid) || more;
+  }
+}
+
 void Agent::reap_children() {
   int status = 0;
   for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) job_.reaped(pid, status, monotonic_ms());
@@ -153,6 +190,11 @@ void Agent::send_what_is_due(Millis now) {
     *message.mutable_launch() = std::move(launch);
     send(std::move(message));
   }
+  // A process that only lost its connection has found the agent again by now.
+  std::erase_if(peer_reports_, [&](const PeerReport& report) {
+    const char state = report.pid == 0 || now < report.send_at ? '\0' : proc_.state(report.pid);
+    return state != '\0' && state != 'Z' && state != 'X';
+  });
   for (PeerReport& report : peer_reports_) {
     if (report.sends_left == 0 || now < report.send_at) continue;
     --report.sends_left;

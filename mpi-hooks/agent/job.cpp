@@ -59,12 +59,12 @@ Done Job::start_daemon(const wire::StartDaemon& start, const std::string& workdi
 }
 
 void Job::wait_for(std::vector<pollfd>& polls) const {
-  const bool read = pipe_ && !output_held_ && output_.room() > 0;
+  const bool read = reads_output() && output_.room() > 0;
   polls.push_back({read ? pipe_.get() : -1, POLLIN, 0});
 }
 
 void Job::handle(const std::vector<pollfd>& polls) {
-  if (!pipe_ || output_held_) return;
+  if (!reads_output()) return;
   if (std::none_of(polls.begin(), polls.end(), [&](const pollfd& p) { return p.fd == pipe_.get() && p.revents != 0; }))
     return;
   char bytes[65536];

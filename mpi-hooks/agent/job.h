@@ -35,6 +35,8 @@ class Job {
 
   // Reading stops while the job is held, so that the output's offset belongs to the cut.
   void hold_output(bool hold) { output_held_ = hold; }
+  // The job is broken and nobody wants its output any more, unless it ends all the same: mpirun says why.
+  void silence() { silenced_ = true; }
   void wait_for(std::vector<pollfd>& polls) const;
   void handle(const std::vector<pollfd>& polls);
   // A child of the agent has ended; most are orphans of the job that nobody waits for.
@@ -48,12 +50,14 @@ class Job {
 
  private:
   bool output_complete(Millis now) const;
+  bool reads_output() const { return pipe_ && !output_held_ && (!silenced_ || ended()); }
 
   Cgroup cgroup_;
   OutputBuffer output_;
   Fd pipe_;
   bool started_ = false;
   bool output_held_ = false;
+  bool silenced_ = false;
   pid_t mpirun_ = 0;
   std::set<std::uint64_t> launched_;
   std::optional<int> exit_status_;  // as waitpid gives it

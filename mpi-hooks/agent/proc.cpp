@@ -72,4 +72,16 @@ char Proc::state(pid_t pid) const {
   return end != line.npos && end + 2 < line.size() ? line[end + 2] : '\0';
 }
 
+std::optional<unsigned> Proc::rank(pid_t pid) const {
+  constexpr std::string_view kName = "PMIX_RANK=";
+  std::ifstream environment(of(pid) + "/environ");
+  for (std::string variable; std::getline(environment, variable, '\0');) {
+    unsigned number = 0;
+    if (variable.starts_with(kName) &&
+        std::from_chars(variable.data() + kName.size(), variable.data() + variable.size(), number).ec == std::errc())
+      return number;
+  }
+  return std::nullopt;
+}
+
 }  // namespace stillpoint::agent

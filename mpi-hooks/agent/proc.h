@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,8 @@ class Proc {
   std::string name(pid_t pid) const;
   // The state's letter: R, S, D, T (stopped by a signal), …; 0: no such process.
   char state(pid_t pid) const;
+  // The number that mpirun gave to the rank that this process is, or comes from; nothing: none.
+  std::optional<unsigned> rank(pid_t pid) const;
   // To be opened: the program's file, also when its name is gone.
   std::string executable(pid_t pid) const { return of(pid) + "/exe"; }
 

@@ -61,11 +61,14 @@ void Ranks::handle(const std::vector<pollfd>& polls) {
     const auto at = std::find_if(polls.begin(), polls.end(), [fd](const pollfd& p) { return p.fd == fd; });
     return at != polls.end() && at->revents != 0;
   };
+  std::vector<Failure> ended;
   std::erase_if(connections_, [&](const std::unique_ptr<Connection>& rank) {
     if (!reported(rank->fd.get()) || receive(*rank)) return false;
-    if ((rank->finalizing || rank->finalized) && rank->last.spawned == 0) ++finalized_and_gone_;
+    if (!rank->finalizing && !rank->finalized) ended.push_back(failure_of(*rank));
+    else if (rank->last.spawned == 0) ++finalized_and_gone_;
     return true;
   });
+  for (const Failure& failure : ended) peer_failed_(failure);
   if (reported(listener_.get())) accept_all();
 }
 
@@ -96,8 +99,12 @@ bool Ranks::receive(Connection& rank) {
 }
 
 void Ranks::take(Connection& rank, const RankPacket& packet) {
-  if (packet.message == RankMessage::peer_failed) {
-    peer_failed_(packet.value, "rank " + std::to_string(packet.rank) + " was told by ULFM in " + call_name(packet));
+  if (packet.message == RankMessage::peer_failed || packet.message == RankMessage::peer_killed) {
+    const bool killed = packet.message == RankMessage::peer_killed;
+    const std::string call = call_name(packet);
+    peer_failed_({packet.value, killed,
+                  std::string("its process ") + (killed ? "was ended by a signal" : "is gone") + ", as rank " +
+                      std::to_string(packet.rank) + " was told " + (call.empty() ? "outside MPI" : "in " + call)});
     return;
   }
   if (packet.message == RankMessage::wish) {
@@ -121,6 +128,7 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
     case RankMessage::opened: rank.opening = false; break;
     case RankMessage::deferring: rank.defers = !rank.opening && packet.epoch == closing_epoch_; break;
     case RankMessage::peer_failed:
+    case RankMessage::peer_killed:
     case RankMessage::wish:
     case RankMessage::welcome:
     case RankMessage::close:
@@ -208,6 +216,12 @@ std::uint64_t Ranks::calls() const {
 std::string Ranks::words(const Connection& rank) {
   if (rank.last.rank < 0) return "process " + std::to_string(rank.pid);
   return (rank.last.spawned != 0 ? "spawned rank " : "rank ") + std::to_string(rank.last.rank);
+}
+
+Ranks::Failure Ranks::failure_of(const Connection& rank) {
+  const bool known = rank.last.rank >= 0 && rank.last.spawned == 0;
+  return {known ? static_cast<std::uint32_t>(rank.last.rank) : hooks::kUnknownRank, false,
+          (known ? "its process" : words(rank)) + " has ended without MPI_Finalize", rank.pid};
 }
 
 std::string Ranks::restless_words(const Connection& rank) const {

@@ -21,8 +21,14 @@ namespace stillpoint::agent {
 
 class Ranks {
  public:
-  // Called with (failed rank, words) when a hook reports a failed peer.
-  using PeerFailed = std::function<void(std::uint32_t, std::string)>;
+  // A hook reports a failed peer; or its own connection ended, before it came to MPI_Finalize.
+  struct Failure {
+    std::uint32_t rank;  // of it; hooks::kUnknownRank
+    bool killed;         // by a signal; otherwise it may have ended by itself, and the job with it
+    std::string words;
+    pid_t pid = 0;  // of this guest, where the agent itself noticed: it may live and only have lost its connection
+  };
+  using PeerFailed = std::function<void(Failure)>;
   using Wished = std::function<void(std::uint32_t, hooks::RankWish)>;  // (rank, what)
   explicit Ranks(PeerFailed peer_failed, Wished wished = nullptr)
       : peer_failed_(std::move(peer_failed)), wished_(std::move(wished)) {}
@@ -78,6 +84,7 @@ class Ranks {
   void accept_all();
   static bool is_at_rest(const Connection& rank) { return rank.finalized || (rank.ready && rank.closed); }
   static std::string words(const Connection& rank);
+  static Failure failure_of(const Connection& rank);
   std::string restless_words(const Connection& rank) const;
   bool receive(Connection& rank);  // false: it is gone
   void take(Connection& rank, const hooks::RankPacket& packet);

@@ -61,7 +61,8 @@ struct Link {
     REQUIRE(::recv(rank.get(), &packet, sizeof packet, MSG_DONTWAIT) == sizeof packet);
     return packet.message;
   }
-  Ranks ranks{[](std::uint32_t, std::string) {}};
+  std::vector<Ranks::Failure> failures;
+  Ranks ranks{[this](const Ranks::Failure& failure) { failures.push_back(failure); }};
   std::string directory;
 };
 
@@ -87,6 +88,42 @@ TEST_CASE("a rank inside a call that must finish first is waited for, and named"
   link.say(b, RankMessage::closed, RankState::computing, 1, "", 7);
   CHECK(link.ranks.all_at_rest(2));
   CHECK_FALSE(link.ranks.deferring(2));
+}
+
+TEST_CASE("a rank that ends before it came to MPI_Finalize is a failure; one that came there is none") {
+  Link link;
+  Fd a = link.connect(), b = link.connect(), c = link.connect();
+  link.say(a, RankMessage::ready, RankState::computing, 3);
+  link.say(b, RankMessage::ready, RankState::computing, 4);
+  link.say(b, RankMessage::finalizing, RankState::deferring, 4, "MPI_Finalize");
+  b.reset();
+  link.turn();
+  CHECK(link.failures.empty());
+  a.reset();
+  link.turn();
+  REQUIRE(link.failures.size() == 1);
+  CHECK(link.failures[0].rank == 3);
+  CHECK_FALSE(link.failures[0].killed);
+  CHECK(link.failures[0].pid == ::getpid());
+  CHECK(link.failures[0].words == "its process has ended without MPI_Finalize");
+  c.reset();  // in MPI_Init
+  link.turn();
+  REQUIRE(link.failures.size() == 2);
+  CHECK(link.failures[1].rank == stillpoint::hooks::kUnknownRank);
+}
+
+TEST_CASE("what a rank is told of others is passed on, and whether they were killed") {
+  Link link;
+  const Fd a = link.connect();
+  link.say(a, RankMessage::ready, RankState::computing, 0);
+  link.say(a, RankMessage::peer_killed, RankState::computing, 0);
+  link.say(a, RankMessage::peer_failed, RankState::in_call, 0, "MPI_Recv");
+  REQUIRE(link.failures.size() == 2);
+  CHECK(link.failures[0].killed);
+  CHECK(link.failures[0].pid == 0);
+  CHECK(link.failures[0].words == "its process was ended by a signal, as rank 0 was told outside MPI");
+  CHECK_FALSE(link.failures[1].killed);
+  CHECK(link.failures[1].words == "its process is gone, as rank 0 was told in MPI_Recv");
 }
 
 TEST_CASE("a spawned process that is not at rest is waited for, but does not stand for one of the job's ranks") {

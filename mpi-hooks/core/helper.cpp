@@ -99,6 +99,12 @@ void Helper::peer_failed(int rank) noexcept {
   ring();
 }
 
+void Helper::peer_killed(int rank) noexcept {
+  int none = kNoFailure;
+  killed_rank_.compare_exchange_strong(none, rank);
+  ring();
+}
+
 void Helper::wish(RankWish kind) noexcept {
   wishes_.fetch_or(1u << static_cast<std::uint32_t>(kind));
   ring();
@@ -180,7 +186,7 @@ void Helper::lose_agent() noexcept {
 }
 
 void Helper::greet() noexcept {
-  said_ready_ = said_finalizing_ = said_finalized_ = said_failed_ = false;
+  said_ready_ = said_finalizing_ = said_finalized_ = said_failed_ = said_killed_ = false;
   send(RankMessage::hello);
 }
 
@@ -230,6 +236,7 @@ void Helper::handle(const RankPacket& request) noexcept {
     case RankMessage::finalizing:
     case RankMessage::finalized:
     case RankMessage::peer_failed:
+    case RankMessage::peer_killed:
     case RankMessage::deferring:
     case RankMessage::wish:
       lose_agent();  // a rank's own words: whoever is at the other end is no agent
@@ -254,6 +261,10 @@ void Helper::tell_news() noexcept {
   if (phase == Phase::finalized && !said_finalized_) {
     said_finalized_ = true;
     send(RankMessage::finalized);
+  }
+  if (killed_rank_.load() != kNoFailure && !said_killed_) {
+    said_killed_ = true;
+    send(RankMessage::peer_killed);
   }
   if (failed_rank_.load() != kNoFailure && !said_failed_) {
     said_failed_ = true;
@@ -353,7 +364,7 @@ void Helper::wait() noexcept {
 RankPacket Helper::figures(RankMessage message) noexcept {
   const Survey survey = gate_.survey(now_ns());
   const Phase phase = phase_.load(std::memory_order_acquire);
-  const bool failed = failed_rank_.load() != kNoFailure;
+  const bool failed = failed_rank_.load() != kNoFailure || killed_rank_.load() != kNoFailure;
   RankPacket packet{};
   packet.message = message;
   packet.epoch = epoch_;
@@ -364,6 +375,7 @@ RankPacket Helper::figures(RankMessage message) noexcept {
     strncpy(packet.transport, world_.transport, sizeof packet.transport - 1);
   }
   if (message == RankMessage::peer_failed) packet.value = static_cast<std::uint32_t>(failed_rank_.load());
+  if (message == RankMessage::peer_killed) packet.value = static_cast<std::uint32_t>(killed_rank_.load());
   packet.state = phase == Phase::finalized  ? RankState::finalized
                  : survey.in_defer != 0     ? RankState::deferring
                  : phase == Phase::starting ? RankState::starting

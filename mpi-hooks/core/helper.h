@@ -58,6 +58,8 @@ class Helper {
   void finalized() noexcept;
   // ULFM reported a failed process (-1: unknown which). The caller parks.
   void peer_failed(int rank) noexcept;
+  // The same of one that was ended by a signal, as mpirun's daemons tell. Any thread: it does not park.
+  void peer_killed(int rank) noexcept;
   // --- for stillpoint.h: threads of the program ---
 
   // A wish of the program's for the agent to pass on.
@@ -144,6 +146,7 @@ class Helper {
 
   static constexpr int kNoFailure = -2;
   std::atomic<int> failed_rank_{kNoFailure};
+  std::atomic<int> killed_rank_{kNoFailure};
 
   // The helper thread's own.
   std::uint64_t epoch_ = 0;   // of the hold
@@ -151,7 +154,8 @@ class Helper {
   bool said_deferring_ = false;
   bool called_before_ = false;     // and so `after` or `restarted` has to follow
   std::uint32_t incarnation_ = 0;  // of the job, as the agent said
-  bool said_ready_ = false, said_finalizing_ = false, said_finalized_ = false, said_failed_ = false;
+  bool said_ready_ = false, said_finalizing_ = false, said_finalized_ = false, said_failed_ = false,
+       said_killed_ = false;
 };
 
 }  // namespace stillpoint::hooks

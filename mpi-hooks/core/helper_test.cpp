@@ -365,6 +365,18 @@ TEST_CASE("a dead peer is reported once, and the rank is never at rest again") {
   CHECK(agent.expect(RankMessage::closed).busy == 1);
 }
 
+TEST_CASE("a peer that was killed is news of its own, and nothing comes to rest after it either") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  rank.helper.peer_killed(5);
+  CHECK(agent.expect(RankMessage::peer_killed).value == 5);
+  rank.helper.peer_failed(5);  // the call that waited for it
+  CHECK(agent.expect(RankMessage::peer_failed).value == 5);
+  agent.send(RankMessage::close, 1);
+  CHECK(agent.expect(RankMessage::closed).busy == 1);
+}
+
 TEST_CASE("a critical section puts a close off until it is over") {
   FakeAgent agent;
   Rank rank;

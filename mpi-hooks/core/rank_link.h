@@ -10,7 +10,8 @@
 namespace stillpoint::hooks {
 
 inline constexpr char kAgentSocket[] = "/run/stillpoint/agent.sock";
-inline constexpr std::uint32_t kRankLinkVersion = 2;
+inline constexpr std::uint32_t kRankLinkVersion = 3;
+inline constexpr std::uint32_t kUnknownRank = 0xffffffff;  // in peer_failed and peer_killed
 
 enum class RankMessage : std::uint32_t {
   // rank → agent
@@ -24,6 +25,8 @@ enum class RankMessage : std::uint32_t {
   deferring = 8,    // answer to close while a call that must finish first (DEFER) is under way; closed follows
   finalized = 9,    // MPI_Finalize is over: this rank needs no gate any more
   wish = 10,        // of the program (stillpoint.h): value is a RankWish
+  peer_killed =
+      11,  // a process of the job was ended by a signal: value as in peer_failed; this rank begins no call any more
   // agent → rank; value is the job's incarnation, 0 where the agent does not know it
   close = 32,
   count = 33,

@@ -18,14 +18,20 @@ namespace {
 pthread_key_t thread_end;
 pthread_once_t thread_end_made = PTHREAD_ONCE_INIT;
 
-void* find(void* scope, const char* symbol) noexcept {
+// Also where the library was loaded for one module alone, as Python's are. Null: nowhere.
+void* find_in(void* scope, const char* name, const char* symbol) noexcept {
   void* found = dlsym(scope, symbol);
   if (found == nullptr) {
-    if (void* library = dlopen("libmpi.so.40", RTLD_LAZY | RTLD_NOLOAD)) {
+    if (void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) {
       found = dlsym(library, symbol);
       dlclose(library);  // only our reference: RTLD_NOLOAD has not loaded it
     }
   }
+  return found;
+}
+
+void* find(void* scope, const char* symbol) noexcept {
+  void* const found = find_in(scope, "libmpi.so.40", symbol);
   if (found == nullptr) {
     // The program calls a function that its libmpi lacks. Without this library the dynamic linker would have ended it.
     static const char text[] = "stillpoint: libmpi has no symbol ";
@@ -50,6 +56,8 @@ bool join_program(Thread& thread) noexcept {
 
 void* look_up(const char* symbol) noexcept { return find(RTLD_NEXT, symbol); }
 void* look_up_data(const char* symbol) noexcept { return find(RTLD_DEFAULT, symbol); }
+void* find_pmix(const char* symbol) noexcept { return find_in(RTLD_DEFAULT, "libpmix.so.2", symbol); }
+bool is_open_mpi() noexcept { return find_in(RTLD_DEFAULT, "libmpi.so.40", "ompi_mpi_comm_world") != nullptr; }
 
 }  // namespace stillpoint::hooks
 

@@ -37,6 +37,10 @@ struct Next {
 void* look_up(const char* symbol) noexcept;
 // A variable of libmpi. Not the next one: a program may hold the one copy of it that all use (copy relocation).
 void* look_up_data(const char* symbol) noexcept;
+// A function of the PMIx library that libmpi uses; null where there is none.
+void* find_pmix(const char* symbol) noexcept;
+// Whether the MPI library that the process has is an Open MPI: this library's constants and handles are of no other.
+bool is_open_mpi() noexcept;
 
 template <typename Function>
 Function* resolve(const char* symbol, Next<Function>& next) noexcept {

@@ -1,5 +1,6 @@
 // The wrappers that do more than pass the gate: how MPI begins and ends in a rank, and what happens when a peer dies.
 #include <dlfcn.h>
+#include <pmix.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,6 +99,35 @@ void on_error(MPI_Comm* comm, int* code, ...) {
   STILLPOINT_LIBMPI(PMPI_Abort)(*comm, *code);
 }
 
+// mpirun's namespace of this rank's MPI_COMM_WORLD, whose ranks it numbers alike.
+char own_namespace[PMIX_MAX_NSLEN + 1];
+
+// A process of the job was ended by a signal: its guest's daemon noticed, and all ranks are told, on a thread of PMIx,
+// whatever their own threads do, so also those that compute outside MPI. A process that ends by itself, and MPI_Abort,
+// are no such event: mpirun ends the job then, with an exit code. Open MPI's own handlers, which come after this one,
+// wake the calls that wait for the dead process.
+void on_process_died(std::size_t, pmix_status_t, const pmix_proc_t* source, pmix_info_t* info, std::size_t count,
+                     pmix_info_t*, std::size_t, pmix_event_notification_cbfunc_fn_t done, void* context) noexcept {
+  const pmix_proc_t* died = source;
+  for (std::size_t i = 0; i < count; i++)
+    if (info[i].value.type == PMIX_PROC && strncmp(info[i].key, PMIX_EVENT_AFFECTED_PROC, PMIX_MAX_KEYLEN) == 0)
+      died = info[i].value.data.proc;
+  const bool ours = died != nullptr && strncmp(died->nspace, own_namespace, PMIX_MAX_NSLEN) == 0;
+  gate.lock_for_good();
+  helper.peer_killed(ours ? static_cast<int>(died->rank) : -1);
+  if (done != nullptr) done(PMIX_EVENT_NO_ACTION_TAKEN, nullptr, 0, nullptr, nullptr, context);
+}
+
+// When MPI is up. On a thread of the program, inside its call.
+void watch_processes() noexcept {
+  auto* const watch =
+      reinterpret_cast<decltype(&PMIx_Register_event_handler)>(find_pmix("PMIx_Register_event_handler"));
+  if (watch == nullptr) return;  // then only calls that meet the dead process tell
+  if (const char* name = getenv("PMIX_NAMESPACE")) strncpy(own_namespace, name, PMIX_MAX_NSLEN);
+  pmix_status_t wanted[] = {PMIX_ERR_PROC_ABORTED_BY_SIG};
+  watch(wanted, 1, nullptr, 0, &on_process_died, nullptr, nullptr);
+}
+
 // Where there is no world there is no communicator that the helper could own without being a party to the program's
 // sessions, and so keeping MPI up behind its back. libmpi's engine itself will do; it is what every call turns.
 Next<void()> next_opal_progress;
@@ -114,6 +144,7 @@ int number_from(const char* variable, int otherwise) noexcept {
 // After the first session of a program without a world: mpirun says which rank this is.
 void sessions_began() noexcept {
   resolve("opal_progress", next_opal_progress);
+  watch_processes();
   helper.initialized({.rank = number_from("OMPI_COMM_WORLD_RANK", 0),
                       .size = number_from("OMPI_COMM_WORLD_SIZE", 1),
                       .multiple = session_multiple.load(),
@@ -149,6 +180,7 @@ void after_init(int told, int provided) noexcept {
   Remember::note(world());
   Remember::note(alone());
   Remember::note(parent);
+  watch_processes();
   helper.initialized({.rank = rank,
                       .size = size,
                       .multiple = provided == MPI_THREAD_MULTIPLE,
@@ -168,6 +200,8 @@ void in_forked_child() noexcept {
 bool start_helper() noexcept {
   const char* path = getenv("STILLPOINT_AGENT_SOCKET");
   if (helper.started()) return true;
+  if (!is_open_mpi())
+    return false;  // the agent says what is wrong with that; the program does what it would without us
   if (!helper.start(path != nullptr ? path : kAgentSocket)) return false;
   pthread_atfork(nullptr, nullptr, &in_forked_child);
   return true;

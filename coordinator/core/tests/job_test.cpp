@@ -389,6 +389,19 @@ TEST_CASE("a guest that is gone, and a rank that failed, fail the job") {
   }
 }
 
+TEST_CASE("a failed rank that nobody can name is a rank") {
+  World w(2);
+  const JobId id = w.running(spec());
+  wire::FromHost bad;
+  bad.mutable_gang()->set_job(id.value);
+  bad.mutable_gang()->set_incarnation(1);
+  bad.mutable_rank_lost()->mutable_rank()->set_rank(0xffffffff);
+  bad.mutable_rank_lost()->mutable_rank()->set_detail("its process is gone");
+  w.say(HostName{"h1"}, bad);
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(w.job(id).reason.starts_with("a rank failed: its process is gone"));
+}
+
 TEST_CASE("a rank that failed and the program's end soon after: one failure, with exit code, output and remedy") {
   World w(2);
   const JobId id = w.running(spec());
