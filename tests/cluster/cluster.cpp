@@ -57,7 +57,8 @@ void leave_the_machine() {
   // Each guest gets a table of connections of its own, as small as a small machine's; else all share that of this
   // machine, and to read its sockets is to walk through a table that was made for all its memory.
   std::ofstream("/proc/sys/net/ipv4/tcp_child_ehash_entries") << 8192;
-  ip("link set lo up\nlink add switch0 type bridge\nlink set switch0 up\n");
+  ip(std::string("link set lo up\nlink add switch0 type bridge\naddr add ") + Cluster::kOutsideAddress +
+     "/16 dev switch0\nlink set switch0 up\n");
   done = true;
 }
 
@@ -107,7 +108,7 @@ Cluster::Cluster(unsigned guests) : Gang(guests) {
   std::string cables;
   for (unsigned guest = 0; guest < guests; ++guest) {
     auto node = std::make_unique<NamespaceGuest>(files, own_cgroup() / guest_name(guest));
-    const std::string port = "port" + std::to_string(next_port++);
+    const std::string& port = ports_.emplace_back("port" + std::to_string(next_port++));
     cables += "link add " + port + " type veth peer name eth0 address " + mac(guest) + " netns " +
               std::to_string(node->agent()) + "\nlink set " + port + " master switch0 up\n";
     guests_[guest] = std::move(node);
@@ -121,6 +122,43 @@ Cluster::Cluster(unsigned guests) : Gang(guests) {
 Cluster::~Cluster() {
   guests_.clear();
   ::rmdir(own_cgroup().c_str());
+}
+
+void Cluster::cut_off(unsigned guest) { ip("link set " + ports_[guest] + " nomaster\n"); }
+
+void Cluster::join(unsigned guest) { ip("link set " + ports_[guest] + " master switch0\n"); }
+
+std::vector<wire::GuestCut> Cluster::check_links() {
+  const auto replies = ask_all(
+      [](unsigned) {
+        wire::GuestRequest request;
+        request.mutable_check_links()->set_deadline_ms(2000);
+        return request;
+      },
+      kShort);
+  REQUIRE_MESSAGE(replies.has_value(), problem());
+  std::vector<wire::GuestCut> cuts;
+  for (const auto& reply : *replies) {
+    REQUIRE_MESSAGE(reply.has_links(), reply.failure().cause());
+    CHECK(reply.links().unreachable_size() == 0);
+    cuts.push_back(reply.links().cut());
+  }
+  return cuts;
+}
+
+std::uint64_t Cluster::in_flight() {
+  const auto replies = ask_all(
+      [](unsigned) {
+        wire::GuestRequest request;
+        request.mutable_query_ranks();
+        return request;
+      },
+      kShort);
+  REQUIRE_MESSAGE(replies.has_value(), problem());
+  std::uint64_t bytes = 0;
+  for (const auto& reply : *replies)
+    for (const auto& rank : reply.ranks().ranks()) bytes += rank.in_flight();
+  return bytes;
 }
 
 void Cluster::put_program(const std::string& name) {
@@ -245,6 +283,7 @@ class Cycle {
     result_.quiet = problems.empty();
     if (!result_.quiet) fail(coordinator::summary(problems));
     else result_.sockets = static_cast<std::size_t>(cuts_[0].sockets_size());
+    result_.cut = cuts_;
     return result_.quiet;
   }
 

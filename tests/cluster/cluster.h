@@ -36,6 +36,7 @@ struct CycleResult {
   microseconds to_closed{}, to_verified{};
   unsigned reopened = 0, rounds = 0, cuts = 0;
   std::size_t sockets = 0;
+  std::vector<wire::GuestCut> cut;  // where it was quiet: what was verified, and would stand with a checkpoint
 };
 
 // Whether the guests' root file system has this; a relative path.
@@ -44,6 +45,8 @@ bool image_has(const std::filesystem::path& path);
 class Cluster : public agent::Gang {
  public:
   static constexpr char kWorkdir[] = "/job";
+  // Of this process on the guests' bridge: a machine that is none of the gang.
+  static constexpr char kOutsideAddress[] = "10.99.255.1";
 
   // The guests are configured when it returns; FAILs the test where that cannot be.
   explicit Cluster(unsigned guests);
@@ -62,6 +65,16 @@ class Cluster : public agent::Gang {
   // The job has ended, or a rank has died (and the others wait for the rollback that will not come here).
   bool over() const { return exited().has_value() || !failed_ranks().empty(); }
 
+  // From here on nothing passes between this guest and the others, in either direction, and no interface says so; and
+  // as it was before.
+  void cut_off(unsigned guest);
+  void join(unsigned guest);
+
+  // What a coordinator asks after a restore, before anything goes on: the figures of each guest's links.
+  std::vector<wire::GuestCut> check_links();
+  // Bytes that are not acknowledged, of all ranks.
+  std::uint64_t in_flight();
+
   // With what the ranks are doing.
   std::string problem() override;
 
@@ -69,6 +82,7 @@ class Cluster : public agent::Gang {
 
  private:
   std::vector<unsigned> ranks_per_guest_;
+  std::vector<std::string> ports_;  // of the bridge, by guest
 };
 
 }  // namespace stillpoint::cluster

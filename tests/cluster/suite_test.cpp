@@ -3,19 +3,18 @@
 // without any, and must have computed the same.
 //
 // STILLPOINT_SEED repeats the moments of a failed run as far as a machine can, STILLPOINT_CYCLES changes their number.
+#include "tests/cluster/suite.h"
+
 #include <doctest/doctest.h>
 #include <signal.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <memory>
 #include <random>
-
-#include "tests/cluster/cluster.h"
 
 using namespace stillpoint;
 using namespace stillpoint::cluster;
@@ -23,13 +22,6 @@ using namespace stillpoint::cluster;
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr milliseconds kLong{60'000};
-
-std::uint32_t number_from(const char* variable, std::uint32_t otherwise) {
-  const char* text = std::getenv(variable);
-  return text != nullptr ? static_cast<std::uint32_t>(std::strtoul(text, nullptr, 10)) : otherwise;
-}
-
 std::uint32_t seed() {
   static const std::uint32_t chosen = number_from("STILLPOINT_SEED", std::random_device{}());
   return chosen;
@@ -37,46 +29,6 @@ std::uint32_t seed() {
 
 auto in_ms(microseconds time) { return std::chrono::duration_cast<milliseconds>(time).count(); }
 milliseconds since(Clock::time_point begin) { return std::chrono::duration_cast<milliseconds>(Clock::now() - begin); }
-
-struct Program {
-  std::string name;
-  std::vector<std::string> arguments = {};
-  // A checkpoint may meet a call that must be over first, and then gives up; the next one has better luck.
-  bool defers = false;
-  // What Open MPI itself says where it ends such a program now and then, checkpoints or not: then it is run again.
-  std::string flaw = {};
-  // What it does depends on which ranks share a guest.
-  bool by_guest = false;
-};
-
-JobText job(const Program& program, const std::string& rounds) {
-  JobText text;
-  text.command = {"./" + program.name, rounds};
-  text.command.insert(text.command.end(), program.arguments.begin(), program.arguments.end());
-  text.ranks_per_guest = {2, 2};
-  // Four ranks that spin share this machine's processors.
-  text.env = {{"OMPI_MCA_mpi_yield_when_idle", "1"}};
-  return text;
-}
-
-// "rounds N checksum X"
-std::string result(Cluster& cluster) {
-  const std::string& text = cluster.output();
-  const std::size_t at = text.rfind("rounds ");
-  REQUIRE_MESSAGE(at != text.npos, cluster.problem());
-  return text.substr(at, text.find('\n', at) - at);
-}
-
-// On one guest, where messages take less time: the program computes the same wherever its ranks are.
-std::string undisturbed(const Program& program, const std::string& rounds) {
-  Cluster cluster(program.by_guest ? 2 : 1);
-  cluster.put_program(program.name);
-  JobText text = job(program, rounds);
-  if (!program.by_guest) text.ranks_per_guest = {4};
-  cluster.start(text);
-  cluster.wait_for_end(kLong);
-  return result(cluster);
-}
 
 // The figures of many cycles, for people.
 std::string summary(std::vector<CycleResult> results) {
@@ -146,27 +98,6 @@ void run_under_checkpoints(const Program& program, unsigned tries = 5) {
   CHECK(undisturbed(program, rounds) == last);
   std::cout << program.name << ": " << summary(done) << "; " << given_up << " given up; " << rounds << " rounds; "
             << disturbed.count() << " ms and " << (since(begin) - disturbed).count() << " ms undisturbed" << std::endl;
-}
-
-std::string text_of(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-// The processes of the program itself in a guest.
-std::vector<pid_t> ranks_of(Cluster& cluster, unsigned guest, const std::string& program) {
-  std::vector<pid_t> ranks;
-  for (pid_t pid : cluster.node(guest).job_processes())
-    if (text_of("/proc/" + std::to_string(pid) + "/comm") == program + "\n") ranks.push_back(pid);
-  return ranks;
-}
-
-std::string rank_number(pid_t pid) {
-  const std::string environment = '\0' + text_of("/proc/" + std::to_string(pid) + "/environ");
-  const std::string name = std::string(1, '\0') + "OMPI_COMM_WORLD_RANK=";
-  const std::size_t at = environment.find(name);
-  REQUIRE(at != environment.npos);
-  return environment.c_str() + at + name.size();
 }
 
 // What must not grow.

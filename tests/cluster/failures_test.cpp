@@ -1,0 +1,168 @@
+// A rank that is killed while others are inside and outside MPI: reported at once, and no survivor writes anything
+// after that; and a job that ends by itself, which is something else.
+//
+// STILLPOINT_FAILURES: how many are killed, for the figures of docs/quiesce.md.
+#include <doctest/doctest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/cluster/suite.h"
+
+using namespace stillpoint;
+using namespace stillpoint::cluster;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr unsigned kVictim = 3;
+constexpr milliseconds kDeadline{20'000};
+constexpr milliseconds kLook{300};  // for what must not come any more
+
+// programs/mortal.c, all six ranks under way and writing.
+struct Mortal {
+  explicit Mortal(const std::string& how = "killed", unsigned rank = kVictim) {
+    cluster.put_program("mortal");
+    JobText text = job({.name = "mortal"}, how);
+    text.command.push_back(std::to_string(rank));
+    text.ranks_per_guest = {3, 3};
+    cluster.start(text);
+    for (const char* writer : {"rank 0 line 3", "rank 3 line 3", "rank 4 line 3"})
+      cluster.wait_for_output(writer, kLong);
+    for (unsigned guest : {0u, 1u})
+      for (const pid_t pid : ranks_of(cluster, guest, "mortal"))
+        (rank_number(pid) == std::to_string(kVictim) ? victim : survivors.emplace_back()) = pid;
+    REQUIRE(victim != 0);
+    REQUIRE(survivors.size() == 5);
+  }
+
+  bool all_stopped() const {
+    return std::all_of(survivors.begin(), survivors.end(), [](pid_t pid) {
+      const std::string stat = text_of("/proc/" + std::to_string(pid) + "/stat");
+      const std::size_t state = stat.rfind(") ");
+      return state != stat.npos && stat[state + 2] == 'T';
+    });
+  }
+
+  // The last time that a survivor wrote with a line of its.
+  std::int64_t last_line() const {
+    std::int64_t last = 0;
+    std::istringstream lines(cluster.output());
+    for (std::string line; std::getline(lines, line);) {
+      const std::size_t at = line.rfind(" at ");
+      if (at != line.npos && !line.starts_with("rank 3 "))
+        last = std::max<std::int64_t>(last, std::stoll(line.substr(at + 4)));
+    }
+    return last;
+  }
+
+  mutable Cluster cluster{2};
+  pid_t victim = 0;
+  std::vector<pid_t> survivors;
+};
+
+std::int64_t in_us(Clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
+}
+
+bool says(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+
+struct Figures {
+  double reported_ms, stopped_ms, last_line_ms;
+};
+
+Figures kill_one() {
+  Mortal mortal;
+  Cluster& cluster = mortal.cluster;
+  const auto begin = Clock::now();
+  const auto since = [&](std::int64_t us) { return static_cast<double>(us - in_us(begin)) / 1000; };
+  REQUIRE(::kill(mortal.victim, SIGKILL) == 0);
+  REQUIRE_MESSAGE(cluster.serve_until([&] { return !cluster.failed_ranks().empty(); }, kDeadline), cluster.problem());
+  const auto reported = in_us(Clock::now());
+  REQUIRE_MESSAGE(cluster.serve_until([&] { return mortal.all_stopped(); }, kDeadline), cluster.problem());
+  const auto stopped = in_us(Clock::now());
+
+  // Only what was under way then comes, and nothing that a survivor wrote later.
+  cluster.serve_until([] { return false; }, kLook);
+  const std::size_t size = cluster.output().size();
+  cluster.serve_until([] { return false; }, kLook);
+  CHECK(cluster.output().size() == size);
+  CHECK(mortal.last_line() <= stopped);
+  CHECK_MESSAGE(!says(cluster.output(), "came out"), cluster.output());
+  CHECK(mortal.all_stopped());
+  CHECK_FALSE(cluster.exited().has_value());
+  for (const auto& failed : cluster.failed_ranks()) {
+    CHECK(failed.rank() == kVictim);
+    CHECK_MESSAGE(says(failed.detail(), "its process was ended by a signal"), failed.detail());
+  }
+  const CycleResult refused = cluster.cycle({});
+  CHECK_FALSE(refused.quiet);
+  CHECK_MESSAGE(says(refused.why, "rank 3 has failed: its process was ended by a signal"), refused.why);
+  return {since(reported), since(stopped), since(mortal.last_line())};
+}
+
+// What the coordinator hears first where a program ends itself.
+struct OwnEnd {
+  std::optional<int> exit_code;
+  std::string reported;
+};
+
+OwnEnd end_by_itself(const std::string& how, unsigned rank) {
+  Mortal mortal(how, rank);
+  Cluster& cluster = mortal.cluster;
+  for (unsigned guest : {0u, 1u}) REQUIRE(cluster.put_file(guest, "die", "", 0644));
+  const auto begin = Clock::now();
+  REQUIRE_MESSAGE(cluster.serve_until([&] { return cluster.over(); }, kDeadline), cluster.problem());
+  OwnEnd end;
+  if (cluster.exited()) end.exit_code = cluster.exited()->exit_code();
+  else end.reported = cluster.failed_ranks()[0].detail();
+  std::cout << how << " of rank " << rank << ": told after "
+            << std::chrono::duration_cast<milliseconds>(Clock::now() - begin).count()
+            << " ms: " << (end.exit_code ? "exit code " + std::to_string(*end.exit_code) : end.reported) << std::endl;
+  for (const auto& failed : cluster.failed_ranks())
+    CHECK_MESSAGE(!says(failed.detail(), "by a signal"), failed.detail());
+  return end;
+}
+
+}  // namespace
+
+TEST_CASE("killed_rank") {
+  std::vector<Figures> all;
+  for (unsigned i = number_from("STILLPOINT_FAILURES", 1); i > 0; --i) all.push_back(kill_one());
+  const auto print = [&](const char* what, double Figures::*figure) {
+    std::sort(all.begin(), all.end(), [&](const Figures& a, const Figures& b) { return a.*figure < b.*figure; });
+    std::cout << what << " " << all[all.size() / 2].*figure << " ms (median), " << all.back().*figure << " ms (most)\n";
+  };
+  std::cout << "killed_rank: " << all.size() << " runs, after the kill:\n";
+  print("  reported after", &Figures::reported_ms);
+  print("  all survivors seen stopped after", &Figures::stopped_ms);
+  print("  last line of a survivor written after", &Figures::last_line_ms);
+}
+
+// The kernel's own killing: the handlers of libraries that print a backtrace come before it.
+TEST_CASE("crashed_rank") {
+  Mortal mortal("segv");
+  Cluster& cluster = mortal.cluster;
+  for (unsigned guest : {0u, 1u}) REQUIRE(cluster.put_file(guest, "die", "", 0644));
+  REQUIRE_MESSAGE(cluster.serve_until([&] { return !cluster.failed_ranks().empty(); }, kDeadline), cluster.problem());
+  CHECK(cluster.failed_ranks()[0].rank() == kVictim);
+  REQUIRE_MESSAGE(cluster.serve_until([&] { return mortal.all_stopped(); }, kDeadline), cluster.problem());
+  CHECK_FALSE(cluster.exited().has_value());
+}
+
+// With ULFM, Open MPI 5.0.7 on several nodes does not end a job of which a rank has called MPI_Abort or exit (docs/
+// quiesce.md): whichever is first, its end or that the agent noticed, nobody takes it for a rank that was killed.
+TEST_CASE("own_end") {
+  for (const auto& [how, rank] : {std::pair{"abort", 0u}, {"abort", kVictim}, {"exit", kVictim}}) {
+    const OwnEnd end = end_by_itself(how, rank);
+    CHECK((end.exit_code.value_or(0) != 0 || says(end.reported, "its process ")));
+  }
+}
