@@ -139,6 +139,7 @@ json status_json(const Coordinator& core, const JobRecord& job, const std::vecto
           {"lastCheckpoint", std::move(committed)},
           {"restoredFrom", job.restored_from.value == 0 ? json(nullptr) : json(job.restored_from.value)},
           {"restarts", job.restarts},
+          {"automaticRestarts", job.automatic_restarts},
           {"exitCode", job.exit_code ? json(*job.exit_code) : json(nullptr)},
           {"phase", core.phase(job.job)},
           {"submitDirectory", job.spec.submit_directory}};

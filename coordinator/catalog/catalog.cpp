@@ -42,13 +42,21 @@ std::string text_of(const nlohmann::json& document) {
 nlohmann::json terms_to_json(const RestartTerms& terms) {
   std::vector<std::string> hosts;
   for (const auto& host : terms.hosts) hosts.push_back(host.value);
-  return {{"epochNamed", terms.epoch_named}, {"hosts", hosts}, {"skipLinkCheck", terms.skip_link_check}};
+  nlohmann::json document = {{"epochNamed", terms.epoch_named},
+                             {"hosts", hosts},
+                             {"skipLinkCheck", terms.skip_link_check},
+                             {"automatic", terms.automatic}};
+  if (terms.suspect) document["suspect"] = terms.suspect->value;
+  return document;
 }
 
 RestartTerms terms_from_json(const nlohmann::json& document) {
   RestartTerms terms;
   terms.epoch_named = document.at("epochNamed").get<bool>();
   terms.skip_link_check = document.at("skipLinkCheck").get<bool>();
+  terms.automatic = document.value("automatic", false);  // not in what older versions wrote
+  if (const auto suspect = document.find("suspect"); suspect != document.end())
+    terms.suspect = HostName{suspect->get<std::string>()};
   for (const auto& host : document.at("hosts")) terms.hosts.push_back(HostName{host.get<std::string>()});
   return terms;
 }
@@ -134,12 +142,13 @@ void Catalog::Impl::put(const PutJob& change) {
   SQLite::Statement insert(
       db,
       "INSERT INTO jobs (id, name, spec, manifest, spool, state, reason, incarnation, restarts, exit_code, stopping, "
-      "attempt, missing_outputs, restart)"
-      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET name=excluded.name, spec=excluded.spec,"
+      "attempt, missing_outputs, restart, automatic_restarts, setbacks)"
+      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET name=excluded.name, spec=excluded.spec,"
       " manifest=excluded.manifest, spool=excluded.spool, state=excluded.state, reason=excluded.reason,"
       " incarnation=excluded.incarnation, restarts=excluded.restarts, exit_code=excluded.exit_code,"
       " stopping=excluded.stopping, attempt=excluded.attempt,"
-      " missing_outputs=excluded.missing_outputs, restart=excluded.restart");
+      " missing_outputs=excluded.missing_outputs, restart=excluded.restart,"
+      " automatic_restarts=excluded.automatic_restarts, setbacks=excluded.setbacks");
   int at = 0;
   insert.bind(++at, job.job.value);
   insert.bind(++at, job.spec.name);
@@ -155,6 +164,8 @@ void Catalog::Impl::put(const PutJob& change) {
   if (++at; job.attempt) insert.bind(at, number(job.attempt->value));
   insert.bind(++at, text_of(job.missing_outputs));
   if (++at; job.restart) insert.bind(at, text_of(terms_to_json(*job.restart)));
+  insert.bind(++at, std::int64_t{job.automatic_restarts});
+  insert.bind(++at, std::int64_t{job.setbacks});
   insert.exec();
 
   run("INSERT INTO incarnations (job, incarnation, vni, restored_from) VALUES (?,?,?,?)"
@@ -265,7 +276,8 @@ void Catalog::Impl::load_jobs(CatalogState& state) {
   SQLite::Statement rows(
       db,
       "SELECT j.id, j.spec, j.manifest, j.spool, j.state, j.reason, j.incarnation, i.vni, i.restored_from, j.restarts,"
-      " j.exit_code, j.stopping, j.attempt, j.missing_outputs, j.restart FROM jobs j JOIN incarnations i ON i.job = "
+      " j.exit_code, j.stopping, j.attempt, j.missing_outputs, j.restart, j.automatic_restarts, j.setbacks FROM jobs j "
+      "JOIN incarnations i ON i.job = "
       "j.id AND i.incarnation = "
       "j.incarnation");
   while (rows.executeStep()) {
@@ -289,6 +301,8 @@ void Catalog::Impl::load_jobs(CatalogState& state) {
     job.missing_outputs = nlohmann::json::parse(rows.getColumn(13).getString()).get<std::vector<std::string>>();
     if (!rows.getColumn(14).isNull())
       job.restart = terms_from_json(nlohmann::json::parse(rows.getColumn(14).getString()));
+    job.automatic_restarts = small(rows.getColumn(15));
+    job.setbacks = small(rows.getColumn(16));
     state.jobs.emplace(job.job, std::move(job));
   }
   SQLite::Statement places(

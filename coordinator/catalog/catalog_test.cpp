@@ -64,7 +64,9 @@ JobRecord rich_job(const std::string& id) {
   job.stopping = true;
   job.attempt = Epoch{9};
   job.missing_outputs = {"log.lammps: it was not \"there\"", "ü"};
-  job.restart = RestartTerms{true, {HostName{"h2"}, HostName{"h3"}}, true};
+  job.restart = RestartTerms{true, {HostName{"h2"}, HostName{"h3"}}, true, true, HostName{"h1"}};
+  job.automatic_restarts = 4;
+  job.setbacks = 2;
   return job;
 }
 
@@ -130,6 +132,8 @@ void check_equal(const JobRecord& a, const JobRecord& b) {
   }
   CHECK(a.restored_from == b.restored_from);
   CHECK(a.restarts == b.restarts);
+  CHECK(a.automatic_restarts == b.automatic_restarts);
+  CHECK(a.setbacks == b.setbacks);
   CHECK(a.exit_code == b.exit_code);
   CHECK(a.stopping == b.stopping);
   CHECK(a.attempt == b.attempt);

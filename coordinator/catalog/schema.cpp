@@ -105,6 +105,10 @@ constexpr Migration kMigrations[] = {
       UPDATE epochs SET restored_from = coalesce(
         (SELECT i.restored_from FROM incarnations i WHERE i.job = epochs.job AND i.incarnation = epochs.incarnation), 0);
     )sql"},
+    {3, R"sql(
+      ALTER TABLE jobs ADD COLUMN automatic_restarts INTEGER NOT NULL DEFAULT 0;
+      ALTER TABLE jobs ADD COLUMN setbacks INTEGER NOT NULL DEFAULT 0;
+    )sql"},
 };
 
 int version_of(SQLite::Database& database) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "coordinator/core/automatic.h"
 #include "coordinator/core/checkpoint.h"
 #include "coordinator/core/epochs.h"
 
@@ -49,6 +50,7 @@ void commit(Core& core, JobRecord& job, CheckpointRun run) {
   epoch.phases = std::move(run.phases);
   epoch.commit_ms = ms_between(run.asked, core.now);
   job.attempt.reset();
+  automatic::got_further(job);
   core.save(epoch);
   core.save(job);
   core.note(Log::Level::info, job.job, {}, run.epoch, "epoch committed",

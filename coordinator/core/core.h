@@ -120,11 +120,14 @@ struct RestartRun {
   bool fall_back = false;       // no epoch was named: an older one will do when this one is damaged
   std::vector<HostName> hosts;  // allowed; empty = as the spec says
   bool skip_link_check = false;
+  bool automatic = false;           // nobody asked for it: it waits for room, and is tried again
+  std::optional<HostName> suspect;  // avoided while other hosts have room
+  Time not_before{};                // nothing is placed until then
   std::set<HostName> waiting;
   Time asked{}, since{}, deadline{};
   std::map<std::uint32_t, wire::LinkReport> links;
   std::optional<Error> damage;  // of an image, while the other hosts' answers are awaited
-  std::string fallen_back;      // for people: which epochs were passed over and why
+  std::string story;            // for people: why it comes back; which epochs were passed over and why
   PhaseTimes phases;
 };
 
@@ -173,6 +176,7 @@ struct JobRun {
   std::map<Epoch, std::set<HostName>> cleanup;  // aborted epochs that hosts still have to let go
   Time next_checkpoint{};
   unsigned failed_starts = 0;
+  Time start_not_before{};                                // of a pending job
   std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before
 };
 

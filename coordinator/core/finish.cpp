@@ -22,6 +22,7 @@ constexpr std::chrono::milliseconds kConfirm{10'000};  // an answer of some kind
 constexpr std::chrono::milliseconds kFetch{120'000};   // each output
 constexpr std::chrono::milliseconds kDrain{30'000};    // the end of the output
 constexpr std::chrono::milliseconds kEcho{5'000};      // for a host to say once more how the program ended
+constexpr int kKilledBySignal = 128;                   // and above: as a shell counts, and mpirun too
 
 void enter(Core& core, FinishRun& run, Phase phase, std::chrono::milliseconds deadline) {
   run.phase = phase;
@@ -122,18 +123,29 @@ FinishRun& begin_end(Core& core, JobRecord& job, const std::string& detail) {
   return run;
 }
 
-// Something of the gang was lost while it ended: the exit code is no proof of a result.
-void doubt(const Core& core, const JobRecord& job, FinishRun& run, const std::string& why) {
-  run.outcome = JobState::failed;
-  run.reason = fmt::format("{}; {}", why, loss::remedy(core, job));
+// Something of the gang was lost while it ended: the exit code is no proof of a result. True: the job is brought back,
+// and there is no end any more.
+bool doubt(Core& core, JobRecord& job, FinishRun& run, const automatic::Loss& loss) {
+  const auto refused = run.stops.empty() ? automatic::refusal(core, job, loss) : "";
+  if (refused) {
+    run.outcome = JobState::failed;
+    run.reason = loss::verdict(core, job, loss, *refused);
+    return false;
+  }
+  core.cancel(job.job, Owner::finish);
+  core.run(job.job).finish.reset();
+  job.exit_code.reset();
+  loss::job_lost(core, job, loss);
+  return true;
 }
 
 void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why,
                       bool host_gone) {
   const bool awaited = run.waiting.contains(host);
   if (host_gone && host == core.host_of(job, 0)) run.source_gone = why;
-  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed)
-    doubt(core, job, run, why + " as the program ended");
+  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed &&
+      doubt(core, job, run, {why + " as the program ended", host_gone, host}))
+    return;
   if (run.phase == Phase::destroy) return;  // fence::expire, or the host's answer, sees to it
   if (!awaited) return;
   std::erase_if(core.requests, [&](const auto& entry) {
@@ -170,7 +182,9 @@ void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited) {
   core.set_state(job, JobState::running, "the program ended; its results are being taken");
   core.note(Log::Level::info, job.job, {}, {}, "program ended", fmt::format("exit code {}", *job.exit_code));
   auto& run = begin_end(core, job, exited.detail());
-  if (runs.rank_lost) doubt(core, job, run, runs.rank_lost->second);
+  // An exit code of its own is the program's word, whatever its ranks saw of each other's end.
+  const bool by_signal = *job.exit_code == 0 || *job.exit_code >= kKilledBySignal;
+  if (runs.rank_lost && by_signal && doubt(core, job, run, {runs.rank_lost->second, false, std::nullopt})) return;
   run.output_end = exited.output_offset();
   confirm(core, job);
 }
@@ -212,7 +226,7 @@ void on_host_lost(Core& core, JobRecord& job, const HostName& host) {
     return;
   }
   if (job.state == JobState::running || job.state == JobState::checkpointing)
-    loss::job_lost(core, job, fmt::format("host {} was lost", host.value));
+    loss::job_lost(core, job, {fmt::format("host {} was lost", host.value), true, host});
 }
 
 void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std::string& why) {
@@ -233,7 +247,8 @@ void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std:
     if (!coming) restart::fail(core, job, error);
     return;
   }
-  if (job.state == JobState::running || job.state == JobState::checkpointing) loss::job_lost(core, job, why);
+  if (job.state == JobState::running || job.state == JobState::checkpointing)
+    loss::job_lost(core, job, {why, false, host});
 }
 
 void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::RankFailed& rank) {
@@ -331,7 +346,7 @@ void tick(Core& core, JobRecord& job) {
   if (runs.rank_lost && !runs.finish && core.now >= runs.rank_lost->first) {
     const std::string why = runs.rank_lost->second;
     runs.rank_lost.reset();
-    return loss::job_lost(core, job, why);
+    return loss::job_lost(core, job, {why, false, std::nullopt});
   }
   if (!runs.finish) return;
   auto& run = *runs.finish;
@@ -348,8 +363,10 @@ void tick(Core& core, JobRecord& job) {
       const auto silent = run.waiting;
       core.cancel(job.job, Owner::finish);
       run.waiting.clear();
-      if (run.outcome == JobState::completed)
-        doubt(core, job, run, fmt::format("host {} did not answer as the program ended", joined(silent)));
+      if (run.outcome == JobState::completed &&
+          doubt(core, job, run,
+                {fmt::format("host {} did not answer as the program ended", joined(silent)), true, std::nullopt}))
+        return;
       return next_output(core, job, run);
     }
     case Phase::fetch: {

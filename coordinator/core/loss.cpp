@@ -9,20 +9,23 @@
 
 namespace stillpoint::coordinator::loss {
 
-std::string remedy(const Core& core, const JobRecord& job) {
-  if (const auto newest = epochs::newest_committed(core, job))
-    return fmt::format("bring it back from checkpoint {} with `stillpoint restart {}`", newest->value, job.job.value);
-  return "it has no checkpoint to restart from; submit it anew";
+std::string verdict(const Core& core, const JobRecord& job, const automatic::Loss& loss, const std::string& refused) {
+  const auto newest = epochs::newest_committed(core, job);
+  const std::string remedy = newest ? fmt::format("bring it back from checkpoint {} with `stillpoint restart {}`",
+                                                  newest->value, job.job.value)
+                                    : "it has no checkpoint to restart from; submit it anew";
+  return fmt::format("{}; {}{}{}", loss.why, refused, refused.empty() ? "" : "; ", remedy);
 }
 
-// The policy of restartOnFailure goes here: restart::begin with the newest epoch instead of the failed state.
-void job_lost(Core& core, JobRecord& job, const std::string& why) {
-  checkpoint::abort(core, job, Error{ErrorKind::transient, "", "", why});
+void job_lost(Core& core, JobRecord& job, const automatic::Loss& loss) {
+  checkpoint::abort(core, job, Error{ErrorKind::transient, "", "", loss.why});
   core.run(job.job).rank_lost.reset();
   core.destroy_gang(job.job, job.incarnation, core.gang_hosts(job));
-  core.note(Log::Level::error, job.job, {}, {}, "failed", why);
-  core.set_state(job, JobState::failed, fmt::format("{}; {}", why, remedy(core, job)));
   ranks::end(core, job.job);
+  const auto refused = automatic::refusal(core, job, loss);
+  if (!refused) return automatic::bring_back(core, job, loss);
+  core.note(Log::Level::error, job.job, {}, {}, "failed", loss.why);
+  core.set_state(job, JobState::failed, verdict(core, job, loss, *refused));
   start::try_pending(core);
 }
 

@@ -2,14 +2,15 @@
 // strand.
 #pragma once
 
-#include "coordinator/core/core.h"
+#include "coordinator/core/automatic.h"
 
 namespace stillpoint::coordinator::loss {
 
-// The rest of the gang is fenced and the job is failed, restartable; `why` names what was lost.
-void job_lost(Core& core, JobRecord& job, const std::string& why);
+// The rest of the gang is fenced; the job comes back by itself where its policy says so (automatic.h), else it is
+// failed and can be restarted by hand.
+void job_lost(Core& core, JobRecord& job, const automatic::Loss& loss);
 
-// What the user can do about it.
-std::string remedy(const Core& core, const JobRecord& job);
+// Why the job is failed and what the user can do about it; `refused` as automatic::refusal() says.
+std::string verdict(const Core& core, const JobRecord& job, const automatic::Loss& loss, const std::string& refused);
 
 }  // namespace stillpoint::coordinator::loss

@@ -62,6 +62,8 @@ struct RestartTerms {
   bool epoch_named = false;  // no other checkpoint will do
   std::vector<HostName> hosts;
   bool skip_link_check = false;
+  bool automatic = false;           // nobody asked for it (automatic.h)
+  std::optional<HostName> suspect;  // avoided while other hosts have room
   bool operator==(const RestartTerms&) const = default;
 };
 
@@ -78,6 +80,8 @@ struct JobRecord {
   Epoch restored_from;                  // of this incarnation; 0 = fresh launch
   std::optional<RestartTerms> restart;  // with state restarting
   std::uint32_t restarts = 0;
+  std::uint32_t automatic_restarts = 0;  // tries by itself since it was last restarted by hand
+  std::uint32_t setbacks = 0;            // of them, with no host lost, since its last checkpoint
   std::optional<int> exit_code;
   std::vector<std::string> missing_outputs;  // those not fetched at the end, each with why
   bool stopping = false;                     // the user asked for the end

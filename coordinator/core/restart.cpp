@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "coordinator/core/automatic.h"
 #include "coordinator/core/checkpoint.h"
 #include "coordinator/core/cut.h"
 #include "coordinator/core/epochs.h"
@@ -46,11 +47,23 @@ void restore(Core& core, JobRecord& job, RestartRun& run) {
   });
 }
 
+Result<std::vector<Placement>> plan(const Core& core, const JobRecord& job, const RestartRun& run) {
+  if (run.suspect) {
+    auto elsewhere = plan_gang(core, job, run.hosts, *run.suspect);
+    if (elsewhere.has_value()) return elsewhere;
+  }
+  return plan_gang(core, job, run.hosts);
+}
+
 // Chooses hosts; stays in this phase while there is no room.
 void place(Core& core, JobRecord& job, RestartRun& run) {
-  auto placed = plan_gang(core, job, run.hosts);
+  if (core.now < run.not_before) return;
+  auto placed = plan(core, job, run);
   if (!placed.has_value()) {
-    if (core.now >= run.deadline) fail(core, job, placed.error());
+    if (core.now < run.deadline) return;
+    if (!run.automatic) return fail(core, job, placed.error());
+    const std::string waits = fmt::format("{}; it waits: {}", run.story, placed.error().message());
+    if (job.reason != waits) core.set_state(job, JobState::restarting, waits);
     return;
   }
   job.placement = std::move(placed.value());
@@ -74,11 +87,11 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
   job.vni = core.catalog.next_vni;
   core.catalog.next_vni = core.catalog.next_vni % 0xffffff + 1;
   job.restored_from = run.epoch;
-  job.restart = RestartTerms{!run.fall_back, run.hosts, run.skip_link_check};
+  job.restart = RestartTerms{!run.fall_back, run.hosts, run.skip_link_check, run.automatic, run.suspect};
   job.exit_code.reset();
   job.missing_outputs.clear();
   core.save_counters();
-  core.set_state(job, JobState::restarting, run.fallen_back);
+  core.set_state(job, JobState::restarting, run.story);
   auto& runs = core.run(job.job);
   runs.launches.clear();
   runs.rank_lost.reset();
@@ -104,7 +117,7 @@ void fall_back(Core& core, JobRecord& job, RestartRun& run, const Error& damage)
   core.cancel(job.job, Owner::restart);
   const std::string what = fmt::format("checkpoint {} cannot be restored ({}); checkpoint {} is taken instead",
                                        run.epoch.value, damage.message(), older->value);
-  run.fallen_back += (run.fallen_back.empty() ? "" : "; ") + what;
+  run.story += (run.story.empty() ? "" : "; ") + what;
   core.note(Log::Level::error, job.job, {}, run.epoch, "fell back", what);
   run.epoch = *older;
   fence_and_go(core, job, run);
@@ -152,7 +165,7 @@ void running(Core& core, JobRecord& job) {
   runs.next_checkpoint = core.now + std::chrono::seconds(job.spec.interval_seconds.value_or(0));
   job.restarts += 1;
   job.restart.reset();
-  core.set_state(job, JobState::running, run.fallen_back);
+  core.set_state(job, JobState::running, run.story);
   core.note(Log::Level::info, job.job, {}, run.epoch, "restarted",
             fmt::format("incarnation {}", job.incarnation.value));
   output::acknowledge(core, job);
@@ -209,11 +222,12 @@ std::optional<Error> refusal(Core& core, const RestartJob& event, JobRecord*& jo
   job = core.find(event.job);
   if (job == nullptr) return Error{ErrorKind::not_found, "restart", event.job.value, "no such job"};
   const auto& run = core.run(event.job);
+  const bool by_itself = run.restart && run.restart->automatic && !run.restart->request;
   const std::string object = event.job.value;
   if (run.finish) return refused("restart", object, "the job is ending; wait for its end");
   if (run.remove) return refused("restart", object, "the job is being removed");
   if (job->state != JobState::running && job->state != JobState::checkpointing && job->state != JobState::failed &&
-      job->state != JobState::stopped)
+      job->state != JobState::stopped && !by_itself)
     return refused("restart", object,
                    fmt::format("the job is {}; only a running, failed or stopped one can be restarted",
                                coordinator::name(job->state)));
@@ -228,10 +242,30 @@ std::optional<Error> refusal(Core& core, const RestartJob& event, JobRecord*& jo
 
 }  // namespace
 
+void begin_automatic(Core& core, JobRecord& job, Epoch epoch, const std::optional<HostName>& suspect, std::string story,
+                     std::chrono::milliseconds wait) {
+  RestartRun run;
+  run.epoch = epoch;
+  run.fall_back = true;
+  run.automatic = true;
+  run.suspect = suspect;
+  run.story = std::move(story);
+  run.not_before = core.now + wait;
+  begin(core, job, std::move(run));
+}
+
 void on_request(Core& core, const RestartJob& event) {
   JobRecord* job = nullptr;
+  if (auto& own = core.run(event.job).restart;
+      own && own->automatic && !own->request && !event.from && event.hosts.empty() && !event.skip_link_check) {
+    own->request = event.request;  // what is asked for is under way
+    own->not_before = core.now;
+    return;
+  }
   RestartRun run;
   if (auto error = refusal(core, event, job, run.epoch)) return core.refuse(event.request, *error);
+  cancel(core, *job, refused("restart", job->job.value, "another restart was asked for"));
+  automatic::forget(*job);
   checkpoint::abort(core, *job, refused("checkpoint", job->job.value, "the job is being restarted"));
   ranks::end(core, job->job);
   run.request = event.request;
@@ -244,11 +278,13 @@ void on_request(Core& core, const RestartJob& event) {
 void begin_again(Core& core, JobRecord& job) {
   RestartRun run;
   run.epoch = job.restored_from;
-  run.fallen_back = job.reason;
+  run.story = job.reason;
   if (job.restart) {
     run.fall_back = !job.restart->epoch_named;
     run.hosts = job.restart->hosts;
     run.skip_link_check = job.restart->skip_link_check;
+    run.automatic = job.restart->automatic;
+    run.suspect = job.restart->suspect;
   }
   begin(core, job, std::move(run));
 }
@@ -293,17 +329,22 @@ void cancel(Core& core, JobRecord& job, const Error& error) {
   if (run.request) {
     Error told{error.kind, "restart", fmt::format("{} from checkpoint {}", job.job.value, run.epoch.value),
                error.message()};
-    if (!run.fallen_back.empty()) told.cause += "; before that: " + run.fallen_back;
+    if (!run.story.empty()) told.cause += "; before that: " + run.story;
     core.refuse(*run.request, std::move(told));
   }
 }
 
 void fail(Core& core, JobRecord& job, const Error& error) {
-  if (!core.run(job.job).restart) return;
+  const auto& slot = core.run(job.job).restart;
+  if (!slot) return;
+  const bool again = slot->automatic && error.kind != ErrorKind::damaged;
   cancel(core, job, error);
-  core.set_state(
-      job, JobState::failed,
-      fmt::format("the restart failed: {}; try again with `stillpoint restart {}`", error.message(), job.job.value));
+  const automatic::Loss loss{"the restart failed: " + error.message(), true, std::nullopt};
+  const auto refused = automatic::refusal(core, job, loss);
+  if (again && !refused) return automatic::bring_back(core, job, loss);
+  core.set_state(job, JobState::failed,
+                 fmt::format("{}{}; try again with `stillpoint restart {}`", loss.why,
+                             again && !refused->empty() ? "; " + *refused : "", job.job.value));
 }
 
 void tick(Core& core, JobRecord& job) {

@@ -13,7 +13,8 @@
 // Each try has its own incarnation and VXLAN, persisted before the first message names them. The old placement stays in
 // the record until it is fenced, so that a coordinator that starts anew knows whom to fence. A damaged image leads to
 // the next older checkpoint when the user named none; any other failure leaves the job failed, restartable, and
-// nothing running.
+// nothing running. One that nobody asked for (automatic.h) waits for room as long as it takes, and is tried again when
+// it fails; a user who asks for a restart meanwhile waits for this one, or has it ended when other terms are asked.
 #pragma once
 
 #include "coordinator/core/core.h"
@@ -24,6 +25,9 @@ void on_request(Core& core, const RestartJob& event);
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
 void on_output(Core& core, JobRecord& job);  // the output may be cut back now
 void on_output_failed(Core& core, JobRecord& job, const Error& error);
+// Brings it back without being asked (automatic.h); suspect is avoided while other hosts have room.
+void begin_automatic(Core& core, JobRecord& job, Epoch epoch, const std::optional<HostName>& suspect, std::string story,
+                     std::chrono::milliseconds wait);
 // After a start of the coordinator: begins again with a newer incarnation, from the same epoch and
 // on the terms that the record kept.
 void begin_again(Core& core, JobRecord& job);

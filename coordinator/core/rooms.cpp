@@ -31,12 +31,13 @@ bool allows(const std::vector<HostName>& allowed, const HostName& host) {
 
 }  // namespace
 
-Result<std::vector<Placement>> plan_gang(const Core& core, const JobRecord& job, const std::vector<HostName>& allowed) {
+Result<std::vector<Placement>> plan_gang(const Core& core, const JobRecord& job, const std::vector<HostName>& allowed,
+                                         const std::optional<HostName>& except) {
   std::vector<HostRoom> rooms;
   std::string out_of_use;
   const auto& hosts = allowed.empty() ? job.spec.hosts : allowed;
   for (const auto& [name, record] : core.catalog.hosts) {
-    if (!allows(hosts, name)) continue;
+    if (!allows(hosts, name) || name == except) continue;
     if (core.usable(name) && !record.cordoned) rooms.push_back({name, free_on(core, name, job)});
     else
       out_of_use += fmt::format("{}{} is {}", out_of_use.empty() ? "" : ", ", name.value,

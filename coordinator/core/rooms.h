@@ -8,7 +8,8 @@ namespace stillpoint::coordinator {
 
 // Places the job's gang as if nothing of the job ran: what its own guests hold counts as free. allowed empty = any
 // host that the spec allows.
-Result<std::vector<Placement>> plan_gang(const Core& core, const JobRecord& job, const std::vector<HostName>& allowed);
+Result<std::vector<Placement>> plan_gang(const Core& core, const JobRecord& job, const std::vector<HostName>& allowed,
+                                         const std::optional<HostName>& except = std::nullopt);
 
 // Names that no host has, or nothing.
 std::optional<Error> unknown_hosts(const Core& core, const std::vector<HostName>& names, const std::string& step);

@@ -159,6 +159,7 @@ void on_submit(Core& core, SubmitJob event) {
 void try_pending(Core& core) {
   for (auto& [id, job] : core.catalog.jobs) {
     if (job.state != JobState::pending || core.run(id).start || core.run(id).finish) continue;
+    if (core.now < core.run(id).start_not_before) continue;
     if (job.placement.empty()) {
       boot(core, job);
       continue;

@@ -179,13 +179,15 @@ std::string describe(const Effect& effect) {
 std::string describe(const CatalogState& state) {
   std::string text = fmt::format("next {} {} {}\n", state.next_job, state.next_epoch.value, state.next_vni);
   for (const auto& [id, j] : state.jobs) {
-    text += fmt::format("{} {} {} i{} vni{} from{} restarts{} exit{} stopping{} attempt{}", id.value, name(j.state),
-                        j.reason, j.incarnation.value, j.vni, j.restored_from.value, j.restarts,
+    text += fmt::format("{} {} {} i{} vni{} from{} restarts{} ({}, {}) exit{} stopping{} attempt{}", id.value, name(j.state),
+                        j.reason, j.incarnation.value, j.vni, j.restored_from.value, j.restarts, j.automatic_restarts, j.setbacks,
                         j.exit_code.value_or(-1), j.stopping, j.attempt.value_or(Epoch{}).value);
     for (const auto& missing : j.missing_outputs) text += " missing " + missing;
     if (j.restart) {
       text += fmt::format(" restart{}{}", j.restart->epoch_named ? " named" : "",
                           j.restart->skip_link_check ? " unchecked" : "");
+      if (j.restart->automatic) text += " automatic";
+      if (j.restart->suspect) text += " not " + j.restart->suspect->value;
       for (const auto& host : j.restart->hosts) text += " at " + host.value;
     }
     for (const auto& p : j.placement) text += fmt::format(" {}@{}", p.guest.value, p.host.value);

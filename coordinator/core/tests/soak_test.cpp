@@ -33,6 +33,7 @@ class History {
   void live() {
     auto job = spec(3);
     if (roll(2) == 0) job.interval_seconds = 4;
+    job.restart_on_failure = roll(2) == 0;
     calm = roll(5) != 0;  // most get as far as a first checkpoint
     id = w.submit(job);
     if (calm) {
