@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "mpi-hooks/core/futex.h"
+#include "mpi-hooks/core/locked.h"
 
 namespace stillpoint::hooks {
 namespace {
@@ -36,6 +37,7 @@ std::int64_t now_ns() noexcept {
 }  // namespace
 
 bool Helper::start(const char* socket_path) noexcept {
+  Locked locked(start_lock_);
   if (started()) return true;
   socket_path_ = socket_path;
   if (!connect_agent()) return false;
@@ -72,24 +74,25 @@ void Helper::stop() noexcept {
 }
 
 void Helper::initialized(const World& world) noexcept {
-  if (phase_.load(std::memory_order_relaxed) == Phase::starting) {
-    world_ = world;
-  } else {  // not all of it again: the helper may be reading
-    world_.multiple = world.multiple;
-    world_.progress = world.progress;
-  }
-  phase_.store(Phase::running, std::memory_order_seq_cst);
+  if (phase_.load(std::memory_order_relaxed) == Phase::starting) world_ = world;
+  multiple_.store(world.multiple, std::memory_order_relaxed);
+  progress_.store(world.progress, std::memory_order_relaxed);
+  phase_.store(Phase::running, std::memory_order_release);
   ring();
 }
 
+void Helper::keep_out() noexcept {
+  while (in_mpi_.fetch_or(0, std::memory_order_acq_rel) != 0) futex_wait(in_mpi_, 1);
+}
+
 void Helper::finalizing() noexcept {
-  phase_.store(Phase::finalizing, std::memory_order_seq_cst);
-  while (in_mpi_.load(std::memory_order_seq_cst) != 0) futex_wait(in_mpi_, 1);
+  phase_.store(Phase::finalizing, std::memory_order_release);
+  keep_out();
   ring();
 }
 
 void Helper::finalized() noexcept {
-  phase_.store(Phase::finalized, std::memory_order_seq_cst);
+  phase_.store(Phase::finalized, std::memory_order_release);
   ring();
 }
 
@@ -111,18 +114,21 @@ void Helper::wish(RankWish kind) noexcept {
 }
 
 void Helper::forbid(Thread& thread, const Call& call, std::int64_t for_ns) noexcept {
-  const std::int64_t until = now_ns() + for_ns;
-  std::int64_t before = forbidden_until_ns_.load();
-  while (before < until && !forbidden_until_ns_.compare_exchange_weak(before, until)) {}
-  forbids_.fetch_add(1, std::memory_order_seq_cst);
+  const std::uint64_t wanted_us = static_cast<std::uint64_t>(now_ns() + for_ns) / 1000 + 1;
+  std::uint64_t before = forbids_.load(std::memory_order_relaxed), after;
+  do {
+    const std::uint64_t number = before & kMostForbids, until_us = before >> kForbidsBits;
+    if (number == kMostForbids) break;  // nobody means that: the deadline ends them all
+    after = (number == 0 || until_us < wanted_us ? wanted_us : until_us) << kForbidsBits | (number + 1);
+  } while (!forbids_.compare_exchange_weak(before, after, std::memory_order_relaxed));
   gate_.enter(thread, call);
   gate_.leave(thread);
 }
 
 void Helper::allow() noexcept {
-  std::uint32_t before = forbids_.load();
-  while (before != 0 && !forbids_.compare_exchange_weak(before, before - 1)) {}
-  if (before <= 1) forbidden_until_ns_.store(0);
+  std::uint64_t before = forbids_.load(std::memory_order_relaxed);
+  while ((before & kMostForbids) != 0 &&
+         !forbids_.compare_exchange_weak(before, before - 1, std::memory_order_relaxed)) {}
   ring();
 }
 
@@ -290,8 +296,10 @@ void Helper::tell_news() noexcept {
   }
 }
 
-bool Helper::forbidden() const noexcept {
-  return forbids_.load(std::memory_order_seq_cst) != 0 && now_ns() < forbidden_until_ns_.load();
+std::int64_t Helper::forbidden_until_us() const noexcept {
+  const std::uint64_t forbids = forbids_.load(std::memory_order_relaxed);
+  const auto until_us = static_cast<std::int64_t>(forbids >> kForbidsBits);
+  return (forbids & kMostForbids) != 0 && now_ns() / 1000 < until_us ? until_us : 0;
 }
 
 void Helper::try_to_shut() noexcept {
@@ -321,36 +329,38 @@ void Helper::call_back(void (*Callbacks::*which)(void*)) noexcept {
     if (callbacks_[i].*which != nullptr) (callbacks_[i].*which)(callbacks_[i].context);
 }
 
-bool Helper::pumping_allowed(const Survey& survey) const noexcept {
-  if (phase_.load(std::memory_order_acquire) != Phase::running || world_.progress == nullptr || !gate_.is_shut() ||
-      partitioned_.any_unready())
-    return false;
-  if (!world_.multiple) return !survey.inside();
+bool Helper::pumping_allowed() noexcept {
+  if (phase_.load(std::memory_order_acquire) != Phase::running || !gate_.is_shut()) return false;
+  const Survey survey = gate_.survey();  // before the partitioned sends are looked at
+  if (progress_.load(std::memory_order_relaxed) == nullptr || partitioned_.any_unready()) return false;
+  if (!multiple_.load(std::memory_order_relaxed)) return !survey.inside();
   return survey.in_defer == 0 && (survey.in_gate == 0 || !partitioned_.any());
 }
 
 // True when it ran. Yields between turns: the ranks of a guest may share one CPU with the agent.
 bool Helper::pump(int turns) noexcept {
-  if (!pumping_allowed(gate_.survey())) return false;
-  in_mpi_.store(1, std::memory_order_seq_cst);
-  const bool running = phase_.load(std::memory_order_seq_cst) == Phase::running;
-  for (int turn = 0; running && turn < turns; turn++) {
-    world_.progress();
+  if (!pumping_allowed()) return false;
+  in_mpi_.exchange(1, std::memory_order_acq_rel);
+  const bool allowed = pumping_allowed();  // still: from here on whoever changes it waits
+  const Progress progress = progress_.load(std::memory_order_relaxed);
+  for (int turn = 0; allowed && turn < turns; turn++) {
+    progress();
     if (turn % kTurnsPerYield == kTurnsPerYield - 1) sched_yield();
   }
-  in_mpi_.store(0, std::memory_order_seq_cst);
-  if (phase_.load(std::memory_order_seq_cst) == Phase::finalizing) futex_wake_all(in_mpi_);
-  return running;
+  in_mpi_.store(0, std::memory_order_release);
+  futex_wake_all(in_mpi_);
+  return allowed;
 }
 
 int Helper::rest_ms() noexcept {
-  if (gate_.is_shut() && pumping_allowed(gate_.survey())) return kRestMs;
+  if (pumping_allowed()) return kRestMs;
   if (agent_ < 0) return kReconnectMs;
   const std::int64_t now = now_ns();
   gate_.survey(now);
-  if (!owes_closed_ || !forbidden()) return kLookMs;
+  const std::int64_t until_us = owes_closed_ ? forbidden_until_us() : 0;
+  if (until_us == 0) return kLookMs;
   // Put off by a critical section: its deadline comes without a bell.
-  const std::int64_t left_ms = (forbidden_until_ns_.load() - now) / 1'000'000 + 1;
+  const std::int64_t left_ms = (until_us - now / 1000) / 1000 + 1;
   return left_ms < 0 ? 0 : left_ms < kLookMs ? static_cast<int>(left_ms) : kLookMs;
 }
 

@@ -2,9 +2,9 @@
 // own threads cannot ("pumping"), so that what is on its way to this rank arrives.
 //
 // One Helper per process, started at the entry into MPI_Init when an agent answers, never ended: it goes with the
-// process. start, initialized, finalizing, finalized, peer_failed and forget_after_fork are for the program's threads;
-// the rest runs on the helper thread. It blocks all signals, sleeps in poll() unless it pumps, looks once a second at
-// what the program's threads do, and allocates nothing.
+// process. start, initialized, keep_out, finalizing, finalized, peer_failed and forget_after_fork are for the program's
+// threads; the rest runs on the helper thread. It blocks all signals, sleeps in poll() unless it pumps, looks once a
+// second at what the program's threads do, and allocates nothing.
 //
 // When the helper may pump: MPI is initialised and not being finalised, the gate is shut, and either the program asked
 // for MPI_THREAD_MULTIPLE or no thread of it is inside MPI (one inside a blocking call drives progress itself). At the
@@ -38,7 +38,8 @@ class Helper {
   Helper& operator=(const Helper&) = delete;
 
   // Connects to the agent and starts the thread. False: nobody listens at `socket_path` (which must outlive the
-  // helper), and the library had better keep out of the program's way. Once it is true it stays true.
+  // helper), and the library had better keep out of the program's way. Once it is true it stays true. Any thread, and
+  // several at once.
   bool start(const char* socket_path) noexcept;
   bool started() const noexcept { return started_.load(std::memory_order_acquire); }
 
@@ -52,6 +53,9 @@ class Helper {
   };
   // It has finished. Again after finalizing() where a program begins a session after its last one ended.
   void initialized(const World& world) noexcept;
+  // For a call that goes into MPI without parking (MPI_Init, MPI_Session_init), when it has been announced: MPI may be
+  // up already, and the helper pumping. On return the helper is out of MPI; it stays out until the call is left.
+  void keep_out() noexcept;
   // MPI_Finalize was entered. On return the helper is out of MPI and will not enter it again.
   void finalizing() noexcept;
   // And is over.
@@ -101,12 +105,13 @@ class Helper {
   void read_mail() noexcept;
   void handle(const RankPacket& request) noexcept;
   void tell_news() noexcept;
-  bool forbidden() const noexcept;
+  std::int64_t forbidden_until_us() const noexcept;  // 0: it is not
+  bool forbidden() const noexcept { return forbidden_until_us() != 0; }
   void try_to_shut() noexcept;
   void opened(std::uint32_t incarnation) noexcept;
   void call_back(void (*Callbacks::*which)(void*)) noexcept;
   bool pump(int turns) noexcept;
-  bool pumping_allowed(const Survey& survey) const noexcept;
+  bool pumping_allowed() noexcept;
   int rest_ms() noexcept;
   void wait() noexcept;
   RankPacket figures(RankMessage message) noexcept;
@@ -124,19 +129,32 @@ class Helper {
   std::atomic<bool> started_{false};
   std::atomic<bool> stopping_{false};
 
-  // Set once by a program thread before `phase_` becomes running (release), read by the helper after it (acquire).
+  // Written by a program thread before it sets `phase_` to running (release), read by the helper when it has seen that
+  // (acquire). world_ only the first time: later the helper may be reading, so what a later session may change stands
+  // beside it, relaxed. pump() looks at them again when the program can change nothing (below).
   World world_;
-
-  // finalizing() against pump(): each stores its own word, then loads the other's, both seq_cst, so at least one sees
-  // the other; pump() then keeps out, or finalizing() waits until it is out.
+  std::atomic<bool> multiple_{false};
+  std::atomic<Progress> progress_{nullptr};
   std::atomic<Phase> phase_{Phase::starting};
-  std::atomic<std::uint32_t> in_mpi_{0};
 
+  // keep_out() against pump(). A program thread stores what keeps the helper out (`phase_`, or the `call` of its
+  // record) and then changes in_mpi_ by nothing; pump() sets in_mpi_ and then looks at all that again. Both are
+  // read-modify-writes (acq_rel), so one comes first: if the thread's, pump() sees what it stored, and keeps out; if
+  // pump()'s, the thread sees it and waits for the 0 that is released when pump() is out. Hence, too, nothing of this
+  // changes while the helper is in MPI.
+  std::atomic<std::uint32_t> in_mpi_{0};  // 0 or 1; also what keep_out() sleeps on
+
+  // Critical sections under way: their number, and above it their deadline. One word, so that the end of one section
+  // cannot wipe the deadline of the next.
+  //
   // forbid() against try_to_shut(): forbid counts itself, then passes the gate; the helper shuts the gate, then looks
-  // at the count (both seq_cst). Either the helper sees the count and opens again, or forbid parks until the checkpoint
-  // is over.
-  std::atomic<std::uint32_t> forbids_{0};
-  std::atomic<std::int64_t> forbidden_until_ns_{0};
+  // at the count. The gate orders the two as it orders calls (gate.h), so relaxed will do here: either the helper sees
+  // the count and opens again, or forbid sees the shut gate and parks until the checkpoint is over.
+  static constexpr unsigned kForbidsBits = 16;
+  static constexpr std::uint64_t kMostForbids = (std::uint64_t{1} << kForbidsBits) - 1;
+  std::atomic<std::uint64_t> forbids_{0};  // deadline in µs of CLOCK_MONOTONIC << kForbidsBits | number
+
+  // Words that stand for themselves: nothing else is read because of them.
   std::atomic<std::uint32_t> wishes_{0};  // a bit per RankWish
   std::atomic<bool> wanted_{false};
   std::atomic<std::uint64_t> stood_for_{0};
@@ -147,6 +165,8 @@ class Helper {
   static constexpr int kNoFailure = -2;
   std::atomic<int> failed_rank_{kNoFailure};
   std::atomic<int> killed_rank_{kNoFailure};
+
+  pthread_mutex_t start_lock_ = PTHREAD_MUTEX_INITIALIZER;
 
   // The helper thread's own.
   std::uint64_t epoch_ = 0;   // of the hold

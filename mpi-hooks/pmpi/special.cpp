@@ -213,6 +213,7 @@ int begin(const Call& call, int asked, int* provided, Start&& start) {
   Thread& thread = self;
   if (!outermost(thread)) return start(asked);
   gate.announce(thread, call);
+  helper.keep_out();  // it may be pumping already, for a session
   // The helper needs SERIALIZED; MULTIPLE would be given too, but costs locks in every call.
   const int result = start(asked < MPI_THREAD_SERIALIZED ? MPI_THREAD_SERIALIZED : asked);
   if (result == MPI_SUCCESS) {
@@ -285,6 +286,7 @@ STILLPOINT_EXPORT int PMPI_Session_init(MPI_Info info, MPI_Errhandler handler, M
   Thread& thread = self;
   if (!start_helper() || !outermost(thread)) return function(info, handler, session);
   gate.announce(thread, kSessionInit);
+  helper.keep_out();  // it may be pumping for another one
   const int result = function(info, handler, session);
   if (result == MPI_SUCCESS) {
     char level[32] = "";

@@ -60,6 +60,7 @@ struct Rank {
   }
   void init() {
     gate.announce(thread, kInit);
+    helper.keep_out();
     deferring.set(1);
     in_mpi();
     initialized();
@@ -245,6 +246,7 @@ void session_beside_session() {
       [](Rank& rank) {
         rank.initialized();
         rank.gate.announce(rank.thread, kSessionInit);
+        rank.helper.keep_out();
         rank.in_mpi();
         rank.gate.leave(rank.thread);
       });
