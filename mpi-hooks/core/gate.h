@@ -13,9 +13,16 @@
 // a bit that is always set sends every call down the slow path, where both sides order themselves by a
 // read-modify-write of the same variable (`order`).
 //
-// The data behind the gate is libmpi's: leave() stores `call` with release and the closer loads it with acquire, so
-// the helper sees everything that the thread did in MPI; open() stores `word` with release and enter() loads it with
-// acquire, so the thread sees everything that the helper did there.
+// A thread that comes out makes the same two steps, storing null and then loading `word`, for the same reason: either
+// the closer sees that it is out, or it sees the shut gate and rings. One that parks rings always.
+//
+// The data behind the gate is libmpi's: leave() stores `call` with release, parking does so again, and the closer loads
+// it with acquire, so the helper sees everything that the thread did in MPI; open() stores `word` with release and
+// enter() loads it with acquire, so the thread sees everything that the helper did there. No wake-up is lost: open()
+// stores `word` before it wakes, and a thread sleeps only on the value by which it decided to.
+//
+// All of this is tried: explore/ runs the gate in all orders, within bounds, with what memory may do in them
+// (explore/memory.h), and explore/mutations.py takes each of these steps away and sees the test fail.
 #pragma once
 
 #include <pthread.h>
@@ -118,8 +125,8 @@ class Gate {
 
   // --- the helper thread ---
 
-  // Before the first shut. `bell` is an eventfd, rung when a thread parks or comes out of a call while the gate is
-  // shut. With `careful` membarrier is not used (tests).
+  // Before the program's threads make calls that count, so before MPI is up. `bell` is an eventfd, rung when a thread
+  // parks or comes out of a call while the gate is shut. With `careful` membarrier is not used (tests).
   void prepare(int bell, bool careful = false) noexcept;
   // From the return of shut() on, no thread begins a call, and survey() shows all that began before.
   void shut() noexcept;
@@ -136,9 +143,12 @@ class Gate {
   void ring() noexcept;
   const Call* look_at(Thread& thread, std::int64_t now_ns) noexcept;
 
-  std::atomic<std::uint32_t> word_{0};  // 0 = go on; also what parked threads sleep on (futex)
+  // 0 = go on; also what parked threads sleep on (futex). Bits are set and cleared by read-modify-writes, so nobody's
+  // is lost: kShut by the helper, kFailed by any thread, kCareful by prepare().
+  std::atomic<std::uint32_t> word_{0};
+  // Changed by all who order themselves in `careful` mode; the value means nothing.
   std::atomic<std::uint32_t> order_{0};
-  std::atomic<int> bell_{-1};
+  std::atomic<int> bell_{-1};  // relaxed: stored by prepare(), before the program's threads come here
   pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;  // the list; taken once per thread and by survey, never per call
   Thread* threads_ = nullptr;
   std::uint64_t parted_calls_ = 0;
