@@ -387,7 +387,7 @@ void on_cleaned(Core& core, const JobId& job, Epoch epoch, const HostName& host)
   found->second.erase(host);
   if (!found->second.empty()) return;
   all.erase(found);
-  core.delete_images(job, {epoch});
+  core.delete_images(Owner::background, job, {epoch});
 }
 
 void tick(Core& core, JobRecord& job) {

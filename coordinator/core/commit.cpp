@@ -33,7 +33,7 @@ void prune(Core& core, const JobRecord& job) {
     core.save(epoch);
     core.note(Log::Level::info, job.job, {}, number, "epoch pruned", fmt::format("{} are kept", job.spec.keep));
   }
-  core.delete_images(job.job, epochs);
+  core.delete_images(Owner::background, job.job, epochs);
 }
 
 void commit(Core& core, JobRecord& job, CheckpointRun run) {
@@ -86,7 +86,7 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
     const auto known = core.catalog.epochs.find(number);
     if (known != core.catalog.epochs.end() && known->second.state == EpochState::committed) return;  // said once more
     core.stale(host, id, number, "images of an epoch that will not be committed; they are deleted");
-    return core.delete_images(id, {number});
+    return core.delete_images(Owner::background, id, {number});
   }
   using Phase = CheckpointRun::Phase;
   const bool early = run->phase == Phase::close || run->phase == Phase::reopen || run->phase == Phase::defer ||

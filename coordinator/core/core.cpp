@@ -174,6 +174,7 @@ std::vector<Request> Core::give_up(const HostName& lost) {
     auto& request = entry->second;
     if (request.host == lost && request.message.has_delete_images()) {
       request.host = HostName{};
+      request.message.mutable_delete_images()->set_all_hosts(true);
       request.sent_on.reset();
       transmit(request);
     } else if (request.host == lost && request.owner == Owner::background) {
@@ -207,11 +208,17 @@ bool Core::is_asked(const JobId& id, Owner owner, const HostName& host) const {
   });
 }
 
-void Core::delete_images(const JobId& id, const std::vector<Epoch>& epochs) {
+void Core::delete_images(Owner owner, const JobId& id, const std::vector<Epoch>& epochs) {
   if (epochs.empty()) return;
-  ask(Owner::background, HostName{}, id, Incarnation{}, Epoch{}, [&](wire::ToHost& m) {
-    for (auto e : epochs) m.mutable_delete_images()->add_epochs(e.value);
-  });
+  std::vector<HostName> up;
+  for (const auto& [name, host] : hosts)
+    if (usable(name)) up.push_back(name);
+  if (up.empty()) up.emplace_back();
+  for (const HostName& host : up)
+    ask(owner, host, id, Incarnation{}, Epoch{}, [&](wire::ToHost& m) {
+      for (auto e : epochs) m.mutable_delete_images()->add_epochs(e.value);
+      m.mutable_delete_images()->set_all_hosts(host == up.front());
+    });
 }
 
 // ---- small helpers

@@ -248,11 +248,12 @@ struct Core {
   // DestroyGang in the background: until each host has answered, over reconnects.
   void destroy_gang(const JobId& job, Incarnation incarnation, const std::set<HostName>& at);
   bool is_asked(const JobId& job, Owner owner, const HostName& host) const;
-  // A host is lost: what any host can do is asked of another one, and what was asked of it in the background is taken
-  // out and returned. Its lease has ended what ran there; its next hello tells what is still to be cleaned up.
+  // A host is lost: what images it had to delete is asked of another one, and what was asked of it in the background is
+  // taken out and returned. Its lease has ended what ran there; its next hello tells what is still to be cleaned up.
   std::vector<Request> give_up(const HostName& lost);
-  // Epochs' images go: one host that is up is told, or the next one that comes.
-  void delete_images(const JobId& job, const std::vector<Epoch>& epochs);
+  // Epochs' images go: every host that is up deletes what it stored, and one of them what the others did. Without any
+  // host the next one that comes deletes it all.
+  void delete_images(Owner owner, const JobId& job, const std::vector<Epoch>& epochs);
 
   void stale(const HostName& host, const JobId& job, Epoch epoch, std::string what);
 

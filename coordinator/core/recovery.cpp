@@ -47,7 +47,7 @@ void repeat_deletes(Core& core) {
     list.push_back(number);
     core.effects.push_back(DropOutput{epoch.job, number});
   }
-  for (const auto& [job, epochs] : gone) core.delete_images(job, epochs);
+  for (const auto& [job, epochs] : gone) core.delete_images(Owner::background, job, epochs);
 }
 
 void take_up(Core& core, JobRecord& job) {

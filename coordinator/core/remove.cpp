@@ -20,6 +20,14 @@ void drop(Core& core, const JobId& id, RequestId request) {
   core.reply(request, Acknowledged{});
 }
 
+// Hosts that have not answered yet.
+std::set<HostName> still_asked(const Core& core, const JobId& id) {
+  std::set<HostName> hosts;
+  for (const auto& [number, request] : core.requests)
+    if (request.job == id && request.owner == Owner::remove) hosts.insert(request.host);
+  return hosts;
+}
+
 }  // namespace
 
 void on_remove(Core& core, const RemoveJob& event) {
@@ -49,16 +57,18 @@ void on_remove(Core& core, const RemoveJob& event) {
   }
   if (epochs.empty()) return drop(core, event.job, event.request);
   run.remove = RemoveRun{event.request, core.now + kRemoveDeadline};
-  core.ask(Owner::remove, HostName{}, event.job, Incarnation{}, {}, [&](wire::ToHost& m) {
-    for (auto epoch : epochs) m.mutable_delete_images()->add_epochs(epoch.value);
-  });
+  core.delete_images(Owner::remove, event.job, epochs);
 }
 
 void on_removed(Core& core, const Request& request, const wire::FromHost& answer) {
   auto& run = core.run(request.job);
   const RequestId client = run.remove->request;
-  if (!answer.has_failure()) return drop(core, request.job, client);
+  if (!answer.has_failure()) {
+    if (still_asked(core, request.job).empty()) drop(core, request.job, client);
+    return;
+  }
   run.remove.reset();
+  core.cancel(request.job, Owner::remove);
   Error error = host_error(request, answer);
   core.refuse(client, Error{error.kind, "rm", request.job.value,
                             "its images could not be deleted: " + error.message() + "; try again"});
@@ -69,8 +79,10 @@ void expire_removal(Core& core, const JobId& id) {
   if (!run.remove || core.now < run.remove->deadline) return;
   const RequestId client = run.remove->request;
   run.remove.reset();
+  const std::set<HostName> silent = still_asked(core, id);
   core.cancel(id, Owner::remove);
-  core.refuse(client, Error{ErrorKind::deadline, "rm", id.value, "no host has deleted its images in time; try again"});
+  core.refuse(client, Error{ErrorKind::deadline, "rm", id.value,
+                            fmt::format("its images were not deleted in time on {}; try again", joined(silent))});
 }
 
 }  // namespace stillpoint::coordinator::finish

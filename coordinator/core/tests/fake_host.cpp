@@ -119,9 +119,7 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
   done.mutable_done();
   const JobId job{ask.gang().job()};
   if (ask.has_delete_images()) {
-    for (auto epoch : ask.delete_images().epochs())
-      std::erase_if(store_.images,
-                    [&](const auto& e) { return e.first.starts_with(fmt::format("{}/e{}/", job.value, epoch)); });
+    delete_images(job, ask.delete_images());
     return answer(ask, done);
   }
   if (ask.has_destroy()) {
@@ -242,6 +240,7 @@ void FakeHost::capture(FakeGang& gang, const wire::ToHost& ask, Time now) {
       image.mutable_memory()->set_raw_bytes(1000);
       image.mutable_memory()->set_stored_bytes(100);
       store_.images[image_path(gang, epoch, index)] = guest.state;
+      store_.space[name].insert(image_path(gang, epoch, index));
     }
   answer(ask, std::move(message));
 }
@@ -251,6 +250,20 @@ void FakeHost::discard(FakeGang& gang, std::uint64_t epoch) {
   gang.images.erase(epoch);
   gang.uploading.erase(epoch);
   for (const auto& [index, guest] : gang.guests) store_.images.erase(image_path(gang, epoch, index));
+  free_space();
+}
+
+void FakeHost::delete_images(const JobId& job, const wire::DeleteImages& what) {
+  for (auto epoch : what.epochs())
+    std::erase_if(store_.images, [&](const auto& image) {
+      return image.first.starts_with(fmt::format("{}/e{}/", job.value, epoch)) &&
+             (what.all_hosts() || store_.space[name].contains(image.first));
+    });
+  free_space();
+}
+
+void FakeHost::free_space() {
+  std::erase_if(store_.space[name], [&](const std::string& path) { return !store_.images.contains(path); });
 }
 
 void FakeHost::gang_request(FakeGang& gang, const wire::ToHost& ask, Time now) {

@@ -58,6 +58,7 @@ struct FakeGang {
 struct SharedStore {
   std::map<std::string, GuestState> images;  // by path
   std::set<std::string> damaged;
+  std::map<HostName, std::set<std::string>> space;  // by host: images whose space it has not freed yet
 };
 
 struct Script {
@@ -109,6 +110,8 @@ class FakeHost {
   wire::GuestCut cut(const FakeGang& gang, std::uint32_t guest);
   wire::RoundFigures round(const FakeGang& gang, std::uint32_t guest);
   void capture(FakeGang& gang, const wire::ToHost& ask, Time now);
+  void delete_images(const JobId& job, const wire::DeleteImages& what);
+  void free_space();
   void discard(FakeGang& gang, std::uint64_t epoch);
   void send_output(FakeGang& gang, Time now);
   wire::FromHost of(const FakeGang& gang, std::uint64_t epoch = 0) const;

@@ -310,6 +310,23 @@ TEST_CASE("rm takes a job that is over, with its images and files") {
   CHECK(w.broken() == "");
 }
 
+TEST_CASE("rm is over when every host that is up has freed what it stored; a dead host's images go too") {
+  World w(3);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  const std::string dead = w.job(id).placement.at(0).host.value;
+  w.kill(HostName{dead});
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(w.answer(w.restart(id)).has_value());
+  w.committed(id);
+  CHECK(w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })).has_value());
+  CHECK(w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; })).has_value());
+  CHECK(w.store.images.empty());
+  for (const auto& [host, space] : w.store.space)
+    if (host.value != dead) CHECK(space.empty());
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("rm without a host to delete images is refused and changes nothing; one that never answers is given up") {
   World w(2);
   const JobId id = w.running(spec());
@@ -326,6 +343,7 @@ TEST_CASE("rm without a host to delete images is refused and changes nothing; on
   result = w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; }));
   REQUIRE(result.has_error());
   CHECK(result.error().kind == ErrorKind::deadline);
+  CHECK(says(result.error().message(), "not deleted in time on h1, h2"));
   CHECK(w.now - asked < milliseconds(120'000));
   w.script.swallow = nullptr;
   CHECK(w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; })).has_value());
