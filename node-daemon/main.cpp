@@ -9,7 +9,7 @@
 #include "common/log.h"
 #include "node-daemon/domain/libvirt_driver.h"
 #include "node-daemon/shell/daemon.h"
-#include "node-daemon/store/directory_store.h"
+#include "node-daemon/store/chunk_image_store.h"
 
 namespace {
 
@@ -17,7 +17,7 @@ using namespace stillpoint;
 using namespace stillpoint::node;
 
 struct Flags {
-  std::string name, state, coordinator, address, tls, images, guest_image;
+  std::string name, state, coordinator, address, tls, images, store_keys, guest_image;
   std::string libvirt = "embed";
   std::string log_level = "info";
 };
@@ -30,6 +30,10 @@ int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
   app.add_option("--address", flags.address, "this host's address on the network between the hosts")->required();
   app.add_option("--tls", flags.tls, "directory with ca.pem, cert.pem, key.pem")->required();
   app.add_option("--images", flags.images, "directory of the checkpoint images, reached by all hosts")->required();
+  app.add_option(
+      "--store-keys", flags.store_keys,
+      "file of the keys that seal the images, the same on all hosts; store.keys beside the certificate if not "
+      "given, and made if no host has stored anything yet");
   app.add_option("--guest-image", flags.guest_image, "directory with vmlinuz, initrd.img, base.squashfs")->required();
   app.add_option("--libvirt", flags.libvirt, "embed, or qemu:///system")
       ->check(CLI::IsMember({"embed", "qemu:///system"}));
@@ -67,7 +71,9 @@ Status serve(const Flags& flags) {
   auto state = StateDirectory::open(flags.state);
   if (!state) return state.error();
   parts.state = std::make_unique<StateDirectory>(std::move(*state));
-  auto store = open_directory_store(std::filesystem::absolute(flags.images), {flags.name});
+  const std::filesystem::path keys = flags.store_keys.empty() ? std::filesystem::path(flags.tls) / "store.keys"
+                                                              : std::filesystem::path(flags.store_keys);
+  auto store = open_chunk_image_store(std::filesystem::absolute(flags.images), {flags.name}, keys);
   if (!store) return store.error();
   parts.store = std::move(*store);
   parts.networks = std::make_unique<GangNetworks>(flags.address);

@@ -234,6 +234,8 @@ Status Lab::start_daemon(HostRecord& host) {
                                    (layout_.short_host(host.name) / "tls").string(),
                                    "--images",
                                    journal_.options.images,
+                                   "--store-keys",
+                                   layout_.store_keys().string(),
                                    "--guest-image",
                                    journal_.options.guest_image,
                                    "--libvirt",

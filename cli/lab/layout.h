@@ -3,7 +3,7 @@
 // laboratories in different directories never meet.
 //
 //   DIR/lab.json              the journal
-//   DIR/site/                 the laboratory's certificate authority
+//   DIR/site/                 the laboratory's certificate authority, and the keys of its images (store.keys)
 //   DIR/coordinator/{state,tls,api.sock}
 //   DIR/hosts/H/{state,tls}   all that host H has; kill-host takes it away
 //   DIR/images/               the site's shared file system; kill-host does not touch it
@@ -43,6 +43,7 @@ class Layout {
 
   std::filesystem::path journal() const { return directory_ / "lab.json"; }
   std::filesystem::path site() const { return directory_ / "site"; }
+  std::filesystem::path store_keys() const { return site() / "store.keys"; }
   std::filesystem::path coordinator() const { return directory_ / "coordinator"; }
   std::filesystem::path api_socket() const { return coordinator() / "api.sock"; }
   std::filesystem::path host(const std::string& name) const { return directory_ / "hosts" / name; }

@@ -89,7 +89,7 @@ EpochRecord rich_epoch(std::uint64_t number, const std::string& job) {
     e.cut.push_back(cut);
     wire::GuestImage image;
     image.set_guest(g);
-    image.mutable_memory()->set_path("j1/e2/guest-0.ram.zst");
+    image.mutable_memory()->set_path("h1/j1/e2/guest-0.ram");
     image.mutable_memory()->set_sha256(std::string("\0\x01\xff", 3));
     image.mutable_disk()->set_stored_bytes(99);
     image.set_domain_xml("<domain/>");

@@ -174,10 +174,10 @@ void FakeHost::take(const std::string& payload) {
     for (const auto& captured : reply.capture().guests()) {
       auto* image = images.mutable_images()->add_images();
       image->set_guest(captured.guest());
-      image->mutable_memory()->set_path(request.gang().job() + "/guest.ram.zst");
+      image->mutable_memory()->set_path("h1/" + request.gang().job() + "/e1/guest-0.ram");
       image->mutable_memory()->set_raw_bytes(512u << 20);
       image->mutable_memory()->set_stored_bytes(50u << 20);
-      image->mutable_disk()->set_path(request.gang().job() + "/guest.disk.zst");
+      image->mutable_disk()->set_path("h1/" + request.gang().job() + "/e1/guest-0.disk");
       image->mutable_disk()->set_raw_bytes(1000);
       image->mutable_disk()->set_stored_bytes(100);
       image->set_domain_xml("<domain/>");

@@ -195,9 +195,7 @@ void Host::Impl::discard(Gang& gang, Epoch epoch) {
 void Host::Impl::drop_discarded(Gang& gang, Epoch epoch) {
   Capture& capture = gang.captures.at(epoch);
   capture.images.clear();
-  std::vector<GuestIndex> guests;
-  for (std::uint32_t guest : gang.local()) guests.push_back({guest});
-  effects.push_back(DeleteImages{gang.id.job, {epoch}, std::move(guests), 0});
+  effects.push_back(DeleteImages{gang.id.job, {epoch}, false, 0});
 }
 
 // A newer attempt has begun: nobody will ask for the older ones' reports again.
@@ -208,7 +206,7 @@ void Host::Impl::forget_older(Gang& gang, Epoch epoch) {
 
 void Host::Impl::delete_images(const wire::ToHost& ask) {
   const std::uint64_t token = next_token++;
-  DeleteImages work{{ask.gang().job()}, {}, std::nullopt, token};
+  DeleteImages work{{ask.gang().job()}, {}, ask.delete_images().all_hosts(), token};
   for (std::uint64_t number : ask.delete_images().epochs()) {
     work.epochs.push_back(Epoch{number});
     for (auto& [id, gang] : gangs)

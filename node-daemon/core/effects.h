@@ -104,8 +104,8 @@ struct RemoveGang {
 struct DeleteImages {  // → ImagesDeleted
   JobId job;
   std::vector<Epoch> epochs;
-  std::optional<std::vector<GuestIndex>> guests;  // nothing: all of the epoch
-  std::uint64_t token = 0;                        // 0: nobody waits for it
+  bool all_hosts = false;   // also what other hosts stored
+  std::uint64_t token = 0;  // 0: nobody waits for it
 };
 
 struct Log {

@@ -160,7 +160,7 @@ TEST_CASE("a capture that fails in one guest fails the request, and nothing of i
   capture.mutable_capture();
   w.say_capture(capture);
   w.capture_done(0, 5);
-  const Error full{ErrorKind::storage_full, "write", "/images/j1/e5/guest-1.ram.zst", "no space left on device"};
+  const Error full{ErrorKind::storage_full, "write", "/images/hosts/h1/packs/5f.pack", "no space left on device"};
   CHECK(w.step(GuestStored{w.guest(1), {5}, full, 2}) ==
         Lines{"cancel capture guest 0", "answer 102: failure: no space left on device"});
   CHECK(w.of<SendToCoordinator>()[0].message.failure().kind() == wire::Failure::STORAGE_FULL);

@@ -117,7 +117,7 @@ TEST_CASE("a restore that fails leaves nothing behind") {
   w.say(w.restore_request(2, 5));
   w.step(GangPrepared{gang_of(w.guest(0)), 1450, {}});
   w.step(GuestRestored{w.guest(0), {}});
-  const Error damaged{ErrorKind::damaged, "verify image", "/images/j1/e5/guest-1.ram.zst",
+  const Error damaged{ErrorKind::damaged, "verify image", "/images/hosts/h1/images/j1/e5/guest-1.ram",
                       "its SHA-256 is not the recorded one"};
   const Lines out = w.step(GuestRestored{w.guest(1), damaged});
   CHECK(out == Lines{"answer 101: failure: its SHA-256 is not the recorded one", "close link guest 0",

@@ -22,6 +22,7 @@ namespace asio = boost::asio;
 
 constexpr std::size_t kThreads = 64;  // more than max_guests: every guest of the host is captured at the same time
 constexpr std::chrono::seconds kFiguresEvery{2};
+constexpr std::chrono::minutes kTidyEvery{1};
 
 // A lease goes on while the machine is suspended.
 Time now_since_boot() {
@@ -65,11 +66,13 @@ struct Daemon::Impl {
         work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image),
         deadline(io),
         figures_timer(io),
+        tidy_timer(io),
         signals(io, SIGTERM, SIGINT) {}
 
   Status start();
   HostFigures read_figures();
   void watch_figures();
+  void tidy_images();
   void stop();
   // From any thread: the event reaches the core on its strand.
   void post(Event event) {
@@ -138,7 +141,7 @@ struct Daemon::Impl {
   asio::io_context io{1};
   Host host;
   GuestWork work;
-  asio::steady_timer deadline, figures_timer;
+  asio::steady_timer deadline, figures_timer, tidy_timer;
   asio::signal_set signals;
   std::shared_ptr<CoordinatorLink> coordinator;
   std::map<DomainId, std::shared_ptr<GuestLink>> links;
@@ -215,6 +218,7 @@ Status Daemon::Impl::start() {
   carry_out(host.start(std::move(found), now_since_boot()));
   coordinator->start();
   watch_figures();
+  tidy_images();
   log_info("node daemon serves", {{"host", parts.settings.name.value}, {"coordinator", parts.coordinator}});
   return {};
 }
@@ -232,6 +236,20 @@ void Daemon::Impl::watch_figures() {
   });
 }
 
+// On a worker: the daemon serves while the store is looked through.
+void Daemon::Impl::tidy_images() {
+  workers->post("tidy images", [this] {
+    parts.store->tidy();
+    asio::post(io, [this] {
+      if (stopping) return;
+      tidy_timer.expires_after(kTidyEvery);
+      tidy_timer.async_wait([this](const boost::system::error_code& cancelled) {
+        if (!cancelled && !stopping) tidy_images();
+      });
+    });
+  });
+}
+
 // Captures under way are given up (their epoch cannot commit without this daemon); guests run on.
 void Daemon::Impl::stop() {
   if (std::exchange(stopping, true)) return;
@@ -241,6 +259,7 @@ void Daemon::Impl::stop() {
   for (auto& [id, link] : links) link->close();
   deadline.cancel();
   figures_timer.cancel();
+  tidy_timer.cancel();
   signals.cancel();
 }
 

@@ -21,7 +21,7 @@
 #include "common/net/test_certificates.h"
 #include "common/process.h"
 #include "node-daemon/domain/fake_driver.h"
-#include "node-daemon/store/directory_store.h"
+#include "node-daemon/store/chunk_image_store.h"
 
 namespace stillpoint::node {
 namespace {
@@ -239,7 +239,8 @@ class HangingStore final : public ImageStore {
   Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile&) override {
     return Error{ErrorKind::not_found, "open image", "", "there is none"};
   }
-  Status remove(const JobId&, Epoch, const std::optional<std::vector<GuestIndex>>&) override { return {}; }
+  Status remove(const JobId&, const std::vector<Epoch>&, Reach) override { return {}; }
+  void tidy() override {}
   Result<std::uint64_t> free_bytes() override { return 1u << 30; }
 
  private:
@@ -262,7 +263,7 @@ struct Running {
     REQUIRE_MESSAGE(state.has_value(), state.error());
     parts.state = std::make_unique<StateDirectory>(std::move(*state));
     if (!images) {
-      auto store = open_directory_store(site.path / "images", {"h1"});
+      auto store = open_chunk_image_store(site.path / "images", {"h1"}, site.path / "store.keys");
       REQUIRE_MESSAGE(store.has_value(), store.error());
       images = std::move(*store);
     }
@@ -356,7 +357,8 @@ TEST_CASE("start, checkpoint, destroy, restore: through disks, store, network, T
   const auto stored = coordinator.wait([](const auto& m) { return m.has_images(); });
   CHECK(stored.epoch() == 5);
   REQUIRE_MESSAGE(stored.images().images_size() == 2, stored.images().failure().cause());
-  CHECK(fs::file_size(site.path / "images/j1/e5/guest-1.disk.zst") == stored.images().images(1).disk().stored_bytes());
+  CHECK(stored.images().images(1).disk().path() == "h1/j1/e5/guest-1.disk");
+  CHECK(fs::exists(site.path / "images/hosts/h1/images/j1/e5/guest-1.disk"));
 
   auto destroy = about(1);
   destroy.mutable_destroy();
@@ -381,6 +383,13 @@ TEST_CASE("start, checkpoint, destroy, restore: through disks, store, network, T
   resume.mutable_resume();
   CHECK(coordinator.ask(resume).has_done());
   CHECK(!node.driver->domain(guest(2, 1))->paused);
+
+  CHECK(!fs::is_empty(site.path / "images/hosts/h1/packs"));
+  auto remove = about(2);
+  remove.mutable_delete_images()->add_epochs(5);
+  CHECK(coordinator.ask(remove).has_done());
+  CHECK(fs::is_empty(site.path / "images/hosts/h1/images"));
+  CHECK(fs::is_empty(site.path / "images/hosts/h1/packs"));
 }
 
 TEST_CASE("an image with a flipped bit is refused as damaged and leaves nothing") {
@@ -394,7 +403,7 @@ TEST_CASE("an image with a flipped bit is refused as damaged and leaves nothing"
   capture.mutable_capture();
   REQUIRE(coordinator.ask(capture).has_capture());
   const auto stored = coordinator.wait([](const auto& m) { return m.has_images(); });
-  const fs::path image = site.path / "images/j1/e5/guest-0.disk.zst";
+  const fs::path image = site.path / "images/hosts/h1/images/j1/e5/guest-0.disk";
   {
     std::fstream file(image, std::ios::in | std::ios::out | std::ios::binary);
     file.seekg(100);

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "node-daemon/store/image_writer.h"
+#include "node-daemon/store/chunk_image_store.h"
 
 namespace stillpoint::node {
 namespace {
@@ -35,8 +35,10 @@ struct Disk {
 Result<wire::ImageFile> store(const Disk& disk) {
   auto layer = make_fresh_disk(disk.path / "guest", 16u << 20);
   REQUIRE_MESSAGE(layer.has_value(), layer.error());
-  auto writer = make_image_writer(disk.path / "t", disk.path / "image", "image");
-  REQUIRE(writer.has_value());
+  auto images = open_chunk_image_store(disk.path / "images", {"h1"}, disk.path / "store.keys");
+  REQUIRE_MESSAGE(images.has_value(), images.error());
+  auto writer = (*images)->begin({{"j1"}, {1}, {0}, ImageName::Part::disk}, {});
+  REQUIRE_MESSAGE(writer.has_value(), writer.error());
   DiskRoom room;
   return store_disk({*layer, layer->parent_path() / "base.raw"}, room, **writer, {});
 }

@@ -89,7 +89,8 @@ GuestRestored GuestWork::restore(const RestoreGuest& work) { return {work.plan.i
 Status GuestWork::restore_image(const RestoreGuest& work) {
   auto domain = spec(work.plan, {});
   if (!domain) return domain.error();
-  // Both images are verified whole before QEMU sees a byte, and once more as they are read.
+  // Every piece is verified before QEMU or the disk gets it. The machine stays paused until every guest of the gang has
+  // come to the end of its images without an error.
   auto memory = store_.open(work.image.memory());
   if (!memory) return memory.error();
   auto disk = store_.open(work.image.disk());
@@ -100,7 +101,7 @@ Status GuestWork::restore_image(const RestoreGuest& work) {
   ImageSource source(**memory);
   const Status restored = driver_.restore(*domain, work.image.domain_xml(), source);
   if (!restored) return source.failure ? *source.failure : restored.error();
-  // The driver may have stopped at the end of what QEMU wants: the digest is checked at the end of the image.
+  // The driver may have stopped at the end of what QEMU wants: the rest of the image must be whole, too.
   for (;;) {
     auto rest = source.read();
     if (rest && !rest->empty()) continue;
@@ -186,10 +187,8 @@ GangRemoved GuestWork::remove(const RemoveGang& work) {
 }
 
 ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
-  ImagesDeleted done{work.token, {}};
-  for (const Epoch epoch : work.epochs)
-    if (auto removed = store_.remove(work.job, epoch, work.guests); !removed) done.status = removed;
-  return done;
+  using Reach = ImageStore::Reach;
+  return {work.token, store_.remove(work.job, work.epochs, work.all_hosts ? Reach::all_hosts : Reach::own)};
 }
 
 std::stop_source GuestWork::stop_of(const DomainId& id, Epoch epoch) {

@@ -2,17 +2,22 @@
 
 #include <doctest/doctest.h>
 #include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 
-#include "node-daemon/store/directory_store.h"
+#include "node-daemon/store/store_lock.h"
 #include "node-daemon/store/store_test_data.h"
 
 namespace stillpoint::node {
 namespace {
 
 namespace fs = std::filesystem;
+using Reach = ImageStore::Reach;
 using test::TestGuest;
 
 struct Place {
@@ -28,17 +33,20 @@ struct Place {
     std::error_code ignored;
     fs::remove_all(path, ignored);
   }
+  fs::path images() const { return path / "images"; }
+  Result<std::unique_ptr<ImageStore>> try_open(const std::string& host, const std::string& keys = "store.keys") const {
+    return open_chunk_image_store(images(), {host}, path / keys);
+  }
   std::unique_ptr<ImageStore> open(const std::string& host) const {
-    auto store = open_chunk_image_store(path / "images", {host}, path / "images/store.keys");
+    auto store = try_open(host);
     REQUIRE_MESSAGE(store.has_value(), store.error());
     return std::move(*store);
   }
-  // Of packs and old images, not of the lists.
-  std::size_t files() const {
-    return static_cast<std::size_t>(
-        std::ranges::count_if(fs::recursive_directory_iterator(path / "images"), [](const fs::directory_entry& entry) {
-          return entry.is_regular_file() && entry.path().extension() != ".keys";
-        }));
+  // Lists and packs.
+  std::size_t files(const fs::path& below = "hosts") const {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        fs::recursive_directory_iterator(images() / below),
+        [](const fs::directory_entry& entry) { return entry.is_regular_file() && entry.path().filename() != "lock"; }));
   }
 };
 
@@ -66,13 +74,14 @@ Result<std::string> get(ImageStore& store, const wire::ImageFile& file) {
 
 const ImageName kMemory{{"j7"}, {12}, {0}, ImageName::Part::memory};
 const ImageName kDisk{{"j7"}, {12}, {0}, ImageName::Part::disk};
+ImageName disk_of(std::uint64_t epoch) { return {{"j7"}, {epoch}, {0}, ImageName::Part::disk}; }
 
-TEST_CASE("what one host stored, any host reads, and any may delete; the space is free when its host looks again") {
+TEST_CASE("what one host stored, any host reads, for nobody else to read") {
   Place place;
   auto one = place.open("h1"), two = place.open("h2");
   const std::string memory = TestGuest(1).stream(), disk = test::flat_bytes(4, 300'000);
   const auto memory_file = put(*one, kMemory, memory), disk_file = put(*one, kDisk, disk);
-  CHECK(memory_file.path() == "chunks/h1/j7/e12/guest-0.ram");
+  CHECK(memory_file.path() == "h1/j7/e12/guest-0.ram");
   CHECK(memory_file.raw_bytes() == memory.size());
   for (ImageStore* store : {one.get(), two.get()}) {
     const auto read = get(*store, memory_file);
@@ -80,46 +89,153 @@ TEST_CASE("what one host stored, any host reads, and any may delete; the space i
     CHECK(test::same_machine(*read, memory));
     CHECK(*get(*store, disk_file) == disk);
   }
-  REQUIRE(two->remove(kMemory.job, kMemory.epoch, std::vector<GuestIndex>{{0}}).has_value());
-  CHECK(get(*one, memory_file).error().kind == ErrorKind::damaged);
-  CHECK(get(*two, disk_file).error().kind == ErrorKind::damaged);
-  REQUIRE(one->remove(kMemory.job, kMemory.epoch, std::nullopt).has_value());
-  CHECK(place.files() == 0);
-}
-
-TEST_CASE("an image that was given up leaves nothing") {
-  Place place;
-  auto store = place.open("h1");
-  {
-    auto writer = store->begin(kMemory, {});
-    REQUIRE((*writer)->write(TestGuest(1).stream()).has_value());
+  for (const auto& entry : fs::recursive_directory_iterator(place.images())) {
+    struct stat info {};
+    REQUIRE(::stat(entry.path().c_str(), &info) == 0);
+    CHECK((info.st_mode & 077) == 0);
   }
-  CHECK(place.files() == 0);
 }
 
-TEST_CASE("a writer whose image is given up says so at once") {
+TEST_CASE("an empty image is an image") {
   Place place;
   auto store = place.open("h1");
-  std::stop_source stop;
-  auto writer = store->begin(kMemory, stop.get_token());
-  REQUIRE((*writer)->write(TestGuest(1).stream()).has_value());
-  stop.request_stop();
-  CHECK((*writer)->write("more").error().kind == ErrorKind::refused);
-  CHECK((*writer)->commit().error().kind == ErrorKind::refused);
-  writer->reset();
-  CHECK(place.files() == 0);
+  const auto back = get(*store, put(*store, kDisk, ""));
+  REQUIRE_MESSAGE(back.has_value(), back.error());
+  CHECK(back->empty());
+}
+
+TEST_CASE("the next epoch of the same guest costs what changed") {
+  Place place;
+  auto store = place.open("h1");
+  std::string disk = test::flat_bytes(4, 4'000'000);
+  const auto first = put(*store, disk_of(1), disk);
+  disk.replace(2'000'000, 4096, std::string(4096, 'x'));
+  const auto second = put(*store, disk_of(2), disk);
+  CHECK(second.stored_bytes() * 20 < first.stored_bytes());
+  CHECK(*get(*store, second) == disk);
+}
+
+TEST_CASE("a host deletes what it stored and frees the space; other hosts' images stay") {
+  Place place;
+  auto one = place.open("h1"), two = place.open("h2");
+  put(*one, kDisk, test::flat_bytes(4, 300'000));
+  const auto other = put(*two, kMemory, TestGuest(1).stream());
+  REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::own).has_value());
+  CHECK(place.files("hosts/h1") == 0);
+  CHECK(get(*one, other).has_value());
+  REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::own).has_value());
+}
+
+TEST_CASE(
+    "a deletion everywhere: lists go at once, the space of hosts that run when they look, that of dead ones too") {
+  Place place;
+  auto one = place.open("h1"), two = place.open("h2"), three = place.open("h3");
+  for (auto* store : {one.get(), two.get(), three.get()}) {
+    store->tidy();
+    put(*store, disk_of(1), test::flat_bytes(4, 300'000));
+    put(*store, disk_of(2), test::flat_bytes(5, 300'000));
+  }
+  const auto kept = put(*three, disk_of(3), test::flat_bytes(6, 100'000));
+  three.reset();  // as a dead host leaves it
+  REQUIRE(one->remove({"j7"}, {Epoch{1}, Epoch{2}}, Reach::all_hosts).has_value());
+  CHECK(place.files("hosts/h1") == 0);
+  CHECK(fs::is_empty(place.images() / "hosts/h2/images"));
+  CHECK(place.files("hosts/h2") > 0);  // h2 alone may touch its packs
+  CHECK(place.files("hosts/h3") == 2);
+  CHECK(get(*one, kept).has_value());
+  two->tidy();
+  CHECK(place.files("hosts/h2") == 0);
+}
+
+TEST_CASE("a host that was away frees what was deleted meanwhile") {
+  Place place;
+  auto one = place.open("h1"), two = place.open("h2");
+  put(*two, kDisk, test::flat_bytes(4, 300'000));
+  two.reset();
+  {
+    auto held = lock_store(place.images() / "hosts/h2", std::chrono::milliseconds(0));  // as if h1 could not tell
+    REQUIRE(held.has_value());
+    REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::all_hosts).has_value());
+    CHECK(place.files("hosts/h2") > 0);
+  }
+  two = place.open("h2");
+  two->tidy();
+  CHECK(place.files("hosts/h2") == 0);
+}
+
+TEST_CASE("one process at a time writes to a host's store") {
+  Place place;
+  auto store = place.open("h1");
+  const auto second = lock_store(place.images() / "hosts/h1", std::chrono::milliseconds(1));
+  REQUIRE(!second.has_value());
+  CHECK(second.error().kind == ErrorKind::transient);
+  store.reset();
+  CHECK(lock_store(place.images() / "hosts/h1", std::chrono::milliseconds(0)).has_value());
+}
+
+TEST_CASE("an image is read to its end while its host moves its pages to another pack") {
+  Place place;
+  auto one = place.open("h1"), two = place.open("h2");
+  // The pages of both in one pack: with one image gone, the pack is written anew.
+  std::string common;
+  for (std::uint64_t seed = 0; seed < 3000; ++seed) common += test::page_of(seed + 1);
+  put(*one, disk_of(1), common);
+  std::string part;
+  for (std::uint64_t seed = 0; seed < 3000; seed += 7) part += test::page_of(seed + 1);
+  const auto file = put(*one, disk_of(2), part);
+  const auto packs = [&] {
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(place.images() / "hosts/h1/packs"))
+      names.insert(entry.path().filename());
+    return names;
+  };
+  auto reader = two->open(file);
+  REQUIRE_MESSAGE(reader.has_value(), reader.error());
+  const auto before = packs();
+  REQUIRE(one->remove({"j7"}, {Epoch{1}}, Reach::own).has_value());
+  REQUIRE(packs() != before);
+  std::string raw;
+  for (;;) {
+    auto block = (*reader)->read();
+    REQUIRE_MESSAGE(block.has_value(), block.error());
+    if (block->empty()) break;
+    raw += *block;
+  }
+  CHECK(raw == part);
+}
+
+TEST_CASE("a flipped bit in a pack is noticed before its page is given out, by every host") {
+  Place place;
+  auto one = place.open("h1"), two = place.open("h2");
+  const auto file = put(*one, kDisk, test::flat_bytes(4, 300'000));
+  const fs::path pack = *fs::directory_iterator(place.images() / "hosts/h1/packs");
+  {
+    std::fstream stream(pack, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekg(1000);
+    const char byte = static_cast<char>(stream.get() ^ 0x10);
+    stream.seekp(1000);
+    stream.put(byte);
+  }
+  for (ImageStore* store : {one.get(), two.get()}) {
+    const auto read = get(*store, file);
+    REQUIRE(!read.has_value());
+    CHECK(read.error().kind == ErrorKind::damaged);
+    CHECK(read.error().message().find(pack.filename()) != std::string::npos);
+  }
+  fs::remove(pack);
+  for (ImageStore* store : {one.get(), two.get()}) CHECK(get(*store, file).error().kind == ErrorKind::damaged);
 }
 
 TEST_CASE("without the shared directory nothing is known of an image: it is not damaged") {
   Place place;
   auto store = place.open("h1");
   const auto file = put(*store, kDisk, test::flat_bytes(4, 50'000));
-  fs::rename(place.path / "images", place.path / "away");
+  fs::rename(place.images(), place.path / "away");
   CHECK(get(*store, file).error().kind == ErrorKind::transient);
-  fs::create_directory(place.path / "images");  // a mount point without its mount
+  fs::create_directory(place.images());  // a mount point without its mount
   CHECK(get(*store, file).error().kind == ErrorKind::transient);
-  fs::remove(place.path / "images");
-  fs::rename(place.path / "away", place.path / "images");
+  fs::remove(place.images());
+  fs::rename(place.path / "away", place.images());
   CHECK(get(*store, file).has_value());
 }
 
@@ -131,22 +247,64 @@ TEST_CASE("a list that is not the one of the catalog is refused, and so are path
   CHECK(get(*store, first).error().kind == ErrorKind::damaged);
   CHECK(get(*store, second).has_value());
   for (const char* path :
-       {"chunks/h1", "chunks/../j7/e12/guest-0.disk", "chunks/h1/../e12/guest-0.disk", "chunks//a/b/c"}) {
+       {"", "h1", "h1/j7", "../j7/e12/guest-0.disk", "h1/../e12/guest-0.disk", "/a/b/c", "j7/e12/guest-0.ram.zst"}) {
     auto bad = second;
     bad.set_path(path);
     CHECK(get(*store, bad).error().kind == ErrorKind::refused);
   }
+  CHECK(store->remove({"a/b"}, {Epoch{1}}, Reach::own).error().kind == ErrorKind::refused);
+  CHECK(store->remove({".."}, {Epoch{1}}, Reach::all_hosts).error().kind == ErrorKind::refused);
+  CHECK(store->begin({{".."}, {1}, {0}}, {}).error().kind == ErrorKind::refused);
 }
 
-TEST_CASE("images without chunks stay readable, and go with their epoch") {
+TEST_CASE("every host of a site has the same keys: one that has others, or none, is told so and makes none") {
   Place place;
-  const std::string disk = test::flat_bytes(4, 300'000);
-  fs::create_directory(place.path / "images");
-  const auto file = put(**open_directory_store(place.path / "images", {"h1"}), kDisk, disk);
+  {
+    auto store = place.open("h1");
+    const auto none = place.try_open("h2", "other.keys");
+    REQUIRE(!none.has_value());
+    CHECK(none.error().message().find("copy") != std::string::npos);
+    CHECK(!fs::exists(place.path / "other.keys"));
+    REQUIRE(load_site_keys(place.path / "other.keys").has_value());
+    const auto other = place.try_open("h2", "other.keys");
+    REQUIRE(!other.has_value());
+    CHECK(other.error().message().find("same file") != std::string::npos);
+  }
+  REQUIRE(rotate_site_key(place.path / "store.keys").has_value());
+  place.open("h1");
+  // When the old key's line is dropped, the new one is known to the site.
+  std::ifstream in(place.path / "store.keys");
+  std::string first, old, present;
+  std::getline(in, first);
+  std::getline(in, old);
+  std::getline(in, present);
+  std::ofstream(place.path / "store.keys") << first << '\n' << present << '\n';
+  CHECK(place.try_open("h1").has_value());
+}
+
+TEST_CASE("a full file system is an error of its own kind, and leaves no part of the image") {
+  Place place;
+  const fs::path small = place.images();
+  fs::create_directory(small);
+  REQUIRE_MESSAGE(::mount("tmpfs", small.c_str(), "tmpfs", 0, "size=2m") == 0,
+                  "mounting a tmpfs needs root: ", std::strerror(errno));
+  struct Unmount {
+    fs::path path;
+    ~Unmount() { ::umount2(path.c_str(), MNT_DETACH); }
+  } unmount{small};
   auto store = place.open("h1");
-  CHECK(*get(*store, file) == disk);
-  REQUIRE(store->remove(kDisk.job, kDisk.epoch, std::nullopt).has_value());
+  auto writer = store->begin(kDisk, {});
+  REQUIRE(writer.has_value());
+  std::mt19937_64 random(1);
+  std::string raw(8 << 20, '\0');
+  for (auto& c : raw) c = static_cast<char>(random());
+  (void)(*writer)->write(raw);
+  const auto committed = (*writer)->commit();
+  REQUIRE(!committed.has_value());
+  CHECK(committed.error().kind == ErrorKind::storage_full);
+  writer->reset();
   CHECK(place.files() == 0);
+  CHECK(*store->free_bytes() > (1u << 20));
 }
 
 }  // namespace

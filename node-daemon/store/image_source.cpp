@@ -187,20 +187,21 @@ Result<std::string_view> Source::page(const PageRef& ref) {
 }
 
 Result<BlockCache::Block> Source::fetch(const PageRef& ref) {
-  // A collection may move the block between the question where it is and the opening of the file.
+  // A collection may move the block between the question where it is and the opening of the file; another host's does
+  // so without our knowing.
   for (int attempt = 0; attempt < 3; ++attempt) {
     const BlockPlace at = state_.place(ref);
-    if (!at.pack) return damaged("a page of it is missing");
-    BlockReader* const from = reader(*at.pack);
-    if (from == nullptr) continue;
-    const PackBlock& block = at.pack->content.blocks[at.index];
-    auto pages = from->read(at.pack->content, block, at.index);
-    if (!pages)
-      return Error{pages.error().kind, "read image", name_, at.pack->path.string() + ": " + pages.error().cause};
-    return BlockCache::Block{block.slots, std::move(*pages)};
+    if (BlockReader* const from = at.pack ? reader(*at.pack) : nullptr; from != nullptr) {
+      const PackBlock& block = at.pack->content.blocks[at.index];
+      auto pages = from->read(at.pack->content, block, at.index);
+      if (!pages)
+        return Error{pages.error().kind, "read image", name_, at.pack->path.string() + ": " + pages.error().cause};
+      return BlockCache::Block{block.slots, std::move(*pages)};
+    }
+    if (!at.pack && !state_.options.read_only) return damaged("a page of it is missing");
+    if (state_.options.read_only)
+      if (auto again = state_.load_packs(); !again) return again.error();
   }
-  if (state_.options.read_only)
-    return Error{ErrorKind::transient, "read image", name_, "its host moved a pack meanwhile; try again"};
   return damaged("a pack that it needs is gone");
 }
 

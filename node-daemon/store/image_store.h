@@ -5,7 +5,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -52,8 +51,12 @@ class ImageStore {
   // An image that is not what the catalog recorded, or lacks something, is an error of kind damaged; so is a read that
   // meets damage later.
   virtual Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file) = 0;
-  // Images that are not there are deleted already. Without guests: all of the epoch.
-  virtual Status remove(const JobId& job, Epoch epoch, const std::optional<std::vector<GuestIndex>>& guests) = 0;
+  // Images that are not there are deleted already. own: those that this host took; all_hosts: those of every host. What
+  // the deletion leaves without use is freed before it returns, where that is this host's to do.
+  enum class Reach { own, all_hosts };
+  virtual Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) = 0;
+  // Frees what another host's deletions left without use. To be called at the start, and now and then.
+  virtual void tidy() = 0;
   virtual Result<std::uint64_t> free_bytes() = 0;
 };
 

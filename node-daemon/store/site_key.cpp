@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <set>
 #include <sstream>
 
 #include "common/file.h"
@@ -16,6 +17,7 @@ namespace stillpoint::node {
 namespace {
 
 constexpr std::string_view kFirstLine = "stillpoint-store-keys 1";
+constexpr std::string_view kFirstLineOfIds = "stillpoint-key-ids 1";
 
 Error bad_file(const std::string& object, std::string cause) {
   return {ErrorKind::permanent, "read site keys", object, std::move(cause)};
@@ -39,7 +41,7 @@ Result<std::string> new_line() {
   return hex(as_text(*id).substr(0, 8)) + " " + hex(as_text(*key)) + "\n";
 }
 
-// Unless another host was faster: then its keys are the site's.
+// Unless another host was faster: then its file is the one that counts.
 Status make_file(const std::filesystem::path& path, const std::string& text) {
   auto id = random_id();
   if (!id) return id.error();
@@ -49,6 +51,34 @@ Status make_file(const std::filesystem::path& path, const std::string& text) {
   ::unlink(own.c_str());
   if (failed != 0 && failed != EEXIST) return errno_error("make site keys", path.string(), failed);
   return sync_directory(path.parent_path().empty() ? std::filesystem::path(".") : path.parent_path());
+}
+
+// Nothing: no key was used here yet.
+Result<std::optional<std::set<std::string>>> read_ids(const std::filesystem::path& path) {
+  auto text = read_file(path, 1u << 20);
+  if (!text && text.error().kind == ErrorKind::not_found) return std::optional<std::set<std::string>>();
+  if (!text) return text.error();
+  std::istringstream in(*text);
+  std::string line;
+  if (!std::getline(in, line) || line != kFirstLineOfIds)
+    return Error{ErrorKind::damaged, "read key ids", path.string(), "its first line is not the one of version 1"};
+  std::set<std::string> ids;
+  while (std::getline(in, line))
+    if (!line.empty()) ids.insert(line);
+  return std::optional(std::move(ids));
+}
+
+std::string text_of(const SiteKey& key) {
+  std::string id;
+  put_be(id, key.id);
+  return hex(id);
+}
+
+std::string text_of(const std::set<std::string>& ids) {
+  std::string text(kFirstLineOfIds);
+  text += '\n';
+  for (const std::string& id : ids) text += id + '\n';
+  return text;
 }
 
 }  // namespace
@@ -93,6 +123,30 @@ Result<SiteKeys> load_site_keys(const std::filesystem::path& path) {
   if (!text) return text.error();
   auto keys = parse_site_keys(*text);
   if (!keys) return bad_file(path.string(), keys.error().cause);
+  return keys;
+}
+
+Result<SiteKeys> load_keys_of_site(const std::filesystem::path& path, const std::filesystem::path& ids) {
+  auto used = read_ids(ids);
+  if (!used) return used.error();
+  std::error_code failed;
+  if (*used && !std::filesystem::exists(path, failed))
+    return Error{ErrorKind::not_found, "read site keys", path.string(),
+                 "no such file, and the images in " + ids.parent_path().string() +
+                     " are sealed with keys that other hosts have: copy their file to here"};
+  auto keys = load_site_keys(path);
+  if (!keys) return keys;
+  if (!*used) {
+    if (auto made = make_file(ids, text_of(std::set{text_of(keys->active())})); !made) return made.error();
+    if (used = read_ids(ids); !used) return used.error();
+  }
+  if (std::ranges::none_of(keys->all(), [&](const SiteKey& key) { return (*used)->contains(text_of(key)); }))
+    return Error{ErrorKind::refused, "read site keys", path.string(),
+                 "none of these keys was ever used in " + ids.parent_path().string() +
+                     ": all hosts of a site need the same file; copy it from one whose images are there"};
+  // After a rotation. Another host that does the same at this moment writes the same.
+  if ((*used)->insert(text_of(keys->active())).second)
+    if (auto written = publish_file(ids, text_of(**used), 0600); !written) return written.error();
   return keys;
 }
 

@@ -3,6 +3,10 @@
 // there. Rotation: append a line, restart; when retention has taken the last image away that knows the old key, its
 // line may go.
 //
+// Every host of a site needs the same file, or it could not restore what another one stored. Beside the images
+// therefore lies a file with the ids of the keys that were used there, which are no secret: "stillpoint-key-ids 1",
+// then one to a line.
+//
 // Values; any thread.
 #pragma once
 
@@ -24,6 +28,7 @@ class SiteKeys {
   explicit SiteKeys(std::vector<SiteKey> keys) : keys_(std::move(keys)) {}
   const SiteKey& active() const { return keys_.back(); }
   const SiteKey* find(std::uint64_t id) const;
+  const std::vector<SiteKey>& all() const { return keys_; }
 
  private:
   std::vector<SiteKey> keys_;  // not empty
@@ -32,6 +37,10 @@ class SiteKeys {
 Result<SiteKeys> parse_site_keys(std::string_view text);
 // Makes the file, readable for its owner only, if there is none. Refuses one that others may read.
 Result<SiteKeys> load_site_keys(const std::filesystem::path& path);
+// Of a directory of images: refused if none of the keys was ever used there, though others were; the keys are then
+// those of another site, or another host's file was never copied to here. ids: the file of ids; made with the first
+// host.
+Result<SiteKeys> load_keys_of_site(const std::filesystem::path& path, const std::filesystem::path& ids);
 // Appends a new key, which is active from then on.
 Status rotate_site_key(const std::filesystem::path& path);
 

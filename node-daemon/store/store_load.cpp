@@ -10,6 +10,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxImageFile = std::uint64_t{1} << 30;
+constexpr int kListings = 16;  // of another host's packs until two are the same
 
 bool is_plain_name(std::string_view name) {
   return !name.empty() && name.size() <= 64 && name.front() != '.' && std::ranges::all_of(name, [](char c) {
@@ -18,18 +19,25 @@ bool is_plain_name(std::string_view name) {
   });
 }
 
-// Names of the files three levels down: job, epoch, image.
-Result<std::vector<std::string>> walk(Files& files, const fs::path& images) {
+// Names of the files three levels down: job, epoch, image. Only of those that are within: an image, or what begins so
+// and ends with '/'; empty: all.
+Result<std::vector<std::string>> walk(Files& files, const fs::path& images, const std::string& within = {}) {
+  const auto leads_there = [&](const std::string& at) { return at.starts_with(within) || within.starts_with(at); };
   std::vector<std::string> found;
   auto jobs = files.list(images);
   if (!jobs) return jobs;
   for (const std::string& job : *jobs) {
+    if (!leads_there(job + "/")) continue;
     auto epochs = files.list(images / job);
     if (!epochs) return epochs;
     for (const std::string& epoch : *epochs) {
+      const std::string directory = job + "/" + epoch + "/";
+      if (!leads_there(directory)) continue;
       auto names = files.list(images / job / epoch);
       if (!names) return names;
-      for (const std::string& name : *names) found.push_back(job + "/" + epoch + "/" + name);
+      for (const std::string& name : *names)
+        if (within.empty() || directory + name == within || (within.ends_with('/') && directory.starts_with(within)))
+          found.push_back(directory + name);
     }
   }
   return found;
@@ -50,12 +58,11 @@ bool is_image_name(std::string_view name) {
 bool is_host_directory(std::string_view name) { return is_plain_name(name); }
 
 Status remove_images(Files& files, const fs::path& images, const std::string& name) {
-  auto names = walk(files, images);
+  auto names = walk(files, images, name);
   if (!names) return names.error();
   std::set<fs::path> directories;
   for (const std::string& image : *names) {
-    const bool meant = image == name || (name.ends_with('/') && image.starts_with(name));
-    if (!meant || image.ends_with(kTemporarySuffix)) continue;
+    if (image.ends_with(kTemporarySuffix)) continue;
     const fs::path path = images / image;
     if (auto removed = files.remove(path); !removed) return removed;
     directories.insert(path.parent_path());
@@ -84,28 +91,66 @@ Status StoreState::load() {
       if (name.ends_with(kTemporarySuffix))
         if (auto removed = files.remove(images_directory / name); !removed) return removed;
   }
-  auto names = files.list(packs_directory);
-  if (!names) return names.error();
-  for (const std::string& name : *names) {
-    if (name.ends_with(kTemporarySuffix) && !options.read_only)
-      if (auto removed = files.remove(packs_directory / name); !removed) return removed;
-    if (!name.ends_with(".pack")) continue;
+  return load_packs();
+}
+
+// A store that nobody else writes to is read in one go. Another host's may have a pack moved meanwhile, and a directory
+// that changes while it is listed may miss both the old and the new one: what is known counts when the next listing
+// says the same.
+Status StoreState::load_packs() {
+  const std::lock_guard one(collect_mutex_);  // nobody looks through all packs meanwhile
+  for (int attempt = 0; attempt < kListings; ++attempt) {
+    auto names = files.list(packs_directory);
+    if (!names) return names.error();
+    if (!options.read_only)
+      for (const std::string& name : *names)
+        if (name.ends_with(kTemporarySuffix))
+          if (auto removed = files.remove(packs_directory / name); !removed) return removed;
+    std::erase_if(*names, [](const std::string& name) { return !name.ends_with(".pack"); });
+    const bool changed = take_up(*names);
+    if (!options.read_only || !changed) return {};
+  }
+  return Error{ErrorKind::transient, "open store", packs_directory.string(), "it changes all the time; try again"};
+}
+
+bool StoreState::take_up(const std::vector<std::string>& names) {
+  bool changed = forget_packs_but(names);
+  for (const std::string& name : names) {
+    if (looked_at_.contains(name)) continue;
+    changed = true;
     auto file = files.open(packs_directory / name);
+    if (!file && file.error().kind == ErrorKind::not_found) continue;  // moved: the next listing tells
+    looked_at_.insert(name);
     if (!file) continue;
     const auto content = read_pack(**file, keys);
     if (!content || pack_name(content->id) != name) continue;
+    const std::lock_guard lock(mutex_);
     add_pack(*content, false);
-    // A fingerprint means the same only while the secret that it was made with is the site's.
-    if (content->key != keys.active().id) continue;
-    for (const PackBlock& block : content->blocks) {
-      const std::uint32_t origin = number_of(content->origins[block.origin]);
-      std::uint32_t fingerprint = block.first_fingerprint;
-      for (std::uint64_t slots = block.slots; slots != 0; slots &= slots - 1)
-        index_.put(content->fingerprints[fingerprint++],
-                   {origin, block.number * kPagesPerBlock + static_cast<std::uint32_t>(std::countr_zero(slots))});
-    }
+    if (!options.read_only) index_pages(*content);
   }
-  return {};
+  return changed;
+}
+
+bool StoreState::forget_packs_but(const std::vector<std::string>& names) {
+  const auto gone = [&](const std::string& name) { return !std::ranges::binary_search(names, name); };
+  if (std::erase_if(looked_at_, gone) == 0) return false;
+  const std::lock_guard lock(mutex_);
+  std::erase_if(packs_, [&](const auto& entry) { return gone(entry.second->path.filename().string()); });
+  for (Origin& origin : origins_) origin.blocks.clear();
+  for (const auto& [id, pack] : packs_) place_blocks(pack, false);
+  return true;
+}
+
+void StoreState::index_pages(const PackContent& content) {
+  // A fingerprint means the same only while the secret that it was made with is the site's.
+  if (content.key != keys.active().id) return;
+  for (const PackBlock& block : content.blocks) {
+    const std::uint32_t origin = number_of(content.origins[block.origin]);
+    std::uint32_t fingerprint = block.first_fingerprint;
+    for (std::uint64_t slots = block.slots; slots != 0; slots &= slots - 1)
+      index_.put(content.fingerprints[fingerprint++],
+                 {origin, block.number * kPagesPerBlock + static_cast<std::uint32_t>(std::countr_zero(slots))});
+  }
 }
 
 Result<std::vector<std::string>> StoreState::image_names() {

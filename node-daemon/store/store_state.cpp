@@ -28,15 +28,19 @@ void StoreState::add_pack(const PackContent& content, bool replace) {
   info->pages = content.fingerprints.size();
   info->content.fingerprints = {};
   packs_[content.id] = info;
+  place_blocks(info, replace);
+}
+
+void StoreState::place_blocks(const std::shared_ptr<const PackInfo>& pack, bool replace) {
   std::vector<std::uint32_t> numbers;
-  for (const Id& id : content.origins) numbers.push_back(number_of(id));
-  for (std::uint32_t index = 0; index < content.blocks.size(); ++index) {
-    const PackBlock& block = content.blocks[index];
+  for (const Id& id : pack->content.origins) numbers.push_back(number_of(id));
+  for (std::uint32_t index = 0; index < pack->content.blocks.size(); ++index) {
+    const PackBlock& block = pack->content.blocks[index];
     auto& blocks = origins_[numbers[block.origin]].blocks;
     if (blocks.size() <= block.number) blocks.resize(block.number + 1);
     BlockPlace& place = blocks[block.number];
     // A crash may leave a block both where it was and where compaction put what was alive of it: the fuller one counts.
-    if (replace || std::popcount(place.slots) < std::popcount(block.slots)) place = {info, index, block.slots};
+    if (replace || std::popcount(place.slots) < std::popcount(block.slots)) place = {pack, index, block.slots};
   }
 }
 

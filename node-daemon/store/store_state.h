@@ -71,6 +71,8 @@ class StoreState {
         index_(opts.index_entries) {}
 
   Status load();
+  // What is known of packs becomes what is in the directory. Of another host's store: again when a pack has moved.
+  Status load_packs();
 
   std::shared_ptr<Holder> hold();
   void release(const std::shared_ptr<Holder>& holder);
@@ -110,6 +112,11 @@ class StoreState {
   std::uint32_t number_of(const Id& id);
   // replace: this is where its blocks are from now on, even if they are elsewhere too.
   void add_pack(const PackContent& content, bool replace);
+  void place_blocks(const std::shared_ptr<const PackInfo>& pack, bool replace);
+  // Parts of load_packs(), under collect_mutex_. Both: whether anything was new, or gone. names: in order.
+  bool take_up(const std::vector<std::string>& names);
+  bool forget_packs_but(const std::vector<std::string>& names);
+  void index_pages(const PackContent& content);
   const OpenPack* unpublished(std::uint32_t origin) const { return origins_[origin].open.get(); }
   bool usable(const PageRef& ref) const;
   Status open_pack();
@@ -139,10 +146,11 @@ class StoreState {
   std::vector<Origin> origins_;
   std::map<Id, std::uint32_t> origin_numbers_;
   std::map<Id, std::shared_ptr<const PackInfo>> packs_;
+  std::set<std::string> looked_at_;  // guarded by collect_mutex_: names of packs, also of those that cannot be read
   std::shared_ptr<OpenPack> open_;
   std::list<std::shared_ptr<Holder>> holders_;
 
-  std::mutex collect_mutex_;  // one collection at a time; taken before mutex_
+  std::mutex collect_mutex_;  // one collection, verification or look at all packs at a time; taken before mutex_
   bool collecting_ = false;
   std::list<std::shared_ptr<Holder>> left_while_collecting_;
 };
