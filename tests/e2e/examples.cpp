@@ -36,6 +36,14 @@ JobText Ring::job(const std::string& name) const {
   return {.name = name, .command = command("./ring", arguments()), .files = {example("ring/ring")}, .outputs = {}};
 }
 
+std::vector<std::string> Churn::arguments() const {
+  return {std::to_string(steps), std::to_string(mebibytes), std::to_string(percent)};
+}
+
+JobText Churn::job(const std::string& name) const {
+  return {.name = name, .command = command("./churn", arguments()), .files = {example("churn/churn")}, .outputs = {}};
+}
+
 std::size_t check_numbered(const std::string& text, const std::string& prefix, long first, long stride) {
   const auto lines = lines_starting(text, prefix);
   long expected = first;

@@ -27,6 +27,15 @@ struct Ring {
 };
 inline const std::string kRingLine = "ring round ";
 
+// Every rank changes a part of its memory and appends to a file, and checks both whole; after each step a line "churn N
+// memory C file C", which depends on nothing but N.
+struct Churn {
+  unsigned steps = 100'000, mebibytes = 24, percent = 5;
+  std::vector<std::string> arguments() const;
+  JobText job(const std::string& name) const;
+};
+inline const std::string kChurnLine = "churn ";
+
 // Fails the test unless the numbers after prefix are first, first + stride, … with none missing or doubled. Gives how
 // many.
 std::size_t check_numbered(const std::string& text, const std::string& prefix, long first, long stride);

@@ -62,6 +62,14 @@ fs::path program() { return build_directory() / "bin" / "stillpoint"; }
 
 fs::path example(const std::string& file) { return fs::path(STILLPOINT_SOURCE_DIR) / "jobs" / "examples" / file; }
 
+std::vector<fs::path> packs_of(const TestLab& lab) {
+  const fs::path images = lab.lab({"status"}).at("images").get<std::string>();
+  std::vector<fs::path> packs;
+  for (const auto& entry : fs::recursive_directory_iterator(images))
+    if (entry.path().extension() == ".pack") packs.push_back(entry.path());
+  return packs;
+}
+
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix) {
   std::vector<std::string> found;
   std::istringstream lines(text);

@@ -85,6 +85,8 @@ class TestLab {
   pid_t watcher_pid_ = 0;
 };
 
+// The pack files that the laboratory's hosts, dead ones too, have in their stores.
+std::vector<fs::path> packs_of(const TestLab& lab);
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix);
 // Where the test of that name keeps things: its own for each build, so that two builds' tests do not meet.
 fs::path test_directory(const std::string& name);

@@ -48,4 +48,9 @@ TEST_CASE("a job whose host dies ends with the same answer from its last checkpo
   CHECK(check_numbered(logs, kHeatLine, heat.every, heat.every) == heat.steps / heat.every);
   CHECK(logs == undisturbed);
   CHECK(read_file(lab.scratch() / "heat" / kHeatPicture).value() == expected_picture);
+
+  // What the dead host stored goes with the job, too.
+  CHECK_FALSE(packs_of(lab).empty());
+  lab.ok({"rm", job});
+  CHECK(packs_of(lab).empty());
 }

@@ -1,0 +1,100 @@
+// Many epochs of a job that keeps changing a small part of its memory and appends to a file: each costs what changed,
+// the first, a middle and the last come back on other hosts to the last bit; a damaged one is refused, and nothing is
+// left when the job is removed.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "tests/e2e/examples.h"
+
+using namespace stillpoint;
+using namespace stillpoint::e2e;
+
+namespace {
+
+constexpr int kEpochs = 10;
+
+std::string host_of(const fs::path& pack) { return pack.parent_path().parent_path().filename(); }
+
+std::vector<std::string> hosts_with_packs(const TestLab& lab) {
+  std::vector<std::string> hosts;
+  for (const auto& pack : packs_of(lab)) hosts.push_back(host_of(pack));
+  std::ranges::sort(hosts);
+  hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
+  return hosts;
+}
+
+void flip_a_bit(const fs::path& path) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  const auto middle = static_cast<std::streamoff>(fs::file_size(path) / 2);
+  file.seekg(middle);
+  const char byte = static_cast<char>(file.get() ^ 1);
+  file.seekp(middle);
+  file.put(byte);
+  file.flush();
+  REQUIRE(file.good());
+}
+
+}  // namespace
+
+TEST_CASE("epochs that cost what changed, of which any restores") {
+  TestLab lab("epochs", 4);
+  const Churn churn;
+  JobText text = churn.job("churn");
+  text.keep = kEpochs + 2;
+  const std::string job = lab.submit(text);
+  const auto go_on = [&](std::size_t lines) {
+    lab.wait_for_lines(job, kChurnLine, lines_starting(lab.logs(job), kChurnLine).size() + lines);
+  };
+  go_on(2);
+
+  std::vector<json> epochs;
+  for (int i = 0; i < kEpochs; ++i) {
+    epochs.push_back(lab.ok({"checkpoint", job}));
+    go_on(1);
+  }
+  const auto stored = [](const json& epoch) { return epoch.at("bytesStored").get<std::uint64_t>(); };
+  std::uint64_t later = 0;
+  for (int i = 1; i < kEpochs; ++i) later += stored(epochs[static_cast<std::size_t>(i)]);
+  MESSAGE("stored for the first: " << stored(epochs[0]) << ", for each of the others: " << later / (kEpochs - 1));
+  CHECK(later / (kEpochs - 1) < stored(epochs[0]) / 2);
+
+  auto ran_on = lab.hosts_of(job);
+  std::ranges::sort(ran_on);
+  CHECK(hosts_with_packs(lab) == ran_on);
+
+  for (const std::size_t which : {kEpochs - 1, 0, kEpochs / 2}) {
+    const auto before = lab.hosts_of(job);
+    std::string others;
+    for (const char* host : {"h1", "h2", "h3", "h4"})
+      if (std::ranges::find(before, host) == before.end()) others += (others.empty() ? "" : ",") + std::string(host);
+    CAPTURE(which);
+    CAPTURE(others);
+    const int epoch = epochs[which].at("epoch");
+    CHECK(lab.ok({"restart", job, "--from", std::to_string(epoch), "--hosts", others}).at("epoch") == epoch);
+    go_on(2);
+  }
+
+  // On hosts that had stored nothing before; and then one of them damages what it stored.
+  const int last = lab.ok({"checkpoint", job}).at("epoch");
+  go_on(1);
+  const std::string damages = lab.hosts_of(job).at(1);
+  for (const auto& pack : packs_of(lab))
+    if (host_of(pack) == damages) flip_a_bit(pack);
+  const auto refused = lab.run({"restart", job, "--from", std::to_string(last)});
+  CHECK(refused.exit_code == 1);
+  CHECK_MESSAGE(json::parse(refused.out).at("error").at("kind") == "damaged", refused.out);
+  const int older = epochs[kEpochs / 2].at("epoch");  // what it was restored from
+  CHECK(lab.ok({"restart", job}).at("epoch") == older);
+  go_on(2);
+
+  const std::string logs = lab.logs(job);
+  Churn undisturbed = churn;
+  undisturbed.steps = static_cast<unsigned>(check_numbered(logs, kChurnLine, 1, 1));
+  CHECK(logs == run_natively(4, example("churn/churn"), undisturbed.arguments()));
+
+  lab.ok({"stop", job});
+  lab.ok({"rm", job});
+  CHECK(packs_of(lab).empty());
+}
