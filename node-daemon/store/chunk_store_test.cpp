@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <functional>
 #include <thread>
 
 #include "node-daemon/store/memory_files.h"
@@ -211,6 +212,59 @@ TEST_CASE("an image being read stays readable when it is removed and collected")
   source->reset();
   must_collect(*store);
   CHECK(files.names().empty());
+}
+
+// Another process's view of a store, in which something happens after the n-th look at files.
+class Watched final : public Files {
+ public:
+  Watched(MemoryFiles& files, unsigned n, std::function<void()> then)
+      : files_(files), left_(n), then_(std::move(then)) {}
+  Result<std::unique_ptr<WritableFile>> create(const fs::path& path) override { return files_.create(path); }
+  Result<std::shared_ptr<const ReadableFile>> open(const fs::path& path) override { return seen(files_.open(path)); }
+  Status rename(const fs::path& from, const fs::path& to) override { return files_.rename(from, to); }
+  Status remove(const fs::path& path) override { return files_.remove(path); }
+  Status make_directory(const fs::path& path) override { return files_.make_directory(path); }
+  Status remove_directory(const fs::path& path) override { return files_.remove_directory(path); }
+  Status sync_directory(const fs::path& path) override { return files_.sync_directory(path); }
+  Result<std::vector<std::string>> list(const fs::path& path) override { return seen(files_.list(path)); }
+  Result<std::uint64_t> free_bytes(const fs::path& path) override { return files_.free_bytes(path); }
+  bool happened() const { return happened_; }
+
+ private:
+  template <class Answer>
+  Answer seen(Answer answer) {
+    if (!happened_ && left_-- == 0) {
+      happened_ = true;
+      then_();
+    }
+    return answer;
+  }
+  MemoryFiles& files_;
+  unsigned left_;
+  const std::function<void()> then_;
+  bool happened_ = false;
+};
+
+TEST_CASE("another process reads an image while the store moves its pages, at whatever moment") {
+  std::string all, part;
+  for (std::uint64_t seed = 1; seed <= 400; ++seed) all += test::page_of(seed);
+  for (std::uint64_t seed = 1; seed <= 400; seed += 7) part += test::page_of(seed);
+  for (unsigned n = 0;; ++n) {
+    CAPTURE(n);
+    MemoryFiles files;
+    auto store = open_store(files);
+    must_put(*store, "j1/e1/guest-0.disk", all, ImageKind::flat);
+    must_put(*store, "j1/e2/guest-0.disk", part, ImageKind::flat);
+    REQUIRE(store->remove("j1/e1/").has_value());
+    Watched watched(files, n, [&] { CHECK(must_collect(*store).packs_compacted == 1); });
+    ChunkStoreOptions options;
+    options.read_only = true;
+    CHECK(must_get(*open_store(watched, options), "j1/e2/guest-0.disk") == part);
+    if (!watched.happened()) {
+      CHECK(n > 4);
+      break;
+    }
+  }
 }
 
 TEST_CASE("keys: made when missing, for their owner only, rotated without losing what is there") {
