@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <random>
 #include <sstream>
 #include <thread>
 
@@ -68,6 +69,17 @@ std::vector<fs::path> packs_of(const TestLab& lab) {
   for (const auto& entry : fs::recursive_directory_iterator(images))
     if (entry.path().extension() == ".pack") packs.push_back(entry.path());
   return packs;
+}
+
+unsigned number_from(const char* variable, unsigned otherwise) {
+  const char* text = std::getenv(variable);
+  return text != nullptr ? static_cast<unsigned>(std::strtoul(text, nullptr, 10)) : otherwise;
+}
+
+std::uint64_t seed() {
+  static const char* given = std::getenv("STILLPOINT_SEED");
+  static const std::uint64_t chosen = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  return chosen;
 }
 
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix) {
@@ -184,6 +196,8 @@ json TestLab::lab(std::vector<std::string> arguments) const {
   return json::parse(outcome->out);
 }
 
+fs::path TestLab::catalog() const { return lab::Layout::at(directory_)->coordinator() / "state" / "catalog.db"; }
+
 fs::path TestLab::write_manifest(const JobText& job) const {
   const fs::path directory = scratch_ / job.name;
   fs::create_directories(directory);
@@ -197,8 +211,9 @@ fs::path TestLab::write_manifest(const JobText& job) const {
   text << "apiVersion: stillpoint/v1\nkind: MpiJob\nmetadata:\n  name: " << job.name
        << "\nspec:\n  image: " << job.image << "\n  guests: {count: " << job.guests
        << ", vcpus: 1, memory: " << job.memory << ", disk: 1GiB}\n  mpi:\n    ranks: " << job.ranks
-       << "\n    command: " << job.command << "\n    files: [" << files << "]\n    outputs: [" << outputs
-       << "]\n  checkpoint: {interval: never, keep: " << job.keep << "}\n  restart: {policy: never}\n";
+       << "\n    command: " << job.command << "\n    files: [" << files << "]\n    outputs: [" << outputs << "]\n"
+       << (job.env.empty() ? "" : "    env: " + job.env + "\n") << "  checkpoint: {interval: never, keep: " << job.keep
+       << "}\n  restart: {policy: never}\n";
   if (!job.hosts.empty()) text << "  placement: {hosts: " << job.hosts << "}\n";
   text.close();
   return directory / "job.yaml";

@@ -39,6 +39,7 @@ struct JobText {
   unsigned keep = 3;
   std::string image = "openmpi";
   std::string hosts;  // as in YAML: "[h1, h2]"; empty: any
+  std::string env;    // as in YAML: "{NAME: value}"; empty: none
 };
 
 class TestLab {
@@ -59,6 +60,8 @@ class TestLab {
 
   // Where manifests and outputs go.
   const fs::path& scratch() const { return scratch_; }
+  // The coordinator's own record, for what no command does. Only while no coordinator runs.
+  fs::path catalog() const;
   fs::path write_manifest(const JobText& job) const;
   // Submits it; the job's id.
   std::string submit(const JobText& job) const;
@@ -87,6 +90,10 @@ class TestLab {
 
 // The pack files that the laboratory's hosts, dead ones too, have in their stores.
 std::vector<fs::path> packs_of(const TestLab& lab);
+// The number that a variable of the environment has; `otherwise` where it is not set.
+unsigned number_from(const char* variable, unsigned otherwise);
+// What random choices of a test are made from: STILLPOINT_SEED, or a new one.
+std::uint64_t seed();
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix);
 // Where the test of that name keeps things: its own for each build, so that two builds' tests do not meet.
 fs::path test_directory(const std::string& name);

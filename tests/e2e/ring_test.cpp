@@ -3,7 +3,6 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <random>
 #include <thread>
 
@@ -19,11 +18,6 @@ constexpr unsigned kHosts = 4;  // so that both guests can land on others than b
 constexpr int kCheckpoints = 20;
 constexpr int kRestores = 5;
 
-std::uint64_t seed() {
-  const char* given = std::getenv("STILLPOINT_SEED");
-  return given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-}
-
 // The laboratory's hosts but for these, separated by commas.
 std::string hosts_without(const std::vector<std::string>& hosts) {
   std::string others;
@@ -36,9 +30,8 @@ std::string hosts_without(const std::vector<std::string>& hosts) {
 }  // namespace
 
 TEST_CASE("every checkpoint of a job in heavy traffic restores, on whatever hosts") {
-  const std::uint64_t used = seed();
-  MESSAGE("seed " << used << " (STILLPOINT_SEED)");
-  std::mt19937_64 random(used);
+  MESSAGE("seed " << seed() << " (STILLPOINT_SEED)");
+  std::mt19937_64 random(seed());
 
   TestLab lab("ring", kHosts);
   Ring ring;

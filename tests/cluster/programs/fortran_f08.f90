@@ -1,12 +1,14 @@
 ! Messages and collectives from Fortran, by use mpi_f08: PROGRAM ROUNDS, as suite.h has it.
 program suite
   use mpi_f08
+  use stillpoint, only: stillpoint_epoch, stillpoint_restarts
   implicit none
   integer, parameter :: most = 20000
   type(MPI_Comm) :: comm
   type(MPI_Request) :: requests(2)
   integer :: rank, ranks, ierror, rounds, round, n, left, right, i
-  integer :: go
+  integer :: go, restarts, end_round
+  integer(8) :: last
   integer(8) :: mine, total, checksum
   integer(8) :: out(most), in(most)
   character(len=20) :: word
@@ -17,6 +19,11 @@ program suite
   call MPI_Comm_size(comm, ranks, ierror)
   call get_command_argument(1, word)
   read (word, *) rounds
+  last = -1
+  call get_environment_variable("SUITE_LAST", word, status=ierror)
+  if (ierror == 0) read (word, *) last
+  restarts = 0
+  end_round = -1
   right = mod(rank + 1, ranks)
   left = mod(rank + ranks - 1, ranks)
   checksum = 1
@@ -38,7 +45,11 @@ program suite
     go = 0
     inquire (file="stop", exist=stopped)
     if (rounds > 0 .and. round + 1 < rounds) go = 1
-    if (rounds == 0 .and. .not. stopped) go = 1
+    if (stillpoint_restarts() /= restarts) then
+      restarts = stillpoint_restarts()
+      if (stillpoint_epoch() == last) end_round = round + 20
+    end if
+    if (rounds == 0 .and. .not. stopped .and. round /= end_round) go = 1
     call MPI_Bcast(go, 1, MPI_INTEGER, 0, comm, ierror)
     if (rank == 0 .and. round == 0) then
       print "(a)", "round 0"

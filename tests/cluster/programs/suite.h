@@ -1,7 +1,8 @@
 /* What the programs of the suite share: each exchanges data of one kind, checks every word of it, and prints one line
  * that depends on nothing but the number of rounds.
  *
- *   PROGRAM ROUNDS      0: until there is a file "stop" in the working directory of rank 0
+ *   PROGRAM ROUNDS      0: until there is a file "stop" in the working directory of rank 0; or, where the environment
+ *                       has SUITE_LAST=EPOCH, until 20 rounds after the job was brought back from that checkpoint
  *
  * Rank 0 prints "round 0" when all are under way and "rounds N checksum X" at the end. A wrong word ends the program
  * with 3 and a word on stderr. */
@@ -12,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "stillpoint.h"
 
 enum { kUnderWay = 4 }; /* rounds */
 static int rank, size, rounds_wanted;
@@ -87,9 +90,21 @@ __attribute__((unused)) static int suite_begin(int argc, char** argv, int level)
   return told;
 }
 
+/* Whether the rounds after the restart from SUITE_LAST are over. */
+__attribute__((unused)) static int last_are_over(int round) {
+  static unsigned restarts;
+  static int end = -1;
+  const char* last = getenv("SUITE_LAST");
+  if (last != NULL && stillpoint_restarts() != restarts) {
+    restarts = stillpoint_restarts();
+    if (stillpoint_epoch() == strtoull(last, NULL, 10)) end = round + 20;
+  }
+  return round == end;
+}
+
 /* After each round: whether there is another one. All agree. */
 __attribute__((unused)) static int go_on(int round) {
-  int go = rounds_wanted > 0 ? round + 1 < rounds_wanted : access("stop", F_OK) != 0;
+  int go = rounds_wanted > 0 ? round + 1 < rounds_wanted : access("stop", F_OK) != 0 && !last_are_over(round);
   MPI_Bcast(&go, 1, MPI_INT, 0, suite_comm);
   if (rank == 0 && round == 0) printf("round 0\n"), fflush(stdout);
   if (round == kUnderWay) first_free = next_communicator();
