@@ -23,6 +23,7 @@ TEST_CASE("captures 0.3 s apart without quiescing are rejected, and hang the job
     const auto refused = lab.run({"restart", job, "--from", std::to_string(epoch)});
     CHECK(refused.exit_code == 1);
     CHECK_MESSAGE(refused.err.find("link") != std::string::npos, refused.err);
+    CHECK_MESSAGE(refused.err.find(" socket 10.99.") != std::string::npos, refused.err);
   }
   // Without that comparison the job does not go on.
   int went_on = 0;
