@@ -3,12 +3,13 @@
 
 guest_suite=trixie
 # What a guest needs to run MPI programs, and its administrator to look around.
-guest_packages=(openmpi-bin hpcc iproute2 procps e2fsprogs)
+# libgfortran5, python3-mpi4py: Open MPI has its Fortran libraries here, and programs in Python are programs too.
+guest_packages=(openmpi-bin hpcc libgfortran5 python3-mpi4py iproute2 procps e2fsprogs)
 # Not installed but unpacked beside it: the kernel (no initramfs tools wanted in the guest) and the init's shell.
 guest_kernel=linux-image-cloud-amd64
 guest_shell=busybox-static
 # What turns the same root into the SDK that programs for the guest are compiled in.
-sdk_packages=(gcc g++ gfortran libc6-dev libopenmpi-dev python3-mpi4py)
+sdk_packages=(gcc g++ gfortran libc6-dev libopenmpi-dev)
 
 # In the order of loading, with whatever modules.dep says they need before them.
 guest_modules=(virtio_blk virtio_net squashfs overlay tcp_diag virtio-rng)

@@ -19,7 +19,7 @@ program suite
   call MPI_Comm_size(comm, ranks, ierror)
   call get_command_argument(1, word)
   read (word, *) rounds
-  last = -1
+  last = huge(last)
   call get_environment_variable("SUITE_LAST", word, status=ierror)
   if (ierror == 0) read (word, *) last
   restarts = 0
@@ -47,7 +47,7 @@ program suite
     if (rounds > 0 .and. round + 1 < rounds) go = 1
     if (stillpoint_restarts() /= restarts) then
       restarts = stillpoint_restarts()
-      if (stillpoint_epoch() == last) end_round = round + 20
+      if (stillpoint_epoch() >= last) end_round = round + 20
     end if
     if (rounds == 0 .and. .not. stopped .and. round /= end_round) go = 1
     call MPI_Bcast(go, 1, MPI_INTEGER, 0, comm, ierror)

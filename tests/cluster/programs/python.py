@@ -20,7 +20,7 @@ def last_are_over():
     global restarts, end
     if last > 0 and hooks.stillpoint_hook_restarts() != restarts:
         restarts = hooks.stillpoint_hook_restarts()
-        if hooks.stillpoint_hook_epoch() == last:
+        if hooks.stillpoint_hook_epoch() >= last:
             end = done + 20
     return done == end
 
