@@ -42,9 +42,11 @@ std::string address(std::uint32_t ip, std::uint32_t port) {
   return fmt::format("{}.{}.{}.{}:{}", ip >> 24, (ip >> 16) & 255, (ip >> 8) & 255, ip & 255, port);
 }
 
+// In a gang of two.
 std::string socket_name(const wire::GuestCut& cut, const wire::SocketFigures& socket) {
-  return fmt::format("guest {} socket {} -> {}", cut.guest(), address(socket.local_ip(), socket.local_port()),
-                     address(socket.remote_ip(), socket.remote_port()));
+  return fmt::format("guest {} socket {} -> {} (guest {})", cut.guest(),
+                     address(socket.local_ip(), socket.local_port()), address(socket.remote_ip(), socket.remote_port()),
+                     1 - cut.guest());
 }
 
 wire::GuestCut& cut_of(EpochRecord& record, std::uint32_t guest) {
