@@ -149,6 +149,7 @@ struct FinishRun {
   std::optional<Piece> storing;
   std::string source_gone;                  // why guest 0 cannot be read from any more
   std::optional<std::uint64_t> output_end;  // as the program's end said; nothing: not heard (again) yet
+  bool own_end = false;  // the program ended itself and its processes have to be ended: terminate, then as usual
   std::vector<RequestId> stops;
 };
 

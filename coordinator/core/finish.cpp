@@ -114,6 +114,18 @@ void confirm(Core& core, JobRecord& job) {
   core.ask_gang(Owner::finish, job, {}, run.waiting, [](wire::ToHost& m, const HostName&) { m.mutable_query(); });
 }
 
+void terminate(Core& core, JobRecord& job, FinishRun& run) {
+  enter(core, run, Phase::terminate, kStopGrace + kAnswerSlack);
+  core.ask_gang(Owner::finish, job, {}, run.waiting, [](wire::ToHost& m, const HostName&) {
+    m.mutable_stop()->set_grace_ms(static_cast<std::uint32_t>(kStopGrace.count()));
+  });
+}
+
+void terminated(Core& core, JobRecord& job, FinishRun& run) {
+  if (run.own_end) return confirm(core, job);
+  drain(core, job, run);
+}
+
 FinishRun& begin_end(Core& core, JobRecord& job, const std::string& detail) {
   auto& run = core.run(job.job).finish.emplace();
   run.outcome = *job.exit_code == 0 ? JobState::completed : JobState::failed;
@@ -158,11 +170,27 @@ void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName
       return;
     case Phase::fetch: return skip_output(core, job, run, why);  // a piece on its way to the disk: on_stored goes on
     case Phase::terminate:
-      if (run.waiting.empty()) drain(core, job, run);
+      if (run.waiting.empty()) terminated(core, job, run);
       return;
     case Phase::drain:
     case Phase::destroy: return;
   }
+}
+
+// MPI_Abort, or exit before MPI_Finalize: mpirun, which tolerates failed processes, does not end the others.
+void on_own_end(Core& core, JobRecord& job, const wire::RankFailed& rank) {
+  auto& runs = core.run(job.job);
+  const bool runs_now = job.state == JobState::running || job.state == JobState::checkpointing;
+  if (runs.finish || runs.restart || runs.start || !runs_now) return;
+  runs.rank_lost.reset();
+  checkpoint::abort(core, job, refused("checkpoint", job.job.value, "the program ended"));
+  job.exit_code = rank.exit_code() == 0 ? 1 : rank.exit_code();
+  const std::string what = fmt::format("rank {}: {}", rank.rank(), rank.detail());
+  core.set_state(job, JobState::running, "the program ended; its results are being taken");
+  core.note(Log::Level::info, job.job, {}, {}, "program ended", fmt::format("exit code {}: {}", *job.exit_code, what));
+  auto& run = begin_end(core, job, what);
+  run.own_end = true;
+  terminate(core, job, run);
 }
 
 }  // namespace
@@ -253,6 +281,7 @@ void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std:
 
 void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::RankFailed& rank) {
   auto& runs = core.run(job.job);
+  if (rank.has_exit_code()) return on_own_end(core, job, rank);
   if (runs.finish || runs.restart || runs.rank_lost) return;
   const std::string who =
       rank.rank() == std::numeric_limits<std::uint32_t>::max() ? "a rank" : fmt::format("rank {}", rank.rank());
@@ -275,7 +304,7 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   run.waiting.erase(request.host);
   if (!run.waiting.empty()) return;
   switch (run.phase) {
-    case Phase::terminate: return drain(core, job, run);
+    case Phase::terminate: return terminated(core, job, run);
     case Phase::confirm: return next_output(core, job, run);
     case Phase::destroy: return over(core, job);
     case Phase::fetch:
@@ -335,10 +364,7 @@ void on_stop(Core& core, const StopJob& event) {
   run.outcome = JobState::stopped;
   run.stops.push_back(event.request);
   if (!launched) return destroy(core, *job, run);
-  enter(core, run, Phase::terminate, kStopGrace + kAnswerSlack);
-  core.ask_gang(Owner::finish, *job, {}, run.waiting, [](wire::ToHost& m, const HostName&) {
-    m.mutable_stop()->set_grace_ms(static_cast<std::uint32_t>(kStopGrace.count()));
-  });
+  terminate(core, *job, run);
 }
 
 void tick(Core& core, JobRecord& job) {
@@ -358,7 +384,7 @@ void tick(Core& core, JobRecord& job) {
   switch (run.phase) {
     case Phase::terminate:
       core.note(Log::Level::warn, job.job, {}, {}, "stop took too long", "no answer from " + joined(run.waiting));
-      return drain(core, job, run);
+      return terminated(core, job, run);
     case Phase::confirm: {
       const auto silent = run.waiting;
       core.cancel(job.job, Owner::finish);

@@ -2,6 +2,7 @@
 //
 //   program's end: confirm (the whole gang is still there: mpirun says 0 also when it lost a machine) -> fetch (outputs
 //                  from guest 0) -> drain (its output is durable) -> destroy -> completed or failed
+//   own end:       a rank called MPI_Abort or exit: terminate, then as the program's end with that exit code
 //   stop:          terminate (StopJob with grace) -> drain -> destroy -> stopped
 //   loss:          failed at once, the rest of the gang is destroyed in the background
 #pragma once

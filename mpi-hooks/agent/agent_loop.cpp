@@ -101,8 +101,8 @@ void Agent::wait(int children) {
   job_.handle(polls);
 }
 
-// One that was killed is news at once. One that ended by itself, or called MPI_Abort, takes the job with it: then the
-// job's own end, with its exit code, is the better news, and goes first.
+// One that was killed is news at once, and so is one that says with which exit code it ends itself. One that is gone
+// without a word may have taken the job with it: then the job's own end is the better news, and goes first.
 void Agent::rank_failed(const Ranks::Failure& failure) {
   const Millis now = monotonic_ms();
   auto report = std::find_if(peer_reports_.begin(), peer_reports_.end(),
@@ -111,7 +111,11 @@ void Agent::rank_failed(const Ranks::Failure& failure) {
   if (first) report = peer_reports_.insert(report, PeerReport{{}, now + kOwnEndFirst, kPeerReportSends, failure.pid});
   // Dead, or, as its gate opens when it loses its agent, under way again: what was held of it is not there any more.
   if (failure.pid != 0 && hold_.held()) let_go();
-  if (first || failure.killed) {
+  if (failure.exit_code) {
+    report->failed.set_exit_code(*failure.exit_code);
+    report->send_at = now;
+  }
+  if (first || failure.killed || failure.exit_code) {
     report->failed.set_rank(failure.rank);
     report->failed.set_detail(failure.words);
   }

@@ -107,6 +107,14 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
                       std::to_string(packet.rank) + " was told " + (call.empty() ? "outside MPI" : "in " + call)});
     return;
   }
+  if (packet.message == RankMessage::own_end) {
+    Failure end = failure_of(rank);
+    end.pid = 0;
+    end.exit_code = static_cast<int>(packet.value);
+    end.words = call_name(packet) == "MPI_Abort" ? "it called MPI_Abort" : "it ended itself without MPI_Finalize";
+    peer_failed_(std::move(end));
+    return;
+  }
   if (packet.message == RankMessage::wish) {
     if (wished_ && packet.value <= static_cast<std::uint32_t>(hooks::RankWish::good_moment))
       wished_(static_cast<std::uint32_t>(std::max(0, packet.rank)), static_cast<hooks::RankWish>(packet.value));
@@ -129,6 +137,7 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
     case RankMessage::deferring: rank.defers = !rank.opening && packet.epoch == closing_epoch_; break;
     case RankMessage::peer_failed:
     case RankMessage::peer_killed:
+    case RankMessage::own_end:
     case RankMessage::wish:
     case RankMessage::welcome:
     case RankMessage::close:
@@ -220,8 +229,11 @@ std::string Ranks::words(const Connection& rank) {
 
 Ranks::Failure Ranks::failure_of(const Connection& rank) {
   const bool known = rank.last.rank >= 0 && rank.last.spawned == 0;
-  return {known ? static_cast<std::uint32_t>(rank.last.rank) : hooks::kUnknownRank, false,
-          (known ? "its process" : words(rank)) + " has ended without MPI_Finalize", rank.pid};
+  return {known ? static_cast<std::uint32_t>(rank.last.rank) : hooks::kUnknownRank,
+          false,
+          (known ? "its process" : words(rank)) + " has ended without MPI_Finalize",
+          {},
+          rank.pid};
 }
 
 std::string Ranks::restless_words(const Connection& rank) const {

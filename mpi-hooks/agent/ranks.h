@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ class Ranks {
     std::uint32_t rank;  // of it; hooks::kUnknownRank
     bool killed;         // by a signal; otherwise it may have ended by itself, and the job with it
     std::string words;
+    std::optional<int> exit_code = {};  // it ended itself, by MPI_Abort or exit
     pid_t pid = 0;  // of this guest, where the agent itself noticed: it may live and only have lost its connection
   };
   using PeerFailed = std::function<void(Failure)>;

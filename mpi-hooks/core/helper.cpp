@@ -108,6 +108,14 @@ void Helper::peer_killed(int rank) noexcept {
   ring();
 }
 
+void Helper::own_end(int exit_code) noexcept {
+  if (!started()) return;
+  exit_code_.store(exit_code);
+  ring();
+  constexpr int kLook = 50, kLooks = 20;
+  for (int i = 0; i < kLooks && told_end_.load() == 0; i++) futex_wait_for(told_end_, 0, kLook);
+}
+
 void Helper::wish(RankWish kind) noexcept {
   wishes_.fetch_or(1u << static_cast<std::uint32_t>(kind));
   ring();
@@ -243,6 +251,7 @@ void Helper::handle(const RankPacket& request) noexcept {
     case RankMessage::finalized:
     case RankMessage::peer_failed:
     case RankMessage::peer_killed:
+    case RankMessage::own_end:
     case RankMessage::deferring:
     case RankMessage::wish:
       lose_agent();  // a rank's own words: whoever is at the other end is no agent
@@ -267,6 +276,11 @@ void Helper::tell_news() noexcept {
   if (phase == Phase::finalized && !said_finalized_) {
     said_finalized_ = true;
     send(RankMessage::finalized);
+  }
+  if (exit_code_.load() != kNoEnd && told_end_.load() == 0) {
+    send(RankMessage::own_end);
+    told_end_.store(1);
+    futex_wake_all(told_end_);
   }
   if (killed_rank_.load() != kNoFailure && !said_killed_) {
     said_killed_ = true;
@@ -385,6 +399,7 @@ RankPacket Helper::figures(RankMessage message) noexcept {
     strncpy(packet.transport, world_.transport, sizeof packet.transport - 1);
   }
   if (message == RankMessage::peer_failed) packet.value = static_cast<std::uint32_t>(failed_rank_.load());
+  if (message == RankMessage::own_end) packet.value = static_cast<std::uint32_t>(exit_code_.load());
   if (message == RankMessage::peer_killed) packet.value = static_cast<std::uint32_t>(killed_rank_.load());
   packet.state = phase == Phase::finalized  ? RankState::finalized
                  : survey.in_defer != 0     ? RankState::deferring

@@ -64,6 +64,8 @@ class Helper {
   void peer_failed(int rank) noexcept;
   // The same of one that was ended by a signal, as mpirun's daemons tell. Any thread: it does not park.
   void peer_killed(int rank) noexcept;
+  // This process ends itself before MPI_Finalize. Returns when the agent has been told, or after a second.
+  void own_end(int exit_code) noexcept;
   // --- for stillpoint.h: threads of the program ---
 
   // A wish of the program's for the agent to pass on.
@@ -165,6 +167,9 @@ class Helper {
   static constexpr int kNoFailure = -2;
   std::atomic<int> failed_rank_{kNoFailure};
   std::atomic<int> killed_rank_{kNoFailure};
+  static constexpr int kNoEnd = -1;
+  std::atomic<int> exit_code_{kNoEnd};
+  std::atomic<std::uint32_t> told_end_{0};  // 0 or 1; what own_end() sleeps on
 
   pthread_mutex_t start_lock_ = PTHREAD_MUTEX_INITIALIZER;
 

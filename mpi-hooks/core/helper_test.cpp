@@ -377,6 +377,16 @@ TEST_CASE("a peer that was killed is news of its own, and nothing comes to rest 
   CHECK(agent.expect(RankMessage::closed).busy == 1);
 }
 
+TEST_CASE("a rank that ends itself says so, with its exit code, before it does") {
+  FakeAgent agent;
+  Rank rank;
+  rank.start(agent);
+  rank.helper.own_end(7);
+  const RankPacket told = agent.expect(RankMessage::own_end);
+  CHECK(told.value == 7);
+  CHECK(told.rank == 2);
+}
+
 TEST_CASE("a critical section puts a close off until it is over") {
   FakeAgent agent;
   Rank rank;

@@ -10,7 +10,7 @@
 namespace stillpoint::hooks {
 
 inline constexpr char kAgentSocket[] = "/run/stillpoint/agent.sock";
-inline constexpr std::uint32_t kRankLinkVersion = 3;
+inline constexpr std::uint32_t kRankLinkVersion = 4;
 inline constexpr std::uint32_t kUnknownRank = 0xffffffff;  // in peer_failed and peer_killed
 
 enum class RankMessage : std::uint32_t {
@@ -27,6 +27,7 @@ enum class RankMessage : std::uint32_t {
   wish = 10,        // of the program (stillpoint.h): value is a RankWish
   peer_killed =
       11,  // a process of the job was ended by a signal: value as in peer_failed; this rank begins no call any more
+  own_end = 12,  // this process ends itself before MPI_Finalize, by MPI_Abort or exit: value is the exit code
   // agent → rank; value is the job's incarnation, 0 where the agent does not know it
   close = 32,
   count = 33,

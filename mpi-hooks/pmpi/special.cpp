@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mpi-hooks/core/futex.h"
 #include "mpi-hooks/pmpi/runtime.h"
@@ -17,6 +18,8 @@ constexpr Call kInitThread{"PMPI_Init_thread", CallKind::defer};
 constexpr Call kFinalize{"PMPI_Finalize", CallKind::defer};
 constexpr Call kSessionInit{"PMPI_Session_init", CallKind::defer};
 constexpr Call kSessionFinalize{"PMPI_Session_finalize", CallKind::defer};
+constexpr Call kAbort{"PMPI_Abort", CallKind::blocking};
+Next<decltype(PMPI_Abort)> next_abort;
 Next<decltype(PMPI_Session_init)> next_session_init;
 Next<decltype(PMPI_Session_finalize)> next_session_finalize;
 Next<decltype(PMPI_Init)> next_init;
@@ -197,6 +200,15 @@ void in_forked_child() noexcept {
   partitioned_sends.forget_after_fork();
 }
 
+pid_t rank_process = 0;
+
+// exit() before MPI_Finalize. mpirun --with-ft ulfm takes that for the failure of one process, which others may live
+// through; here it is the program's own end, as it is without ULFM. Zero is left to mpirun.
+void at_exit(int status, void*) noexcept {
+  if (status != 0 && getpid() == rank_process && (world_up.load() || sessions_up.load() > 0))
+    helper.own_end(status & 0xff);
+}
+
 bool start_helper() noexcept {
   const char* path = getenv("STILLPOINT_AGENT_SOCKET");
   if (helper.started()) return true;
@@ -204,6 +216,7 @@ bool start_helper() noexcept {
     return false;  // the agent says what is wrong with that; the program does what it would without us
   if (!helper.start(path != nullptr ? path : kAgentSocket)) return false;
   pthread_atfork(nullptr, nullptr, &in_forked_child);
+  if (std::atomic_ref(rank_process).exchange(getpid()) == 0) on_exit(&at_exit, nullptr);
   return true;
 }
 
@@ -313,6 +326,19 @@ STILLPOINT_EXPORT int PMPI_Session_finalize(MPI_Session* session) {
   return result;
 }
 
+// Told before: with --with-ft ulfm it does not end the others (docs/quiesce.md).
+STILLPOINT_EXPORT int PMPI_Abort(MPI_Comm comm, int errorcode) {
+  const int code = errorcode & 0xff;
+  Thread& thread = self;
+  if (!helper.started() || !outermost(thread)) return resolve("PMPI_Abort", next_abort)(comm, errorcode);
+  gate.announce(thread, kAbort, comm);
+  helper.own_end(code == 0 ? 1 : code);
+  const int result = resolve("PMPI_Abort", next_abort)(comm, errorcode);
+  gate.leave(thread);
+  return result;
+}
+
+STILLPOINT_EXPORT int MPI_Abort(MPI_Comm, int) __attribute__((alias("PMPI_Abort")));
 STILLPOINT_EXPORT int MPI_Session_init(MPI_Info, MPI_Errhandler, MPI_Session*)
     __attribute__((alias("PMPI_Session_init")));
 STILLPOINT_EXPORT int MPI_Session_finalize(MPI_Session*) __attribute__((alias("PMPI_Session_finalize")));

@@ -24,8 +24,10 @@ constexpr std::uint8_t kTcp = 6, kUdp = 17;
 constexpr std::uint8_t kFinSynRst = 0x07;
 
 // Offsets are of the Ethernet frame. X holds the length of the IPv4 header, then of both headers.
-std::array<sock_filter, 17> filter() {
+std::array<sock_filter, 19> filter() {
   return {{
+      BPF_STMT(BPF_LD | BPF_B | BPF_ABS, static_cast<std::uint32_t>(SKF_AD_OFF + SKF_AD_PKTTYPE)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 16, 0),  // to the guest
       BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 0, 14),
       BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 23),

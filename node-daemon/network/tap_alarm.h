@@ -6,6 +6,9 @@
 // their answers, window updates), ARP, IPv6's neighbour discovery, and whatever the bridge itself says. The kernel's
 // filter decides, so a packet costs nothing here and none can be missed because nobody reads.
 //
+// Only what a guest sends counts, each packet at the tap of its sender: the host of a receiver may still be listening
+// when the sender's host has let its guests go on already.
+//
 // One owner; does not block.
 #pragma once
 
@@ -19,8 +22,8 @@
 namespace stillpoint::node {
 
 struct TapTraffic {
-  std::uint64_t packets = 0;  // a packet between two guests of this host passes two taps and counts twice
-  std::string first;          // "TCP 10.99.0.1:1024 -> 10.99.0.2:2000, 64 bytes, on vnet3"
+  std::uint64_t packets = 0;
+  std::string first;  // "TCP 10.99.0.1:1024 -> 10.99.0.2:2000, 64 bytes, on vnet3"
 };
 
 class TapAlarm {

@@ -31,7 +31,8 @@ void make_bridge() {
 }
 
 // As the guest would send it. No checksums: nobody checks them here.
-void send_ip(std::uint8_t protocol, std::uint8_t flags, std::size_t data, std::uint16_t type = ETH_P_IP) {
+void send_ip(std::uint8_t protocol, std::uint8_t flags, std::size_t data, std::uint16_t type = ETH_P_IP,
+             const char* from = "guest0") {
   std::vector<std::uint8_t> frame(14 + 20 + (protocol == 6 ? 20 : 8) + data, 0);
   frame[12] = static_cast<std::uint8_t>(type >> 8);
   frame[13] = static_cast<std::uint8_t>(type & 0xff);
@@ -50,7 +51,7 @@ void send_ip(std::uint8_t protocol, std::uint8_t flags, std::size_t data, std::u
   static thread_local const Fd fd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
   sockaddr_ll address{};
   address.sll_family = AF_PACKET;
-  address.sll_ifindex = static_cast<int>(::if_nametoindex("guest0"));
+  address.sll_ifindex = static_cast<int>(::if_nametoindex(from));
   REQUIRE(::sendto(fd.get(), frame.data(), frame.size(), 0, reinterpret_cast<const sockaddr*>(&address),
                    sizeof address) == static_cast<ssize_t>(frame.size()));
 }
@@ -89,6 +90,22 @@ TEST_CASE("data, the begin or end of a connection, and UDP are, and the first is
     const TapTraffic seen = alarm->read();
     CHECK(seen.packets == 4);
     CHECK(seen.first == "TCP 10.99.0.1:1024 -> 10.99.0.2:2000, 64 bytes, on tap0");
+  });
+}
+
+TEST_CASE("what goes to a guest counts where it came from, not here") {
+  in_namespace([] {
+    run({"ip", "link", "add", "tap1", "type", "veth", "peer", "name", "guest1"});
+    run({"ip", "link", "set", "tap1", "master", "spb9"});
+    for (const char* name : {"tap1", "guest1"}) run({"ip", "link", "set", name, "up"});
+    auto alarm = TapAlarm::arm("spb9");
+    REQUIRE(alarm.has_value());
+    send_ip(kTcp, kAck, 64, ETH_P_IP, "guest1");  // flooded to tap0, for the bridge does not know where it goes
+    const TapTraffic seen = alarm->read();
+    CHECK(seen.packets == 1);
+    CHECK(seen.first.ends_with("on tap1"));
+    send_ip(kTcp, kAck, 64, ETH_P_IP, "tap0");  // as from another host: it leaves by the tap
+    CHECK(alarm->read().packets == 0);
   });
 }
 

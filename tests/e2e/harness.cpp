@@ -213,7 +213,7 @@ fs::path TestLab::write_manifest(const JobText& job) const {
        << ", vcpus: 1, memory: " << job.memory << ", disk: 1GiB}\n  mpi:\n    ranks: " << job.ranks
        << "\n    command: " << job.command << "\n    files: [" << files << "]\n    outputs: [" << outputs << "]\n"
        << (job.env.empty() ? "" : "    env: " + job.env + "\n") << "  checkpoint: {interval: never, keep: " << job.keep
-       << "}\n  restart: {policy: never}\n";
+       << "}\n  restart: {policy: " << (job.comes_back ? "on-failure" : "never") << "}\n";
   if (!job.hosts.empty()) text << "  placement: {hosts: " << job.hosts << "}\n";
   text.close();
   return directory / "job.yaml";

@@ -38,8 +38,9 @@ struct JobText {
   std::string memory = "384MiB";
   unsigned keep = 3;
   std::string image = "openmpi";
-  std::string hosts;  // as in YAML: "[h1, h2]"; empty: any
-  std::string env;    // as in YAML: "{NAME: value}"; empty: none
+  std::string hosts;        // as in YAML: "[h1, h2]"; empty: any
+  std::string env;          // as in YAML: "{NAME: value}"; empty: none
+  bool comes_back = false;  // by itself: restart.policy on-failure
 };
 
 class TestLab {

@@ -440,6 +440,33 @@ TEST_CASE("a rank that failed and the program's end soon after: one failure, wit
   CHECK_FALSE(w.job(id).exit_code.has_value());
 }
 
+TEST_CASE("a rank that called MPI_Abort ends the program with that exit code, whatever the policy; its ranks are ended") {
+  World w(2);
+  JobSpec job = spec();
+  job.restart_on_failure = true;
+  const JobId id = w.running(job);
+  w.committed(id);
+  bool stopped = false;
+  w.script.failure = [&](const HostName&, const wire::ToHost& m) -> std::optional<Error> {
+    stopped = stopped || m.has_stop();
+    return std::nullopt;
+  };
+  wire::FromHost end;
+  end.mutable_gang()->set_job(id.value);
+  end.mutable_gang()->set_incarnation(1);
+  auto& rank = *end.mutable_rank_lost()->mutable_rank();
+  rank.set_rank(1);
+  rank.set_detail("it called MPI_Abort");
+  rank.set_exit_code(7);
+  w.say(HostName{"h1"}, end);
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(stopped);
+  CHECK(w.job(id).exit_code == 7);
+  CHECK(says(w.job(id).reason, "the program ended with exit code 7: rank 1: it called MPI_Abort"));
+  CHECK(w.job(id).automatic_restarts == 0);
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("a short cut of the network harms nothing; a host that comes back empty fails the job") {
   World w(2);
   const JobId id = w.running(spec());
