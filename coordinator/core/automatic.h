@@ -3,7 +3,7 @@
 //
 //   what was lost            comes back
 //   a host, a guest          from the newest checkpoint that can be restored, on other hosts where there are any;
-//   a rank (by a signal)     without a checkpoint from the beginning
+//   a rank (by a signal)     without a checkpoint from the beginning, wherever there is room
 //   nothing: the program     not at all: it failed by itself, and would again
 //   ended with an error
 //

@@ -122,6 +122,7 @@ void terminate(Core& core, JobRecord& job, FinishRun& run) {
 }
 
 void terminated(Core& core, JobRecord& job, FinishRun& run) {
+  core.cancel(job.job, Owner::finish);  // a late answer is none to what is asked next
   if (run.own_end) return confirm(core, job);
   drain(core, job, run);
 }
@@ -151,6 +152,17 @@ bool doubt(Core& core, JobRecord& job, FinishRun& run, const automatic::Loss& lo
   return true;
 }
 
+// mpirun says 0 also when it lost a part of the job. True: the job is brought back, and there is no end any more.
+bool doubt_of_ranks(Core& core, JobRecord& job, FinishRun& run, const HostName& host,
+                    const google::protobuf::RepeatedPtrField<wire::RankReport>& ranks) {
+  for (const wire::RankReport& rank : ranks)
+    if (rank.state() == wire::RankReport::FAILED)
+      return doubt(
+          core, job, run,
+          {fmt::format("rank {} was gone without MPI_Finalize as the program ended", rank.rank()), false, host});
+  return false;
+}
+
 void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why,
                       bool host_gone) {
   const bool awaited = run.waiting.contains(host);
@@ -177,15 +189,19 @@ void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName
   }
 }
 
+std::string rank_name(const wire::RankFailed& rank) {
+  return rank.rank() == std::numeric_limits<std::uint32_t>::max() ? "a rank" : fmt::format("rank {}", rank.rank());
+}
+
 // MPI_Abort, or exit before MPI_Finalize: mpirun, which tolerates failed processes, does not end the others.
 void on_own_end(Core& core, JobRecord& job, const wire::RankFailed& rank) {
   auto& runs = core.run(job.job);
   const bool runs_now = job.state == JobState::running || job.state == JobState::checkpointing;
   if (runs.finish || runs.restart || runs.start || !runs_now) return;
-  runs.rank_lost.reset();
+  if (runs.rank_lost) return;  // a rank gives up because another one is gone
   checkpoint::abort(core, job, refused("checkpoint", job.job.value, "the program ended"));
   job.exit_code = rank.exit_code() == 0 ? 1 : rank.exit_code();
-  const std::string what = fmt::format("rank {}: {}", rank.rank(), rank.detail());
+  const std::string what = fmt::format("{}: {}", rank_name(rank), rank.detail());
   core.set_state(job, JobState::running, "the program ended; its results are being taken");
   core.note(Log::Level::info, job.job, {}, {}, "program ended", fmt::format("exit code {}: {}", *job.exit_code, what));
   auto& run = begin_end(core, job, what);
@@ -222,7 +238,8 @@ void take_up_end(Core& core, JobRecord& job) {
   if (!job.stopping) {
     job.missing_outputs.clear();  // they are fetched once more
     core.save(job);
-    return confirm(core, job);
+    run.own_end = true;  // perhaps: then its processes are not ended yet
+    return terminate(core, job, run);
   }
   if (!job.reason.empty()) {
     run.outcome = JobState::failed;
@@ -283,9 +300,7 @@ void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::
   auto& runs = core.run(job.job);
   if (rank.has_exit_code()) return on_own_end(core, job, rank);
   if (runs.finish || runs.restart || runs.rank_lost) return;
-  const std::string who =
-      rank.rank() == std::numeric_limits<std::uint32_t>::max() ? "a rank" : fmt::format("rank {}", rank.rank());
-  const std::string why = fmt::format("{} failed: {}", who, rank.detail());
+  const std::string why = fmt::format("{} failed: {}", rank_name(rank), rank.detail());
   core.note(Log::Level::error, job.job, host, {}, "rank lost", why);
   // Its program's own end, with the exit code and the last output, may be on its way.
   runs.rank_lost = {core.now + kAnswerSlack, why};
@@ -300,7 +315,11 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   }
   if (run.phase == Phase::destroy && !fence::answered(core, request, answer)) return;
   // A guest that cannot say what its ranks do is there all the same; a StopJob that failed is followed by destruction.
-  if (run.phase == Phase::confirm && answer.has_ranks()) ranks::learn(core, job, answer.ranks().ranks());
+  if (run.phase == Phase::confirm && answer.has_ranks()) {
+    ranks::learn(core, job, answer.ranks().ranks());
+    if (run.outcome == JobState::completed && doubt_of_ranks(core, job, run, request.host, answer.ranks().ranks()))
+      return;
+  }
   run.waiting.erase(request.host);
   if (!run.waiting.empty()) return;
   switch (run.phase) {

@@ -335,13 +335,21 @@ void cancel(Core& core, JobRecord& job, const Error& error) {
 }
 
 void fail(Core& core, JobRecord& job, const Error& error) {
-  const auto& slot = core.run(job.job).restart;
+  auto& slot = core.run(job.job).restart;
   if (!slot) return;
-  const bool again = slot->automatic && error.kind != ErrorKind::damaged;
-  cancel(core, job, error);
   const automatic::Loss loss{"the restart failed: " + error.message(), true, std::nullopt};
+  const bool again = slot->automatic && error.kind != ErrorKind::damaged;
   const auto refused = automatic::refusal(core, job, loss);
-  if (again && !refused) return automatic::bring_back(core, job, loss);
+  // Whoever waits for this one waits for the next.
+  const auto request = again && !refused ? std::exchange(slot->request, std::nullopt) : std::nullopt;
+  cancel(core, job, error);
+  if (again && !refused) {
+    automatic::bring_back(core, job, loss);
+    auto& next = core.run(job.job).restart;
+    if (request && next) next->request = request;
+    else if (request) core.refuse(*request, error);
+    return;
+  }
   core.set_state(job, JobState::failed,
                  fmt::format("{}{}; try again with `stillpoint restart {}`", loss.why,
                              again && !refused->empty() ? "; " + *refused : "", job.job.value));

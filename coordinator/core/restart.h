@@ -2,7 +2,7 @@
 //
 //   phase     what happens                                              leaves when
 //   fence     DestroyGang of what is placed now                         each host answered, or is gone for a lease
-//   place     hosts with room are chosen                                there is room (kPlaceWait at most)
+//   place     hosts with room are chosen                                there is room (10 heartbeats at most)
 //   restore   RestoreGuests: images loaded and checked, VMs paused      every host is done
 //   resume    ResumeGuests: VMs run, ranks still frozen                 every host is done
 //   links     CheckGangLinks: everyone reaches everyone; every socket   the figures are those of the checkpoint

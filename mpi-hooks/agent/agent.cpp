@@ -268,6 +268,7 @@ std::optional<wire::Failure> Agent::needs_disk(const std::string& step) const {
 
 // A held job is let go first: frozen processes do not see SIGTERM.
 void Agent::stop_ranks() {
+  stopping_ = true;  // from here on ranks end by a signal because they are to
   if (hold_.held()) let_go();
   job_.cgroup().signal(SIGTERM);
 }

@@ -127,6 +127,7 @@ class Agent {
     pid_t pid = 0;  // as in Ranks::Failure
   };
   std::vector<PeerReport> peer_reports_;
+  bool stopping_ = false;  // the job was told to end: ranks that are gone are no failure any more
   std::string broken_;  // in words, which rank has failed; empty: none. Never taken back: a rollback replaces the job
   std::vector<wire::RankWish> wishes_;  // to send
 };

@@ -104,6 +104,7 @@ void Agent::wait(int children) {
 // One that was killed is news at once, and so is one that says with which exit code it ends itself. One that is gone
 // without a word may have taken the job with it: then the job's own end is the better news, and goes first.
 void Agent::rank_failed(const Ranks::Failure& failure) {
+  if (stopping_ || (failure.exit_code && !broken_.empty())) return;  // a consequence of what is known already
   const Millis now = monotonic_ms();
   auto report = std::find_if(peer_reports_.begin(), peer_reports_.end(),
                              [&](const PeerReport& r) { return r.failed.rank() == failure.rank; });
@@ -114,6 +115,7 @@ void Agent::rank_failed(const Ranks::Failure& failure) {
   if (failure.exit_code) {
     report->failed.set_exit_code(*failure.exit_code);
     report->send_at = now;
+    report->pid = 0;
   }
   if (first || failure.killed || failure.exit_code) {
     report->failed.set_rank(failure.rank);
@@ -140,7 +142,7 @@ void Agent::break_off(const std::string& why) {
 // must not stand beside what its successor writes after a restart.
 void Agent::stop_for_good() {
   std::set<pid_t> stopped;
-  const auto stop = [&](pid_t pid) { return stopped.insert(pid).second && ::kill(pid, SIGSTOP) == 0; };
+  const auto stop = [&](pid_t pid) { return pid > 1 && stopped.insert(pid).second && ::kill(pid, SIGSTOP) == 0; };
   for (const Ranks::Linked& rank : ranks_.linked()) stop(rank.pid);
   // What ranks have started; again, for what was being started meanwhile.
   for (bool more = true; more;) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "mpi-hooks/agent/clock.h"
 #include "mpi-hooks/agent/local_socket.h"
@@ -61,15 +62,17 @@ void Ranks::handle(const std::vector<pollfd>& polls) {
     const auto at = std::find_if(polls.begin(), polls.end(), [fd](const pollfd& p) { return p.fd == fd; });
     return at != polls.end() && at->revents != 0;
   };
-  std::vector<Failure> ended;
+  // Told at the end: whoever hears it looks at the list, which must not be half moved then.
   std::erase_if(connections_, [&](const std::unique_ptr<Connection>& rank) {
     if (!reported(rank->fd.get()) || receive(*rank)) return false;
-    if (!rank->finalizing && !rank->finalized) ended.push_back(failure_of(*rank));
-    else if (rank->last.spawned == 0) ++finalized_and_gone_;
+    if (!rank->finalizing && !rank->finalized) {
+      failures_.push_back(failure_of(*rank));
+      if (rank->last.rank >= 0 && rank->last.spawned == 0) lost_.push_back(static_cast<std::uint32_t>(rank->last.rank));
+    } else if (rank->last.spawned == 0) ++finalized_and_gone_;
     return true;
   });
-  for (const Failure& failure : ended) peer_failed_(failure);
   if (reported(listener_.get())) accept_all();
+  for (const Failure& failure : std::exchange(failures_, {})) peer_failed_(failure);
 }
 
 void Ranks::accept_all() {
@@ -102,17 +105,21 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
   if (packet.message == RankMessage::peer_failed || packet.message == RankMessage::peer_killed) {
     const bool killed = packet.message == RankMessage::peer_killed;
     const std::string call = call_name(packet);
-    peer_failed_({packet.value, killed,
-                  std::string("its process ") + (killed ? "was ended by a signal" : "is gone") + ", as rank " +
-                      std::to_string(packet.rank) + " was told " + (call.empty() ? "outside MPI" : "in " + call)});
+    failures_.push_back({packet.value, killed,
+                         std::string("its process ") + (killed ? "was ended by a signal" : "is gone") + ", as rank " +
+                             std::to_string(packet.rank) + " was told " +
+                             (call.empty() ? "outside MPI" : "in " + call)});
     return;
   }
   if (packet.message == RankMessage::own_end) {
     Failure end = failure_of(rank);
     end.pid = 0;
     end.exit_code = static_cast<int>(packet.value);
-    end.words = call_name(packet) == "MPI_Abort" ? "it called MPI_Abort" : "it ended itself without MPI_Finalize";
-    peer_failed_(std::move(end));
+    const std::string call = call_name(packet), who = end.rank == hooks::kUnknownRank ? words(rank) + " " : "it ";
+    end.words = who + (call == "MPI_Abort" ? "called MPI_Abort"
+                       : call.empty()      ? "ended itself without MPI_Finalize"
+                                           : "was ended by MPI itself in " + call);
+    failures_.push_back(std::move(end));
     return;
   }
   if (packet.message == RankMessage::wish) {
@@ -127,7 +134,8 @@ void Ranks::take(Connection& rank, const RankPacket& packet) {
       break;
     case RankMessage::ready:
       rank.ready = true;
-      rank.finalizing = rank.finalized = false;  // it may have begun MPI sessions anew
+      std::erase(lost_, static_cast<std::uint32_t>(packet.rank));  // it had lost its connection only
+      rank.finalizing = rank.finalized = false;                    // it may have begun MPI sessions anew
       break;
     case RankMessage::closed: rank.closed = !rank.opening && packet.epoch == closing_epoch_; break;
     case RankMessage::figures: rank.owes = false; break;
@@ -291,6 +299,13 @@ std::vector<wire::RankReport> Ranks::reports(std::uint32_t guest) const {
     }
     report.set_calls(rank->last.calls);
     report.set_pid(static_cast<std::uint32_t>(rank->pid));
+    reports.push_back(std::move(report));
+  }
+  for (const std::uint32_t rank : lost_) {
+    wire::RankReport report;
+    report.set_rank(rank);
+    report.set_guest(guest);
+    report.set_state(wire::RankReport::FAILED);
     reports.push_back(std::move(report));
   }
   std::sort(reports.begin(), reports.end(), [](const auto& a, const auto& b) { return a.rank() < b.rank(); });

@@ -100,6 +100,8 @@ class Ranks {
   std::vector<std::unique_ptr<Connection>> connections_;
   std::uint64_t closing_epoch_ = 0;  // 0: gates are open
   std::uint32_t finalized_and_gone_ = 0;
+  std::vector<Failure> failures_;    // of this turn, to be told
+  std::vector<std::uint32_t> lost_;  // ranks that were gone without MPI_Finalize
 };
 
 }  // namespace stillpoint::agent

@@ -62,7 +62,11 @@ struct Link {
     return packet.message;
   }
   std::vector<Ranks::Failure> failures;
-  Ranks ranks{[this](const Ranks::Failure& failure) { failures.push_back(failure); }};
+  std::size_t linked_then = 0;  // connections, as whoever is told of a failure sees them
+  Ranks ranks{[this](const Ranks::Failure& failure) {
+    failures.push_back(failure);
+    linked_then = ranks.linked().size();
+  }};
   std::string directory;
 };
 
@@ -110,6 +114,44 @@ TEST_CASE("a rank that ends before it came to MPI_Finalize is a failure; one tha
   link.turn();
   REQUIRE(link.failures.size() == 2);
   CHECK(link.failures[1].rank == stillpoint::hooks::kUnknownRank);
+}
+
+TEST_CASE("one turn brings an end, silence and news: whoever is told may look at the ranks") {
+  Link link;
+  Fd a = link.connect();
+  const Fd b = link.connect(), c = link.connect();
+  link.say(a, RankMessage::ready, RankState::computing, 0);
+  link.say(b, RankMessage::ready, RankState::computing, 1);
+  link.say(c, RankMessage::ready, RankState::computing, 2);
+  a.reset();
+  RankPacket packet{};
+  packet.message = RankMessage::peer_killed;
+  packet.rank = 2;
+  REQUIRE(::send(c.get(), &packet, sizeof packet, 0) == sizeof packet);
+  link.turn();
+  REQUIRE(link.failures.size() == 2);
+  CHECK(link.linked_then == 2);
+  const auto reports = link.ranks.reports(0);
+  REQUIRE(reports.size() == 3);
+  CHECK(reports[0].state() == wire::RankReport::FAILED);
+}
+
+TEST_CASE("a rank that ends itself says how") {
+  Link link;
+  const Fd a = link.connect();
+  link.say(a, RankMessage::ready, RankState::computing, 1);
+  link.say(a, RankMessage::own_end, RankState::in_call, 1, "MPI_Abort");
+  link.say(a, RankMessage::own_end, RankState::in_call, 1, "MPI_Recv");
+  link.say(a, RankMessage::own_end, RankState::computing, 1);
+  REQUIRE(link.failures.size() == 3);
+  for (const auto& failure : link.failures) {
+    CHECK(failure.rank == 1);
+    CHECK(failure.exit_code == 0);
+    CHECK(failure.pid == 0);
+  }
+  CHECK(link.failures[0].words == "it called MPI_Abort");
+  CHECK(link.failures[1].words == "it was ended by MPI itself in MPI_Recv");
+  CHECK(link.failures[2].words == "it ended itself without MPI_Finalize");
 }
 
 TEST_CASE("what a rank is told of others is passed on, and whether they were killed") {

@@ -56,6 +56,7 @@ bool Helper::start(const char* socket_path) noexcept {
   if (failed != 0) {
     close(agent_.exchange(-1));
     close(bell_);
+    bell_ = -1;
     return false;
   }
   pthread_setname_np(thread_, "stillpoint");
@@ -122,6 +123,12 @@ void Helper::wish(RankWish kind) noexcept {
 }
 
 void Helper::forbid(Thread& thread, const Call& call, std::int64_t for_ns) noexcept {
+  forbid_from_inside(for_ns);
+  gate_.enter(thread, call);
+  gate_.leave(thread);
+}
+
+void Helper::forbid_from_inside(std::int64_t for_ns) noexcept {
   const std::uint64_t wanted_us = static_cast<std::uint64_t>(now_ns() + for_ns) / 1000 + 1;
   std::uint64_t before = forbids_.load(std::memory_order_relaxed), after;
   do {
@@ -129,8 +136,6 @@ void Helper::forbid(Thread& thread, const Call& call, std::int64_t for_ns) noexc
     if (number == kMostForbids) break;  // nobody means that: the deadline ends them all
     after = (number == 0 || until_us < wanted_us ? wanted_us : until_us) << kForbidsBits | (number + 1);
   } while (!forbids_.compare_exchange_weak(before, after, std::memory_order_relaxed));
-  gate_.enter(thread, call);
-  gate_.leave(thread);
 }
 
 void Helper::allow() noexcept {

@@ -73,6 +73,8 @@ class Helper {
   // A critical section begins: from the return on no checkpoint is taken before its end, or its deadline. Waits for one
   // that is under way to be over. Sections of several threads overlap; the last deadline counts.
   void forbid(Thread& thread, const Call& call, std::int64_t for_ns) noexcept;
+  // The same on a thread that is inside an MPI call, and so cannot wait: a checkpoint may be under way at the return.
+  void forbid_from_inside(std::int64_t for_ns) noexcept;
   void allow() noexcept;
   // A checkpoint was put off because of a critical section, and none has been taken since.
   bool wanted() const noexcept { return wanted_.load(std::memory_order_relaxed); }

@@ -15,10 +15,13 @@ STILLPOINT_EXPORT void stillpoint_hook_wish(int kind) {
 
 STILLPOINT_EXPORT int stillpoint_hook_wanted(void) { return helper.wanted() ? 1 : 0; }
 
-// Inside an MPI call (from a callback of libmpi's) no new call begins, so there is nothing to wait for.
+// Inside an MPI call (from a callback of libmpi's) it cannot wait for a checkpoint that is under way.
 STILLPOINT_EXPORT void stillpoint_hook_forbid(unsigned deadline_ms) {
+  if (!helper.started()) return;
   Thread& thread = self;
-  if (helper.started() && outermost(thread)) helper.forbid(thread, kForbid, std::int64_t{deadline_ms} * 1'000'000);
+  const std::int64_t for_ns = std::int64_t{deadline_ms} * 1'000'000;
+  if (outermost(thread)) helper.forbid(thread, kForbid, for_ns);
+  else helper.forbid_from_inside(for_ns);
 }
 
 STILLPOINT_EXPORT void stillpoint_hook_allow(void) { helper.allow(); }

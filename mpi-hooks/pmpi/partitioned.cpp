@@ -27,10 +27,10 @@ struct Started {
   int count;
   const MPI_Request* requests;
   void before() const noexcept {
-    for (int i = 0; i < count; i++) sends.started(requests[i]);
+    for (int i = 0; requests != nullptr && i < count; i++) sends.started(requests[i]);
   }
   void operator()(int result) const noexcept {
-    if (result == MPI_SUCCESS) return;
+    if (result == MPI_SUCCESS || requests == nullptr) return;
     for (int i = 0; i < count; i++) sends.not_started(requests[i]);
   }
 };
@@ -38,7 +38,9 @@ struct Started {
 // Before the call: as soon as it is over another thread may be given the same handle.
 struct Freed {
   const MPI_Request* request;
-  void before() const noexcept { sends.forget(*request); }
+  void before() const noexcept {
+    if (request != nullptr) sends.forget(*request);
+  }
   void operator()(int) const noexcept {}
 };
 

@@ -56,7 +56,7 @@ bool join_program(Thread& thread) noexcept {
 
 void* look_up(const char* symbol) noexcept { return find(RTLD_NEXT, symbol); }
 void* look_up_data(const char* symbol) noexcept { return find(RTLD_DEFAULT, symbol); }
-void* find_pmix(const char* symbol) noexcept { return find_in(RTLD_DEFAULT, "libpmix.so.2", symbol); }
+void* find_pmix(const char* symbol) noexcept { return find_in(RTLD_NEXT, "libpmix.so.2", symbol); }
 bool is_open_mpi() noexcept { return find_in(RTLD_DEFAULT, "libmpi.so.40", "ompi_mpi_comm_world") != nullptr; }
 
 }  // namespace stillpoint::hooks

@@ -18,8 +18,6 @@ constexpr Call kInitThread{"PMPI_Init_thread", CallKind::defer};
 constexpr Call kFinalize{"PMPI_Finalize", CallKind::defer};
 constexpr Call kSessionInit{"PMPI_Session_init", CallKind::defer};
 constexpr Call kSessionFinalize{"PMPI_Session_finalize", CallKind::defer};
-constexpr Call kAbort{"PMPI_Abort", CallKind::blocking};
-Next<decltype(PMPI_Abort)> next_abort;
 Next<decltype(PMPI_Session_init)> next_session_init;
 Next<decltype(PMPI_Session_finalize)> next_session_finalize;
 Next<decltype(PMPI_Init)> next_init;
@@ -79,6 +77,11 @@ int failed_rank() noexcept {
   return rank < 0 ? -1 : rank;
 }
 
+[[noreturn]] void park_for_good() noexcept {
+  std::atomic<std::uint32_t> for_ever{0};
+  for (;;) futex_wait(for_ever, 0);
+}
+
 // The error handler of MPI_COMM_WORLD and MPI_COMM_SELF, and so of what is made from them, until the program sets its
 // own. A dead peer: say so and stop here, for the whole job is going to be rolled back and nothing that this rank
 // would still write may stand beside what its successor writes. Anything else: what MPI_ERRORS_ARE_FATAL does.
@@ -89,8 +92,7 @@ void on_error(MPI_Comm* comm, int* code, ...) {
       error_class == MPIX_ERR_REVOKED) {
     gate.lock_for_good();
     helper.peer_failed(failed_rank());
-    std::atomic<std::uint32_t> for_ever{0};
-    for (;;) futex_wait(for_ever, 0);
+    park_for_good();
   }
   // Open MPI passes the name of the function that failed; its own handler prints it. It does not come back.
   va_list more;
@@ -125,7 +127,9 @@ void on_process_died(std::size_t, pmix_status_t, const pmix_proc_t* source, pmix
 void watch_processes() noexcept {
   auto* const watch =
       reinterpret_cast<decltype(&PMIx_Register_event_handler)>(find_pmix("PMIx_Register_event_handler"));
-  if (watch == nullptr) return;  // then only calls that meet the dead process tell
+  if (watch == nullptr) return;             // then only calls that meet the dead process tell
+  static std::atomic<bool> watched{false};  // MPI may begin more than once
+  if (watched.exchange(true)) return;
   if (const char* name = getenv("PMIX_NAMESPACE")) strncpy(own_namespace, name, PMIX_MAX_NSLEN);
   pmix_status_t wanted[] = {PMIX_ERR_PROC_ABORTED_BY_SIG};
   watch(wanted, 1, nullptr, 0, &on_process_died, nullptr, nullptr);
@@ -200,13 +204,31 @@ void in_forked_child() noexcept {
   partitioned_sends.forget_after_fork();
 }
 
-pid_t rank_process = 0;
+std::atomic<pid_t> rank_process{0};
+
+// Whether a process of the job is dead, as MPI itself knows, which may be before the word of it comes. Then what this
+// rank does about it is no end of the program's own. On a thread that may call MPI.
+bool peer_is_dead() noexcept {
+  if (gate.is_locked_for_good()) return true;
+  const int rank = world_up.load() ? failed_rank() : -1;
+  if (rank >= 0) helper.peer_failed(rank);
+  return rank >= 0;
+}
 
 // exit() before MPI_Finalize. mpirun --with-ft ulfm takes that for the failure of one process, which others may live
-// through; here it is the program's own end, as it is without ULFM. Zero is left to mpirun.
+// through; here it is the program's own end, as it is without ULFM. Zero is told as well: MPI was not finalized.
+constexpr Call kExit{"Pexit", CallKind::defer};
 void at_exit(int status, void*) noexcept {
-  if (status != 0 && getpid() == rank_process && (world_up.load() || sessions_up.load() > 0))
-    helper.own_end(status & 0xff);
+  if (getpid() != rank_process.load() || (!world_up.load() && sessions_up.load() == 0)) return;
+  Thread& thread = self;
+  const bool may_ask = outermost(thread);  // not from inside MPI
+  if (may_ask) {
+    gate.announce(thread, kExit);
+    helper.keep_out();
+  }
+  const bool consequence = may_ask ? peer_is_dead() : gate.is_locked_for_good();
+  if (may_ask) gate.leave(thread);
+  if (!consequence) helper.own_end(status & 0xff);
 }
 
 bool start_helper() noexcept {
@@ -216,7 +238,7 @@ bool start_helper() noexcept {
     return false;  // the agent says what is wrong with that; the program does what it would without us
   if (!helper.start(path != nullptr ? path : kAgentSocket)) return false;
   pthread_atfork(nullptr, nullptr, &in_forked_child);
-  if (std::atomic_ref(rank_process).exchange(getpid()) == 0) on_exit(&at_exit, nullptr);
+  if (rank_process.exchange(getpid()) == 0) on_exit(&at_exit, nullptr);
   return true;
 }
 
@@ -255,6 +277,18 @@ void Remember::note(MPI_Comm communicator) noexcept {
 }  // namespace stillpoint::hooks
 
 using namespace stillpoint::hooks;
+
+// What MPI_Abort, every fatal error handler and libmpi itself end a program by. With --with-ft ulfm it does not end the
+// other processes (docs/quiesce.md), so the agent is told before. Where a peer is dead this rank gives up because of
+// that: it parks instead, for the whole job is going to be rolled back.
+STILLPOINT_EXPORT pmix_status_t PMIx_Abort(int status, const char message[], pmix_proc_t processes[], size_t count) {
+  if (helper.started() && getpid() == rank_process.load()) {
+    if (peer_is_dead()) park_for_good();
+    helper.own_end((status & 0xff) == 0 ? 1 : status & 0xff);
+  }
+  auto* const function = reinterpret_cast<decltype(&PMIx_Abort)>(find_pmix("PMIx_Abort"));
+  return function != nullptr ? function(status, message, processes, count) : PMIX_ERR_NOT_SUPPORTED;
+}
 
 STILLPOINT_EXPORT int PMPI_Init_thread(int* argc, char*** argv, int required, int* provided) {
   auto* const function = resolve("PMPI_Init_thread", next_init_thread);
@@ -326,19 +360,6 @@ STILLPOINT_EXPORT int PMPI_Session_finalize(MPI_Session* session) {
   return result;
 }
 
-// Told before: with --with-ft ulfm it does not end the others (docs/quiesce.md).
-STILLPOINT_EXPORT int PMPI_Abort(MPI_Comm comm, int errorcode) {
-  const int code = errorcode & 0xff;
-  Thread& thread = self;
-  if (!helper.started() || !outermost(thread)) return resolve("PMPI_Abort", next_abort)(comm, errorcode);
-  gate.announce(thread, kAbort, comm);
-  helper.own_end(code == 0 ? 1 : code);
-  const int result = resolve("PMPI_Abort", next_abort)(comm, errorcode);
-  gate.leave(thread);
-  return result;
-}
-
-STILLPOINT_EXPORT int MPI_Abort(MPI_Comm, int) __attribute__((alias("PMPI_Abort")));
 STILLPOINT_EXPORT int MPI_Session_init(MPI_Info, MPI_Errhandler, MPI_Session*)
     __attribute__((alias("PMPI_Session_init")));
 STILLPOINT_EXPORT int MPI_Session_finalize(MPI_Session*) __attribute__((alias("PMPI_Session_finalize")));

@@ -24,6 +24,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr unsigned kVictim = 3;
+constexpr int kTruncated = 15;  // MPI_ERR_TRUNCATE of Open MPI, its exit code when nobody handles it
 constexpr milliseconds kDeadline{20'000};
 constexpr milliseconds kLook{300};  // for what must not come any more
 
@@ -50,6 +51,21 @@ struct Mortal {
       const std::size_t state = stat.rfind(") ");
       return state != stat.npos && stat[state + 2] == 'T';
     });
+  }
+
+  // How many lines the ranks of each guest have written.
+  std::vector<std::uint64_t> written() {
+    std::vector<std::uint64_t> sizes;
+    for (unsigned guest = 0; guest < cluster.size(); ++guest) {
+      wire::GuestRequest request;
+      request.mutable_read_file()->set_path("written");
+      request.mutable_read_file()->set_length(1u << 18);
+      const auto reply = cluster.ask(guest, request, kDeadline);
+      REQUIRE(reply.has_value());
+      REQUIRE_MESSAGE(!reply->has_failure(), reply->failure().cause());
+      sizes.push_back(reply->file().data().size());
+    }
+    return sizes;
   }
 
   // The last time that a survivor wrote with a line of its.
@@ -79,8 +95,8 @@ struct Figures {
   double reported_ms, stopped_ms, last_line_ms;
 };
 
-Figures kill_one() {
-  Mortal mortal;
+Figures kill_one(const char* how = "killed") {
+  Mortal mortal(how);
   Cluster& cluster = mortal.cluster;
   const auto begin = Clock::now();
   const auto since = [&](std::int64_t us) { return static_cast<double>(us - in_us(begin)) / 1000; };
@@ -93,14 +109,17 @@ Figures kill_one() {
   // Only what was under way then comes, and nothing that a survivor wrote later.
   cluster.serve_until([] { return false; }, kLook);
   const std::size_t size = cluster.output().size();
+  const auto written = mortal.written();
   cluster.serve_until([] { return false; }, kLook);
   CHECK(cluster.output().size() == size);
+  CHECK(mortal.written() == written);  // also past mpirun, whose output is not read any more
   CHECK(mortal.last_line() <= stopped);
   CHECK_MESSAGE(!says(cluster.output(), "came out"), cluster.output());
   CHECK(mortal.all_stopped());
   CHECK_FALSE(cluster.exited().has_value());
   for (const auto& failed : cluster.failed_ranks()) {
     CHECK(failed.rank() == kVictim);
+    CHECK_FALSE(failed.has_exit_code());
     CHECK_MESSAGE(says(failed.detail(), "its process was ended by a signal"), failed.detail());
   }
   const CycleResult refused = cluster.cycle({});
@@ -124,6 +143,9 @@ TEST_CASE("killed_rank") {
   print("  last line of a survivor written after", &Figures::last_line_ms);
 }
 
+// What a survivor makes of it is no end of the program's own.
+TEST_CASE("killed_and_handled") { kill_one("handled"); }
+
 // The kernel's own killing: the handlers of libraries that print a backtrace come before it.
 TEST_CASE("crashed_rank") {
   Mortal mortal("segv");
@@ -145,7 +167,8 @@ TEST_CASE("own_end") {
     const char* words;
   };
   for (const Way& way : {Way{"abort", 0, 7, "it called MPI_Abort"}, Way{"abort", kVictim, 7, "it called MPI_Abort"},
-                         Way{"exit", kVictim, 3, "it ended itself without MPI_Finalize"}}) {
+                         Way{"exit", kVictim, 3, "it ended itself without MPI_Finalize"},
+                         Way{"error", kVictim, kTruncated, "it was ended by MPI itself in MPI_Recv"}}) {
     CAPTURE(way.how);
     Mortal mortal(way.how, way.rank, 2);
     Cluster& cluster = mortal.cluster;

@@ -376,7 +376,7 @@ void FakeHost::gang_request(FakeGang& gang, const wire::ToHost& ask, Time now) {
         auto& rank = *message.mutable_ranks()->add_ranks();
         rank.set_rank(index);
         rank.set_guest(index);
-        rank.set_state(wire::RankReport::COMPUTING);
+        rank.set_state(script_.failed_rank == index ? wire::RankReport::FAILED : wire::RankReport::COMPUTING);
       }
       break;
     case wire::ToHost::kFetchFile: {

@@ -78,6 +78,7 @@ struct Script {
   int measure_failures = 0;     // so many times
   std::uint64_t last_step = 0;  // the program ends then; 0 = never
   int exit_code = 0;
+  std::optional<std::uint32_t> failed_rank;  // gone without MPI_Finalize, as agents know
 };
 
 class FakeHost {

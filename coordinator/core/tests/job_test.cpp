@@ -440,7 +440,8 @@ TEST_CASE("a rank that failed and the program's end soon after: one failure, wit
   CHECK_FALSE(w.job(id).exit_code.has_value());
 }
 
-TEST_CASE("a rank that called MPI_Abort ends the program with that exit code, whatever the policy; its ranks are ended") {
+TEST_CASE(
+    "a rank that called MPI_Abort ends the program with that exit code, whatever the policy; its ranks are ended") {
   World w(2);
   JobSpec job = spec();
   job.restart_on_failure = true;
@@ -464,6 +465,49 @@ TEST_CASE("a rank that called MPI_Abort ends the program with that exit code, wh
   CHECK(w.job(id).exit_code == 7);
   CHECK(says(w.job(id).reason, "the program ended with exit code 7: rank 1: it called MPI_Abort"));
   CHECK(w.job(id).automatic_restarts == 0);
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("mpirun says 0 and a rank had been gone: that is no proof of a result") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  w.script.failed_rank = 1;
+  w.script.last_step = 1;
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(says(w.job(id).reason, "rank 1 was gone without MPI_Finalize as the program ended"));
+}
+
+TEST_CASE("an answer to the stop that comes late is none to what is asked next") {
+  World w(2);
+  const JobId id = w.running(spec());
+  wire::ToHost late;
+  HostName host;
+  w.script.swallow = [&](const HostName& asked, const wire::ToHost& m) {
+    if (!m.has_stop()) return false;
+    late = m;
+    host = asked;
+    return true;
+  };
+  bool answered = false;
+  w.script.failure = [&](const HostName&, const wire::ToHost& m) -> std::optional<Error> {
+    if (m.has_fetch_file() && !std::exchange(answered, true)) {
+      wire::FromHost done;
+      done.set_request(late.request());
+      *done.mutable_gang() = late.gang();
+      done.mutable_done();
+      w.say(host, done);
+    }
+    return std::nullopt;
+  };
+  wire::FromHost end;
+  end.mutable_gang()->set_job(id.value);
+  end.mutable_gang()->set_incarnation(1);
+  end.mutable_rank_lost()->mutable_rank()->set_exit_code(7);
+  w.say(HostName{"h1"}, end);
+  REQUIRE(w.until_state(id, JobState::failed));
+  CHECK(answered);
+  CHECK(w.job(id).missing_outputs.empty());
   CHECK(w.broken() == "");
 }
 
