@@ -221,6 +221,7 @@ constexpr Call kExit{"Pexit", CallKind::defer};
 void at_exit(int status, void*) noexcept {
   if (getpid() != rank_process.load() || (!world_up.load() && sessions_up.load() == 0)) return;
   Thread& thread = self;
+  if (thread.joined == nullptr) return;    // PMIx's own thread, say, when mpirun's daemon is gone
   const bool may_ask = outermost(thread);  // not from inside MPI
   if (may_ask) {
     gate.announce(thread, kExit);
@@ -282,7 +283,10 @@ using namespace stillpoint::hooks;
 // other processes (docs/quiesce.md), so the agent is told before. Where a peer is dead this rank gives up because of
 // that: it parks instead, for the whole job is going to be rolled back.
 STILLPOINT_EXPORT pmix_status_t PMIx_Abort(int status, const char message[], pmix_proc_t processes[], size_t count) {
-  if (helper.started() && getpid() == rank_process.load()) {
+  // PMIx's own thread calls it too, when mpirun's daemon is gone: that is no end of the program's own.
+  const Call* inside = self.call.load(std::memory_order_relaxed);
+  const bool by_program = inside != nullptr && inside != &kStranger && inside != &kProgress;
+  if (by_program && helper.started() && getpid() == rank_process.load()) {
     if (peer_is_dead()) park_for_good();
     helper.own_end((status & 0xff) == 0 ? 1 : status & 0xff);
   }

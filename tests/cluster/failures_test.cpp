@@ -146,6 +146,32 @@ TEST_CASE("killed_rank") {
 // What a survivor makes of it is no end of the program's own.
 TEST_CASE("killed_and_handled") { kill_one("handled"); }
 
+// mpirun may say 0 when it lost a part of the job; the agents know better. And nobody's end is taken for the program's.
+TEST_CASE("lost_daemon") {
+  Mortal mortal;
+  Cluster& cluster = mortal.cluster;
+  pid_t daemon = 0;
+  for (const pid_t pid : cluster.node(1).job_processes())
+    if (text_of("/proc/" + std::to_string(pid) + "/comm") == "prted\n") daemon = pid;
+  REQUIRE(daemon != 0);
+  REQUIRE(::kill(daemon, SIGKILL) == 0);
+  REQUIRE_MESSAGE(cluster.serve_until([&] { return cluster.over(); }, kDeadline), cluster.problem());
+  const auto a_rank_is_gone = [&] {
+    wire::GuestRequest request;
+    request.mutable_query_ranks();
+    const auto reply = cluster.ask(1, request, kDeadline);
+    REQUIRE(reply.has_value());
+    const auto& ranks = reply->ranks().ranks();
+    return std::any_of(ranks.begin(), ranks.end(), [](const auto& r) { return r.state() == wire::RankReport::FAILED; });
+  };
+  CHECK_MESSAGE(cluster.serve_until(a_rank_is_gone, kDeadline), cluster.problem());
+  for (const auto& failed : cluster.failed_ranks()) CHECK_FALSE(failed.has_exit_code());
+  std::cout << "lost_daemon: "
+            << (cluster.exited() ? "mpirun said " + std::to_string(cluster.exited()->exit_code())
+                                 : cluster.failed_ranks()[0].detail())
+            << std::endl;
+}
+
 // The kernel's own killing: the handlers of libraries that print a backtrace come before it.
 TEST_CASE("crashed_rank") {
   Mortal mortal("segv");

@@ -5,7 +5,7 @@ import socket
 import struct
 import time
 
-HELLO, READY, CLOSED, FIGURES, OPENED, FINALIZING, PEER_FAILED, DEFERRING, FINALIZED, WISH = range(1, 11)
+HELLO, READY, CLOSED, FIGURES, OPENED, FINALIZING, PEER_FAILED, DEFERRING, FINALIZED, WISH, PEER_KILLED = range(1, 12)
 CLOSE, COUNT, OPEN, QUERY = range(32, 36)
 STARTING, COMPUTING, IN_CALL, GATED, DONE, _, DEFERS = range(1, 8)
 PACKET = struct.Struct("<IIQiIIIQQ40s40sII16s")
@@ -28,7 +28,10 @@ class Rank:
         self.last = {}  # message -> the newest packet of it
 
     def read(self):
-        data = self.link.recv(4096)
+        try:
+            data = self.link.recv(4096)
+        except ConnectionResetError:  # it ended without having read what was sent to it
+            data = b""
         if not data:
             self.gone = True
             return
@@ -43,7 +46,7 @@ class Rank:
         self.finalized |= message == FINALIZED
         if message == READY:
             self.ready, self.rank, self.size = True, rank, value
-        if message == PEER_FAILED:
+        if message in (PEER_FAILED, PEER_KILLED):
             self.peer_failed = value
 
     def send(self, message, epoch, incarnation=0):
