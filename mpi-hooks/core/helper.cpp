@@ -19,9 +19,9 @@
 namespace stillpoint::hooks {
 namespace {
 
-constexpr int kTurnsPerBurst = 64;  // of progress, between two looks at the socket
-constexpr int kTurnsPerYield = 32;
-constexpr int kTurnsPerCount = 128;  // before an answer to count: what has arrived is taken up first
+constexpr int kTurnsPerBurst = 24;  // of progress, between two looks at the socket
+constexpr int kTurnsPerYield = 16;
+constexpr int kTurnsPerCount = 32;  // before an answer to count: what has arrived is taken up first
 constexpr int kRestMs = 1;           // between bursts: the other ranks of the guest need the CPU to come to rest
 constexpr int kNice = -10;
 constexpr int kReconnectMs = 1000;
