@@ -216,6 +216,14 @@ TEST_CASE("sizes and durations") {
   CHECK(format_size(1536ull << 20) == "1536MiB");
 }
 
+TEST_CASE("a value that is folded over several lines is told of in one") {
+  const auto parsed = parse_manifest(
+      "apiVersion: stillpoint/v1\nkind: MpiJob\nmetadata: {name: a}\nspec:\n  guests:\n    count: 1\n    disk: 1TiB\n\n"
+      "        exec ./a.out\n  mpi: {ranks: 1, command: [./a.out]}\n");
+  REQUIRE(!parsed.problems.empty());
+  for (const auto& problem : parsed.problems) CHECK(problem.what.find('\n') == std::string::npos);
+}
+
 // Whatever is done to a good manifest: an answer, never a crash; and what is accepted makes a spec.
 TEST_CASE("random mutations of good manifests") {
   std::vector<std::string> seeds;

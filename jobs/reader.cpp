@@ -84,9 +84,23 @@ std::string is_kind(const YamlNode& node) {
 
 }  // namespace
 
+namespace {
+
+// A value that was folded over several lines must not make several of the message: scripts read it line by line.
+std::string on_one_line(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    if (c == '\n') line += "\\n";
+    else line += c;
+  }
+  return line;
+}
+
+}  // namespace
+
 void Problems::add(Mark mark, std::string what) {
   if (problems_.size() < kMost) {
-    problems_.push_back({mark, std::move(what)});
+    problems_.push_back({mark, on_one_line(what)});
   } else {
     ++beyond_;
   }
