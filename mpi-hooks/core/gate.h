@@ -119,8 +119,8 @@ class Gate {
     std::atomic_signal_fence(std::memory_order_seq_cst);
   }
   // A peer has died: no thread of this rank begins another call, ever, whatever open() says.
-  bool is_locked_for_good() const noexcept { return (word_.load(std::memory_order_acquire) & kFailed) != 0; }
   void lock_for_good() noexcept { word_.fetch_or(kFailed, std::memory_order_seq_cst); }
+  bool is_locked_for_good() const noexcept { return (word_.load(std::memory_order_acquire) & kFailed) != 0; }
   // In a forked child, which is not the rank: no gate, no other threads.
   void forget_after_fork(Thread& survivor) noexcept;
 
