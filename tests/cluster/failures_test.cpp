@@ -30,15 +30,15 @@ constexpr milliseconds kLook{300};  // for what must not come any more
 
 // programs/mortal.c, all six ranks under way and writing.
 struct Mortal {
-  explicit Mortal(const std::string& how = "killed", unsigned rank = kVictim, unsigned guests = 2) : cluster(guests) {
+  explicit Mortal(const std::string& how = "killed", unsigned rank = kVictim) : cluster(2) {
     cluster.put_program("mortal");
     JobText text = job({.name = "mortal"}, how);
     text.command.push_back(std::to_string(rank));
-    text.ranks_per_guest = guests == 2 ? std::vector<unsigned>{3, 3} : std::vector<unsigned>{6};
+    text.ranks_per_guest = {3, 3};
     cluster.start(text);
     for (const char* writer : {"rank 0 line 3", "rank 3 line 3", "rank 4 line 3"})
       cluster.wait_for_output(writer, kLong);
-    for (unsigned guest = 0; guest < guests; ++guest)
+    for (unsigned guest : {0u, 1u})
       for (const pid_t pid : ranks_of(cluster, guest, "mortal"))
         (rank_number(pid) == std::to_string(kVictim) ? victim : survivors.emplace_back()) = pid;
     REQUIRE(victim != 0);
@@ -196,7 +196,7 @@ TEST_CASE("own_end") {
                          Way{"exit", kVictim, 3, "it ended itself without MPI_Finalize"},
                          Way{"error", kVictim, kTruncated, "it was ended by MPI itself in MPI_Recv"}}) {
     CAPTURE(way.how);
-    Mortal mortal(way.how, way.rank, 2);
+    Mortal mortal(way.how, way.rank);
     Cluster& cluster = mortal.cluster;
     for (unsigned guest : {0u, 1u}) REQUIRE(cluster.put_file(guest, "die", "", 0644));
     REQUIRE_MESSAGE(cluster.serve_until([&] { return cluster.over(); }, kDeadline), cluster.problem());
