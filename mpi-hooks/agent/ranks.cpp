@@ -230,12 +230,15 @@ std::uint64_t Ranks::calls() const {
   return sum;
 }
 
-std::string Ranks::words(const Connection& rank) {
-  if (rank.last.rank < 0) return "process " + std::to_string(rank.pid);
+std::string Ranks::words(const Connection& rank) const {
+  if (rank.last.rank < 0) {  // its helper has not come to telling it, though the program may be far beyond MPI_Init
+    const auto number = proc_.rank(rank.pid);
+    return (number ? "rank " : "process ") + std::to_string(number ? static_cast<pid_t>(*number) : rank.pid);
+  }
   return (rank.last.spawned != 0 ? "spawned rank " : "rank ") + std::to_string(rank.last.rank);
 }
 
-Ranks::Failure Ranks::failure_of(const Connection& rank) {
+Ranks::Failure Ranks::failure_of(const Connection& rank) const {
   const bool known = rank.last.rank >= 0 && rank.last.spawned == 0;
   return {known ? static_cast<std::uint32_t>(rank.last.rank) : hooks::kUnknownRank,
           false,

@@ -85,8 +85,8 @@ class Ranks {
 
   void accept_all();
   static bool is_at_rest(const Connection& rank) { return rank.finalized || (rank.ready && rank.closed); }
-  static std::string words(const Connection& rank);
-  static Failure failure_of(const Connection& rank);
+  std::string words(const Connection& rank) const;
+  Failure failure_of(const Connection& rank) const;
   std::string restless_words(const Connection& rank) const;
   bool receive(Connection& rank);  // false: it is gone
   void take(Connection& rank, const hooks::RankPacket& packet);

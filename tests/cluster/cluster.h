@@ -23,7 +23,8 @@ struct JobText {
 
 // Deadlines and counts of one checkpoint.
 struct CycleSettings {
-  milliseconds close{2000};  // for the gates, and as much again for the rounds
+  // For the gates, and as much again for the rounds. Long: other tests beside this one starve ranks for seconds.
+  milliseconds close{20'000};
   milliseconds enough{250};  // of rounds, where a call that waits makes traffic for as long as it waits
   milliseconds settle{200};
   milliseconds hold{1};  // how long all stand still, verified

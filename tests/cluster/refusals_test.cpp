@@ -26,7 +26,7 @@ constexpr char kPlace[] = "10.99.0.";
 bool says(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 // One that is given up soon.
-CycleResult refused(Cluster& cluster, CycleSettings settings = {.close = milliseconds(3000), .attempts = 2}) {
+CycleResult refused(Cluster& cluster, CycleSettings settings = {.attempts = 2}) {
   const CycleResult result = cluster.cycle(settings);
   CHECK_FALSE(result.quiet);
   std::cout << "refused after " << std::chrono::duration_cast<milliseconds>(result.to_verified).count()
