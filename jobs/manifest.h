@@ -48,7 +48,7 @@ struct Mpi {
 struct CheckpointPolicy {
   std::optional<std::uint32_t> interval_seconds;  // nothing: only on demand
   std::uint32_t keep = 3;
-  std::string durability = "host-loss";  // or "local"
+  std::string durability = "host-loss";  // or "local", "site"
 };
 
 struct RestartPolicy {

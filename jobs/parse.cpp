@@ -291,7 +291,7 @@ void read_checkpoint(Problems& problems, const YamlNode& node, CheckpointPolicy&
   const Section section(problems, node, "spec.checkpoint", {"interval", "keep", "durability"});
   read_interval(section, policy);
   if (const auto n = section.integer("keep", 1, kMostKept)) policy.keep = static_cast<std::uint32_t>(*n);
-  if (auto word = read_choice(section, "durability", {"local", "host-loss"})) policy.durability = std::move(*word);
+  if (auto word = read_choice(section, "durability", {"local", "host-loss", "site"})) policy.durability = std::move(*word);
 }
 
 void read_restart(Problems& problems, const YamlNode& node, RestartPolicy& policy) {

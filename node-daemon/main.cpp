@@ -8,6 +8,8 @@
 
 #include "common/log.h"
 #include "node-daemon/domain/libvirt_driver.h"
+#include "node-daemon/peer/peer_blobs.h"
+#include "node-daemon/peer/peer_server.h"
 #include "node-daemon/shell/daemon.h"
 #include "node-daemon/store/chunk_image_store.h"
 
@@ -20,6 +22,9 @@ struct Flags {
   std::string name, state, coordinator, address, tls, images, store_keys, guest_image;
   std::string libvirt = "embed";
   std::string log_level = "info";
+  bool own_images = false;
+  std::uint16_t images_port = 7444;
+  std::string domain;
 };
 
 int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
@@ -30,6 +35,12 @@ int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
   app.add_option("--address", flags.address, "this host's address on the network between the hosts")->required();
   app.add_option("--tls", flags.tls, "directory with ca.pem, cert.pem, key.pem")->required();
   app.add_option("--images", flags.images, "directory of the checkpoint images, reached by all hosts")->required();
+  app.add_flag("--own-images", flags.own_images,
+               "no other host reaches the directory of images: copies of them go to other hosts");
+  app.add_option("--images-port", flags.images_port,
+                 "with --own-images: port at --address where other hosts fetch images and put copies");
+  app.add_option("--domain", flags.domain,
+                 "what fails together with this host, a rack or a power line: copies go to another one");
   app.add_option(
       "--store-keys", flags.store_keys,
       "file of the keys that seal the images, the same on all hosts; store.keys beside the certificate if not "
@@ -71,10 +82,26 @@ Status serve(const Flags& flags) {
   auto state = StateDirectory::open(flags.state);
   if (!state) return state.error();
   parts.state = std::make_unique<StateDirectory>(std::move(*state));
-  const std::filesystem::path keys = flags.store_keys.empty() ? std::filesystem::path(flags.tls) / "store.keys"
+  const auto tls_file = [&](const char* name) { return std::filesystem::absolute(flags.tls) / name; };
+  const std::filesystem::path keys = flags.store_keys.empty() ? tls_file("store.keys")
                                                               : std::filesystem::path(flags.store_keys);
-  auto store = open_chunk_image_store(std::filesystem::absolute(flags.images), {flags.name}, keys);
+  ImageStoreOptions images;
+  images.own = flags.own_images;
+  images.connect = [identity = SiteIdentity{tls_file("ca.pem"), tls_file("cert.pem"), tls_file("key.pem")}](
+                       const wire::StorePeer& peer) { return connect_peer(peer, identity, 0); };
+  auto store = open_chunk_image_store(std::filesystem::absolute(flags.images), {flags.name}, keys, std::move(images));
   if (!store) return store.error();
+  std::unique_ptr<PeerServer> peers;  // goes before the store
+  if (flags.own_images) {
+    auto listening = PeerServer::listen(*parts.tls, flags.address + ":" + std::to_string(flags.images_port),
+                                        system_files(), (*store)->hosts(), (*store)->mirrors());
+    if (!listening) return listening.error();
+    peers = std::move(*listening);
+    parts.settings.store_endpoint = peers->endpoint();
+  }
+  parts.settings.store_id = (*store)->id();
+  parts.settings.store_is_own = flags.own_images;
+  parts.settings.domain = flags.domain;
   parts.store = std::move(*store);
   parts.networks = std::make_unique<GangNetworks>(flags.address);
 

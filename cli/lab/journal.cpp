@@ -15,7 +15,7 @@ NLOHMANN_JSON_SERIALIZE_ENUM(HostState, {{HostState::present, "present"},
                                          {HostState::killed, "killed"}})
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ProcessRecord, pid, start_ticks)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(HostRecord, name, state, daemon)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LabOptions, programs, guest_image, images, lease_ms, node_args, coordinator_args)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LabOptions, programs, guest_image, images, own_images, lease_ms, node_args, coordinator_args)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Journal, state, options, coordinator, hosts, made_directories)
 
 namespace {

@@ -35,6 +35,7 @@ struct LabOptions {
   std::string programs;  // directory of stillpointd and stillpoint-node
   std::string guest_image;
   std::string images;     // the shared image directory
+  bool own_images = false;  // each host has one of its own instead
   unsigned lease_ms = 0;  // 0: the coordinator's own default
   std::vector<std::string> node_args, coordinator_args;
   bool operator==(const LabOptions&) const = default;

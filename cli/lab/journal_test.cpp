@@ -16,7 +16,7 @@ namespace {
 Journal example() {
   Journal journal;
   journal.state = LabState::up;
-  journal.options = {"/bin", "/guest", "/images", 1500, {"--a"}, {"--b", "c"}};
+  journal.options = {"/bin", "/guest", "/images", true, 1500, {"--a"}, {"--b", "c"}};
   journal.coordinator = {12, 34};
   journal.hosts = {
       {"h1", HostState::present, {56, 78}}, {"h2", HostState::killed, {}}, {"h3", HostState::cut_off, {9, 10}}};

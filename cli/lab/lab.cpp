@@ -220,6 +220,10 @@ Status Lab::make_host(HostRecord& host) {
   return start_daemon(host);
 }
 
+fs::path Lab::images_of(const std::string& host) const {
+  return journal_.options.own_images ? layout_.short_host(host) / "images" : fs::path(journal_.options.images);
+}
+
 Status Lab::start_daemon(HostRecord& host) {
   std::vector<std::string> argv = {(fs::path(journal_.options.programs) / "stillpoint-node").string(),
                                    "--name",
@@ -233,13 +237,14 @@ Status Lab::start_daemon(HostRecord& host) {
                                    "--tls",
                                    (layout_.short_host(host.name) / "tls").string(),
                                    "--images",
-                                   journal_.options.images,
+                                   images_of(host.name).string(),
                                    "--store-keys",
                                    layout_.store_keys().string(),
                                    "--guest-image",
                                    journal_.options.guest_image,
                                    "--libvirt",
                                    "embed"};
+  if (journal_.options.own_images) argv.emplace_back("--own-images");
   argv.insert(argv.end(), journal_.options.node_args.begin(), journal_.options.node_args.end());
   auto started = start_in_namespace(argv, layout_.host_namespace(host.name), layout_.log(host.name));
   if (!started) return started.error();

@@ -40,6 +40,7 @@ class Lab {
 
   Status build(unsigned hosts, const LabOptions& options);
   Status start_coordinator_process();
+  std::filesystem::path images_of(const std::string& host) const;
   Status start_daemon(HostRecord& host);
   Status make_host(HostRecord& host);
   Status wait_for_coordinator();

@@ -99,6 +99,8 @@ void add_lab_command(CLI::App& app, CommandContext& context) {
       ->capture_default_str()
       ->check(CLI::Range(1u, lab::kMaxHosts));
   up->add_option("--lease-ms", shared->options.lease_ms, "How long a silent host is waited for");
+  up->add_flag("--own-images", shared->options.own_images,
+               "Each host keeps checkpoints in its own directory, with copies at others, and kill-host takes them");
   up->add_option("--images-dir", shared->options.images, "Where checkpoints go, instead of inside the laboratory");
   up->add_option("--guest-image", shared->options.guest_image, "Directory of the guest image");
   up->add_option("--programs", shared->options.programs, "Directory of stillpointd and stillpoint-node");

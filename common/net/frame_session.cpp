@@ -13,12 +13,12 @@
 #include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
-#include <charconv>
 #include <deque>
 #include <mutex>
 #include <optional>
 
 #include "common/log.h"
+#include "common/net/endpoint.h"
 #include "common/net/peer_name.h"
 
 namespace stillpoint::net {
@@ -30,24 +30,6 @@ using boost::system::error_code;
 
 constexpr std::chrono::seconds kFlushDeadline{1};
 constexpr std::chrono::milliseconds kAcceptRetry{100};
-
-struct HostPort {
-  std::string host, port;
-};
-
-Result<HostPort> split_endpoint(const std::string& endpoint) {
-  const auto colon = endpoint.rfind(':');
-  auto bad = [&] { return Error{ErrorKind::permanent, "reading", endpoint, "expected ADDRESS:PORT"}; };
-  if (colon == std::string::npos || colon == 0) return bad();
-  HostPort split{endpoint.substr(0, colon), endpoint.substr(colon + 1)};
-  if (split.host.front() == '[' && split.host.back() == ']') split.host = split.host.substr(1, split.host.size() - 2);
-  std::uint16_t number = 0;
-  const char* end = split.port.data() + split.port.size();
-  if (auto parsed = std::from_chars(split.port.data(), end, number); parsed.ec != std::errc{} || parsed.ptr != end)
-    return bad();
-  if (split.host.empty()) return bad();
-  return split;
-}
 
 std::string describe(const tcp::endpoint& endpoint) {
   const std::string address = endpoint.address().to_string();

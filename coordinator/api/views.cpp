@@ -5,6 +5,8 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "coordinator/core/copies.h"
+
 namespace stillpoint::coordinator {
 namespace {
 
@@ -167,6 +169,19 @@ json checkpoint_json(const EpochRecord& e) {
           {"ranks", cut_ranks_json(e)}};
 }
 
+// Where each guest's memory lies; its disk lies with it.
+json images_json(const EpochRecord& e) {
+  json list = json::array();
+  for (const auto& image : e.images) {
+    const std::string& path = image.memory().path();
+    const auto& copies = image.memory().copies();
+    list.push_back({{"guest", image.guest()},
+                    {"host", path.substr(0, path.find('/'))},
+                    {"copies", std::vector<std::string>(copies.begin(), copies.end())}});
+  }
+  return list;
+}
+
 json checkpoints_json(const Coordinator& core, const JobRecord& job) {
   json list = json::array();
   for (const auto& [number, epoch] : core.state().epochs) {
@@ -174,7 +189,8 @@ json checkpoints_json(const Coordinator& core, const JobRecord& job) {
     json one = checkpoint_json(epoch);
     one["state"] = std::string(name(epoch.state));
     one["time"] = iso_time(epoch.time);
-    one["level"] = job.spec.durability;
+    one["level"] = epoch.state == EpochState::committed ? copies::level(epoch) : "";
+    one["images"] = images_json(epoch);
     one["incarnation"] = epoch.incarnation.value;
     one["reason"] = epoch.reason;
     one["outputOffset"] = epoch.output_offset;

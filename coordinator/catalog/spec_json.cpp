@@ -134,8 +134,8 @@ std::vector<std::string> spec_problems(const JobSpec& spec) {
   expect(!spec.interval_seconds || *spec.interval_seconds >= 1,
          "checkpoint.intervalSeconds: expected at least 1, or null");
   expect(spec.keep >= 1, "checkpoint.keep: expected at least 1");
-  expect(spec.durability == "host-loss" || spec.durability == "local",
-         "durability: expected \"host-loss\" or \"local\"");
+  expect(spec.durability == "host-loss" || spec.durability == "local" || spec.durability == "site",
+         "durability: expected \"local\", \"host-loss\" or \"site\"");
   for (const auto& host : spec.hosts)
     expect(plain_name(host.value), "placement.hosts: \"" + host.value + "\" is no host name");
   return problems;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "coordinator/core/commit.h"
+#include "coordinator/core/copies.h"
 #include "coordinator/core/cut.h"
 #include "coordinator/core/rank_words.h"
 #include "coordinator/core/ranks.h"
@@ -26,11 +27,14 @@ void enter(Core& core, CheckpointRun& run, Phase phase) {
 // Asks the hosts whose turn it is: all of them, or in the control the next one.
 template <class Fill>
 void ask_hosts(Core& core, const JobRecord& job, CheckpointRun& run, Fill fill) {
-  const auto each = [&](wire::ToHost& m, const HostName&) { fill(m); };
+  const auto each = [&](wire::ToHost& m, const HostName& host) {
+    if constexpr (std::is_invocable_v<Fill, wire::ToHost&, const HostName&>) fill(m, host);
+    else fill(m);
+  };
   if (!run.gap) return core.ask_gang(Owner::checkpoint, job, run.epoch, run.waiting, each);
   const auto& host = run.turns.at(run.turn);
   run.waiting = {host};
-  core.ask(Owner::checkpoint, host, job.job, job.incarnation, run.epoch, fill);
+  core.ask(Owner::checkpoint, host, job.job, job.incarnation, run.epoch, [&](wire::ToHost& m) { each(m, host); });
 }
 
 void close(Core& core, JobRecord& job, CheckpointRun& run) {
@@ -111,7 +115,9 @@ bool enough_rounds(const Core& core, const CheckpointRun& run) {
 void capture(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::capture);
   run.deadline = core.now + core.settings.capture_deadline;
-  ask_hosts(core, job, run, [](wire::ToHost& m) { m.mutable_capture(); });
+  ask_hosts(core, job, run, [&](wire::ToHost& m, const HostName& host) {
+    *m.mutable_capture()->mutable_durability() = copies::asked_of(core, job, host);
+  });
 }
 
 void release(Core& core, JobRecord& job, CheckpointRun& run) {
@@ -307,6 +313,8 @@ void on_request(Core& core, const CheckpointJob& event) {
       return core.refuse(event.request,
                          Error{ErrorKind::transient, "checkpoint", job->job.value,
                                fmt::format("host {} is not connected; try again when it is back", host.value)});
+  if (const std::string obstacle = copies::obstacle(core, *job); !obstacle.empty())
+    return core.refuse(event.request, refused("checkpoint", job->job.value, obstacle));
   begin(core, *job, event.request, event.control_gap_ms);
 }
 

@@ -252,8 +252,8 @@ struct Core {
   // A host is lost: what images it had to delete is asked of another one, and what was asked of it in the background is
   // taken out and returned. Its lease has ended what ran there; its next hello tells what is still to be cleaned up.
   std::vector<Request> give_up(const HostName& lost);
-  // Epochs' images go: every host that is up deletes what it stored, and one of them what the others did. Without any
-  // host the next one that comes deletes it all.
+  // Epochs' images go: every host that is up deletes what it stored and the copies that it keeps; of those that share a
+  // directory one deletes what the others stored. Without any host the next one that comes deletes it all.
   void delete_images(Owner owner, const JobId& job, const std::vector<Epoch>& epochs);
 
   void stale(const HostName& host, const JobId& job, Epoch epoch, std::string what);

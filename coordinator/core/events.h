@@ -42,7 +42,7 @@ struct JobSpec {
   std::vector<std::string> outputs;  // names in guest 0's workdir, fetched when the program has ended
   std::optional<std::uint32_t> interval_seconds;  // periodic checkpoints; nothing: only on demand
   std::uint32_t keep = 3;
-  std::string durability = "host-loss";
+  std::string durability = "host-loss";  // or "local", "site"
   bool restart_on_failure = true;
   std::uint32_t max_restarts = 5;
   std::vector<HostName> hosts;   // allowed hosts; empty = any

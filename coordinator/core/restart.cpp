@@ -4,6 +4,7 @@
 
 #include "coordinator/core/automatic.h"
 #include "coordinator/core/checkpoint.h"
+#include "coordinator/core/copies.h"
 #include "coordinator/core/cut.h"
 #include "coordinator/core/epochs.h"
 #include "coordinator/core/fence.h"
@@ -44,6 +45,7 @@ void restore(Core& core, JobRecord& job, RestartRun& run) {
     *body.mutable_hardware() = hardware_of(job.spec);
     for (const auto& image : epoch.images)
       if (core.host_of(job, image.guest()) == host) *body.add_images() = image;
+    copies::add_peers(core, body);
   });
 }
 
@@ -55,10 +57,39 @@ Result<std::vector<Placement>> plan(const Core& core, const JobRecord& job, cons
   return plan_gang(core, job, run.hosts);
 }
 
-// Chooses hosts; stays in this phase while there is no room.
+// What keeps the checkpoint from being had, with what to do; nothing: it can be.
+std::optional<Error> unavailable(const Core& core, const JobRecord& job, Epoch number, bool older_will_do) {
+  const std::string lost = copies::lost_images(core, core.catalog.epochs.at(number));
+  if (lost.empty()) return std::nullopt;
+  const bool older = copies::newest_at_hand(core, job, number).has_value();
+  if (older && older_will_do) return std::nullopt;
+  return Error{ErrorKind::transient, "restart", job.job.value,
+               fmt::format("checkpoint {} cannot be had: {}; {}", number.value, lost,
+                           older ? "bring one of these hosts back with its disk, or take an older checkpoint"
+                                 : "nor can an older one: bring one of these hosts back with its disk")};
+}
+
+// Was no epoch named and hosts are lost with what they kept, an older checkpoint is taken.
+void settle_epoch(Core& core, JobRecord& job, RestartRun& run) {
+  const std::string lost = copies::lost_images(core, core.epoch(run.epoch));
+  const auto older = run.fall_back ? copies::newest_at_hand(core, job, run.epoch) : std::nullopt;
+  if (lost.empty() || !older) return;
+  const std::string what =
+      fmt::format("checkpoint {} cannot be had: {}; checkpoint {} is taken instead", run.epoch.value, lost, older->value);
+  run.story += (run.story.empty() ? "" : "; ") + what;
+  core.note(Log::Level::error, job.job, {}, run.epoch, "fell back", what);
+  run.epoch = *older;
+  job.restored_from = *older;
+  core.set_state(job, JobState::restarting, run.story);
+}
+
+// Chooses checkpoint and hosts; stays in this phase while there is no room, or no host with the images.
 void place(Core& core, JobRecord& job, RestartRun& run) {
   if (core.now < run.not_before) return;
-  auto placed = plan(core, job, run);
+  // Hosts may be on their way back; what is on them is not given up at once.
+  if (core.now >= run.deadline) settle_epoch(core, job, run);
+  const auto lost = unavailable(core, job, run.epoch, false);
+  auto placed = lost ? Result<std::vector<Placement>>(*lost) : plan(core, job, run);
   if (!placed.has_value()) {
     if (core.now < run.deadline) return;
     if (!run.automatic) return fail(core, job, placed.error());
@@ -235,6 +266,7 @@ std::optional<Error> refusal(Core& core, const RestartJob& event, JobRecord*& jo
   if (!chosen.has_value()) return chosen.error();
   epoch = chosen.value();
   if (auto unknown = unknown_hosts(core, event.hosts, "restart")) return unknown;
+  if (auto lost = unavailable(core, *job, epoch, !event.from)) return lost;
   // Looked at before the old gang is destroyed: with no room the job had better run on.
   if (auto room = plan_gang(core, *job, event.hosts); !room.has_value()) return room.error();
   return std::nullopt;

@@ -73,7 +73,7 @@ void Host::Impl::capture_gang(Gang& gang, const wire::ToHost& ask) {
   effects.push_back(WatchTaps{gang.id, gang.record.network().vni(), epoch});
   for (std::uint32_t guest : gang.local()) {
     capture.running.insert(guest);
-    effects.push_back(CaptureGuest{domain_of(gang.id, guest), epoch});
+    effects.push_back(CaptureGuest{domain_of(gang.id, guest), epoch, ask.capture().durability()});
   }
 }
 

@@ -65,6 +65,7 @@ struct StartGuest {
 struct RestoreGuest {
   GuestPlan plan;
   wire::GuestImage image;
+  std::vector<wire::StorePeer> peers;  // that may have it
 };  // → GuestRestored
 struct ResumeGuest {
   DomainId id;
@@ -75,6 +76,7 @@ struct ContinueGuest {
 struct CaptureGuest {
   DomainId id;
   Epoch epoch;
+  wire::Durability durability;
 };  // → GuestCaptured, GuestStored
 struct CancelCapture {
   DomainId id;
@@ -104,7 +106,7 @@ struct RemoveGang {
 struct DeleteImages {  // → ImagesDeleted
   JobId job;
   std::vector<Epoch> epochs;
-  bool all_hosts = false;   // also what other hosts stored
+  bool all_hosts = false;   // also what other hosts stored, and copies of it
   std::uint64_t token = 0;  // 0: nobody waits for it
 };
 

@@ -159,6 +159,11 @@ wire::HostHello Host::Impl::hello() const {
   hello.set_image_free_bytes(figures.image_free);
   hello.set_version(settings.version);
   hello.set_pid(settings.pid);
+  hello.set_store_id(settings.store_id);
+  hello.set_store_is_own(settings.store_is_own);
+  hello.set_store_endpoint(settings.store_endpoint);
+  hello.set_object_store(settings.object_store);
+  hello.set_domain(settings.domain);
   for (const auto& [id, gang] : gangs) {
     if (gang.dying) continue;
     auto& presence = *hello.add_gangs();

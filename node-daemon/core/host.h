@@ -18,6 +18,9 @@ struct HostSettings {
   std::uint64_t memory_bytes = 0;
   std::string version;
   std::uint32_t pid = 0;
+  // Of the store of images, as in HostHello.
+  std::string store_id, store_endpoint, domain;
+  bool store_is_own = false, object_store = false;
   std::uint64_t first_request = 1;     // ids of guest requests go on from here: higher than any earlier daemon's
   milliseconds default_lease{10'000};  // before any coordinator has said one
   milliseconds resend{1'000};          // to agents

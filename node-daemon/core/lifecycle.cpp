@@ -139,8 +139,10 @@ void Host::Impl::gang_prepared(const GangPrepared& event) {
     if (operation.ask.has_start_guests())
       for (std::uint32_t guest : operation.waiting) effects.push_back(StartGuest{plan(*gang, guest)});
     else if (operation.ask.has_restore())
-      for (const auto& image : operation.ask.restore().images())
-        effects.push_back(RestoreGuest{plan(*gang, image.guest()), image});
+      for (const auto& image : operation.ask.restore().images()) {
+        const auto& peers = operation.ask.restore().peers();
+        effects.push_back(RestoreGuest{plan(*gang, image.guest()), image, {peers.begin(), peers.end()}});
+      }
   }
 }
 

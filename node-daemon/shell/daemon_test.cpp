@@ -236,7 +236,8 @@ class HangingStore final : public ImageStore {
     };
     return std::make_unique<Writer>(switch_);
   }
-  Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile&) override {
+  Status replicate(wire::GuestImage&, const wire::Durability&, std::stop_token) override { return {}; }
+  Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile&, const std::vector<wire::StorePeer>&) override {
     return Error{ErrorKind::not_found, "open image", "", "there is none"};
   }
   Status remove(const JobId&, const std::vector<Epoch>&, Reach) override { return {}; }

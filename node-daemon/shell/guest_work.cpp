@@ -91,9 +91,9 @@ Status GuestWork::restore_image(const RestoreGuest& work) {
   if (!domain) return domain.error();
   // Every piece is verified before QEMU or the disk gets it. The machine stays paused until every guest of the gang has
   // come to the end of its images without an error.
-  auto memory = store_.open(work.image.memory());
+  auto memory = store_.open(work.image.memory(), work.peers);
   if (!memory) return memory.error();
-  auto disk = store_.open(work.image.disk());
+  auto disk = store_.open(work.image.disk(), work.peers);
   if (!disk) return disk.error();
   auto layer = make_restored_disk(state_.guest_directory(work.plan.id), **disk);
   if (!layer) return layer.error();
@@ -157,6 +157,7 @@ Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, cons
   auto disk_file = store_disk({chain->begin() + 1, chain->end()}, room_, **disk, stop);
   if (!disk_file) return disk_file.error();
   *image.mutable_disk() = std::move(*disk_file);
+  if (auto replicated = store_.replicate(image, work.durability, stop); !replicated) return replicated.error();
   return image;
 }
 

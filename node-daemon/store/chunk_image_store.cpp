@@ -1,13 +1,17 @@
 #include "node-daemon/store/chunk_image_store.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <mutex>
 #include <set>
 
 #include "common/file.h"
 #include "common/log.h"
+#include "common/random_id.h"
 #include "node-daemon/store/chunk_store.h"
-#include "node-daemon/store/digest.h"
+#include "node-daemon/store/image_reader.h"
 #include "node-daemon/store/image_writer.h"
 #include "node-daemon/store/store_lock.h"
 
@@ -23,8 +27,7 @@ std::string part_name(const GuestIndex& guest, ImageName::Part part) {
   return "guest-" + std::to_string(guest.value) + (part == ImageName::Part::memory ? ".ram" : ".disk");
 }
 
-void collect(ChunkStore& store, const std::string& host) {
-  auto report = store.collect();
+void report_collection(const Result<CollectReport>& report, const std::string& host) {
   if (!report)
     return log_warn("space of deleted images not freed", {{"of", host}, {"cause", report.error().message()}});
   for (const Error& problem : report->problems)
@@ -37,16 +40,16 @@ void collect(ChunkStore& store, const std::string& host) {
                                                {"bytes_after", std::to_string(report->bytes_after)}});
 }
 
-class Reader final : public ImageReader {
- public:
-  Reader(std::unique_ptr<ChunkStore> other, std::unique_ptr<ImageSource> source)
-      : other_(std::move(other)), source_(std::move(source)) {}
-  Result<std::string> read() override { return source_->read(); }
-
- private:
-  const std::unique_ptr<ChunkStore> other_;  // another host's, opened for this; or none. Outlives the source
-  const std::unique_ptr<ImageSource> source_;
+struct ImagePath {
+  std::string owner, image;
 };
+Result<ImagePath> split_path(const wire::ImageFile& file) {
+  const std::size_t slash = file.path().find('/');
+  ImagePath path{file.path().substr(0, slash), slash == std::string::npos ? "" : file.path().substr(slash + 1)};
+  if (!is_host_directory(path.owner) || !is_image_name(path.image))
+    return Error{ErrorKind::refused, "open image", file.path(), "not the path of an image of this version"};
+  return path;
+}
 
 // The images that were here when they were last looked at, and those that came since. Whether one of them has gone
 // tells whether another host deleted something. Too many names cost a look more, too few leave space without use.
@@ -97,10 +100,17 @@ class NotingIngest final : public ImageIngest {
   const std::string name_;
 };
 
-class ChunkImageStore final : public ImageStore {
+class ChunkImageStore final : public SiteImageStore {
  public:
-  ChunkImageStore(const fs::path& directory, HostName host, SiteKeys keys)
-      : hosts_(directory / "hosts"), host_(std::move(host)), keys_(std::move(keys)) {}
+  ChunkImageStore(const fs::path& directory, std::string id, const HostName& host, const SiteKeys& keys,
+                  ImageStoreOptions options)
+      : id_(std::move(id)),
+        hosts_(directory / "hosts"),
+        host_(host),
+        keys_(keys),
+        is_own_(options.own),
+        mirrors_(system_files(), hosts_, host, keys),
+        copies_(host, keys, std::move(options.connect), std::move(options.object_store)) {}
 
   Status load() {
     for (const fs::path& path : {hosts_, hosts_ / host_.value})
@@ -123,7 +133,9 @@ class ChunkImageStore final : public ImageStore {
     return make_image_writer(std::make_unique<NotingIngest>(std::move(*ingest), known_, image),
                              host_.value + "/" + image, std::move(stop));
   }
-  Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file) override;
+  Status replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) override;
+  Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
+                                            const std::vector<wire::StorePeer>& peers) override;
   Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) override;
   // Another host may have deleted lists here while this daemon was away, or was not asked.
   void tidy() override {
@@ -131,60 +143,96 @@ class ChunkImageStore final : public ImageStore {
   }
   Result<std::uint64_t> free_bytes() override { return system_files().free_bytes(hosts_); }
 
+  const std::string& id() const override { return id_; }
+  const fs::path& hosts() const override { return hosts_; }
+  Mirrors& mirrors() override { return mirrors_; }
+
  private:
-  Status check_digest(const wire::ImageFile& file, const fs::path& path) const;
+  Result<ImagePlace> here(const std::string& owner);
+  std::vector<ImageOpener> places_of(const wire::ImageFile& file, const std::string& owner,
+                                     const std::vector<wire::StorePeer>& peers);
   void collect_own() {
     known_.look_anew(*own_);
-    collect(*own_, host_.value);
+    report_collection(own_->collect(), host_.value);
   }
-  void collect_of_dead(const std::string& host);
+  void collect_of_other(const std::string& host);
 
+  const std::string id_;
   const fs::path hosts_;
   const HostName host_;
   const SiteKeys keys_;
+  const bool is_own_;
+  Mirrors mirrors_;
+  ImageCopies copies_;
   Fd lock_;
   std::unique_ptr<ChunkStore> own_;
   KnownImages known_;
 };
 
-// The catalog's digest is that of the image's list, which vouches for every page by its seals.
-Status ChunkImageStore::check_digest(const wire::ImageFile& file, const fs::path& path) const {
-  auto list = system_files().open(path);
-  if (!list && list.error().kind == ErrorKind::not_found) {
-    // Where the shared file system is not mounted, not even this host's own store is there: nothing is known then.
-    std::error_code failed;
-    if (!fs::exists(hosts_ / host_.value, failed))
-      return Error{ErrorKind::transient, "open image", path.string(),
-                   "the image directory is not there, or empty; is it mounted here?"};
-    return Error{ErrorKind::damaged, "open image", path.string(), "it is gone"};
+// What is in this host's directory.
+Result<ImagePlace> ChunkImageStore::here(const std::string& owner) {
+  if (owner == host_.value) return ImagePlace{nullptr, own_.get()};
+  if (is_own_) {
+    auto mirror = mirrors_.find({owner});
+    if (!mirror) return mirror.error();
+    return ImagePlace{*mirror, mirror->get()};
   }
-  if (!list) return list.error();
-  auto bytes = (*list)->read(0, (*list)->size());
-  if (!bytes) return bytes.error();
-  Sha256 digest;
-  digest.add(*bytes);
-  if (digest.finish() == file.sha256()) return {};
-  return Error{ErrorKind::damaged, "verify image", path.string(), "its SHA-256 is not the recorded one"};
+  // Where the shared file system is not mounted, not even this host's own store is there: nothing is known then.
+  std::error_code failed;
+  if (!fs::exists(hosts_ / host_.value, failed))
+    return Error{ErrorKind::transient, "open image", hosts_.string(),
+                 "the image directory is not there, or empty; is it mounted here?"};
+  ChunkStoreOptions options;
+  options.read_only = true;
+  auto opened = ChunkStore::open(system_files(), hosts_ / owner, keys_, options);
+  if (!opened) return opened.error();
+  std::shared_ptr<ChunkStore> store = std::move(*opened);
+  return ImagePlace{store, store.get()};
 }
 
-Result<std::unique_ptr<ImageReader>> ChunkImageStore::open(const wire::ImageFile& file) {
-  const std::size_t slash = file.path().find('/');
-  const std::string host = file.path().substr(0, slash);
-  const std::string name = slash == std::string::npos ? "" : file.path().substr(slash + 1);
-  if (!is_host_directory(host) || !is_image_name(name))
-    return Error{ErrorKind::refused, "open image", file.path(), "not the path of an image of this version"};
-  if (auto same = check_digest(file, hosts_ / host / "images" / name); !same) return same.error();
-  std::unique_ptr<ChunkStore> other;
-  if (host != host_.value) {
-    ChunkStoreOptions options;
-    options.read_only = true;
-    auto opened = ChunkStore::open(system_files(), hosts_ / host, keys_, options);
-    if (!opened) return opened.error();
-    other = std::move(*opened);
+std::vector<ImageOpener> ChunkImageStore::places_of(const wire::ImageFile& file, const std::string& owner,
+                                                    const std::vector<wire::StorePeer>& peers) {
+  const auto viewed = [](Result<std::shared_ptr<CopiesView>> view) -> Result<ImagePlace> {
+    if (!view) return view.error();
+    return ImagePlace{*view, &(*view)->store()};
+  };
+  const std::set<std::string> copies(file.copies().begin(), file.copies().end());
+  std::vector<ImageOpener> places{{"this host", [this, owner] { return here(owner); }}};
+  for (const wire::StorePeer& peer : peers)
+    if (peer.host() != host_.value && (peer.host() == owner || copies.contains(peer.host())))
+      places.push_back({"host " + peer.host(), [=, this] { return viewed(copies_.at_peer(peer, owner)); }});
+  if (copies.contains("s3") && copies_.has_object_store())
+    places.push_back({"the S3 store", [=, this] { return viewed(copies_.at_object_store(owner)); }});
+  return places;
+}
+
+Result<std::unique_ptr<ImageReader>> ChunkImageStore::open(const wire::ImageFile& file,
+                                                           const std::vector<wire::StorePeer>& peers) {
+  const auto name = split_path(file);
+  if (!name) return name.error();
+  return open_image_reader(file, name->image, places_of(file, name->owner, peers));
+}
+
+Status ChunkImageStore::replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) {
+  std::vector<std::string> names, places;
+  for (const auto* file : {&image.memory(), &image.disk()}) {
+    const auto name = split_path(*file);
+    if (!name) return name.error();
+    names.push_back(name->image);
   }
-  auto source = (other ? *other : *own_).read(name);
-  if (!source) return source.error();
-  return std::make_unique<Reader>(std::move(other), std::move(*source));
+  if (!is_own_) places.push_back("dir:" + id_);
+  if (asked.level() == wire::Durability::HOST_LOSS && is_own_) {
+    auto partner = copies_.to_partner(*own_, names, {asked.partners().begin(), asked.partners().end()}, stop);
+    if (!partner) return partner.error();
+    places.push_back(std::move(*partner));
+  }
+  if (asked.level() == wire::Durability::SITE) {
+    if (auto copied = copies_.to_object_store(*own_, names, stop); !copied) return copied;
+    places.emplace_back("s3");
+  }
+  for (auto* file : {image.mutable_memory(), image.mutable_disk()})
+    for (const std::string& place : places) file->add_copies(place);
+  return {};
 }
 
 Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) {
@@ -202,25 +250,49 @@ Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epoch
   }
   for (const std::string& host : hosts)
     if (host == host_.value) collect_own();
-    else collect_of_dead(host);
+    else collect_of_other(host);
   return {};
 }
 
-void ChunkImageStore::collect_of_dead(const std::string& host) {
+void ChunkImageStore::collect_of_other(const std::string& host) {
   const fs::path directory = hosts_ / host;
   auto packs = system_files().list(directory / "packs");
   if (!packs || packs->empty()) return;
+  if (is_own_) return report_collection(mirrors_.collect({host}), host);
   auto lock = lock_store(directory, std::chrono::milliseconds(0));
   if (!lock) return;  // its daemon runs, and frees the space itself
   auto store = ChunkStore::open(system_files(), directory, keys_);
-  if (store) collect(**store, host);
-  else log_warn("space of deleted images not freed", {{"of", host}, {"cause", store.error().message()}});
+  report_collection(store ? (*store)->collect() : store.error(), host);
+}
+
+// Made by whoever comes first; never changed.
+Result<std::string> directory_id(const fs::path& directory) {
+  const fs::path path = directory / "id";
+  std::error_code failed;
+  if (!fs::exists(path, failed)) {
+    auto id = stillpoint::random_id();
+    if (!id) return id.error();
+    const fs::path mine = directory / ("id." + *id);
+    if (auto written = publish_file(mine, *id + "\n", 0600); !written) return written.error();
+    const bool linked = ::link(mine.c_str(), path.c_str()) == 0 || errno == EEXIST;
+    const int why = errno;
+    ::unlink(mine.c_str());
+    if (!linked) return errno_error("make", path.string(), why);
+    if (auto synced = sync_directory(directory); !synced) return synced.error();
+  }
+  auto text = read_file(path, 256);
+  if (!text) return text.error();
+  const std::string id = text->substr(0, text->find('\n'));
+  if (id.size() != 32)
+    return Error{ErrorKind::damaged, "open store", path.string(),
+                 "it is not an id; if no image is here, remove it and start again"};
+  return id;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<ImageStore>> open_chunk_image_store(const fs::path& directory, const HostName& host,
-                                                           const fs::path& keys) {
+Result<std::unique_ptr<SiteImageStore>> open_chunk_image_store(const fs::path& directory, const HostName& host,
+                                                               const fs::path& keys, ImageStoreOptions options) {
   if (!is_host_directory(host.value)) return Error{ErrorKind::refused, "open store", host.value, "not a host's name"};
   std::error_code failed;
   fs::create_directories(directory.parent_path(), failed);
@@ -228,9 +300,11 @@ Result<std::unique_ptr<ImageStore>> open_chunk_image_store(const fs::path& direc
   if (auto made = system_files().make_directory(directory); !made) return made.error();
   auto site_keys = load_keys_of_site(keys, directory / "key-ids");
   if (!site_keys) return site_keys.error();
-  auto store = std::make_unique<ChunkImageStore>(directory, host, std::move(*site_keys));
+  auto id = directory_id(directory);
+  if (!id) return id.error();
+  auto store = std::make_unique<ChunkImageStore>(directory, std::move(*id), host, *site_keys, std::move(options));
   if (auto loaded = store->load(); !loaded) return loaded.error();
-  return std::unique_ptr<ImageStore>(std::move(store));
+  return std::unique_ptr<SiteImageStore>(std::move(store));
 }
 
 }  // namespace stillpoint::node

@@ -34,7 +34,7 @@ struct Place {
     fs::remove_all(path, ignored);
   }
   fs::path images() const { return path / "images"; }
-  Result<std::unique_ptr<ImageStore>> try_open(const std::string& host, const std::string& keys = "store.keys") const {
+  Result<std::unique_ptr<SiteImageStore>> try_open(const std::string& host, const std::string& keys = "store.keys") const {
     return open_chunk_image_store(images(), {host}, path / keys);
   }
   std::unique_ptr<ImageStore> open(const std::string& host) const {
@@ -61,7 +61,7 @@ wire::ImageFile put(ImageStore& store, const ImageName& name, const std::string&
 }
 
 Result<std::string> get(ImageStore& store, const wire::ImageFile& file) {
-  auto reader = store.open(file);
+  auto reader = store.open(file, {});
   if (!reader) return reader.error();
   std::string raw;
   for (;;) {
@@ -189,7 +189,7 @@ TEST_CASE("an image is read to its end while its host moves its pages to another
       names.insert(entry.path().filename());
     return names;
   };
-  auto reader = two->open(file);
+  auto reader = two->open(file, {});
   REQUIRE_MESSAGE(reader.has_value(), reader.error());
   const auto before = packs();
   REQUIRE(one->remove({"j7"}, {Epoch{1}}, Reach::own).has_value());

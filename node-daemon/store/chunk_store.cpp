@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <unordered_map>
 
 #include "node-daemon/store/digest.h"
@@ -15,6 +16,24 @@ namespace fs = std::filesystem;
 
 bool all_zero(std::string_view page) {
   return page[0] == 0 && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+}
+
+// Another host's remove() may take an empty directory away while this one is about to write into it.
+Status publish_image(StoreState& state, const std::string& name, std::string_view content) {
+  const fs::path path = state.images_directory / name;
+  const fs::path epoch = path.parent_path(), job = epoch.parent_path();
+  for (int attempt = 0;; ++attempt) {
+    for (const fs::path& directory : {job, epoch})
+      if (auto made = state.files.make_directory(directory);
+          !made && !(made.error().kind == ErrorKind::not_found && attempt < 8))
+        return made;
+    // The names above it first: when the image is there, it is there for good.
+    Status done;
+    for (const fs::path& directory : {job.parent_path(), job})
+      if (done) done = state.files.sync_directory(directory);
+    if (done) done = publish(state.files, path, content);
+    if (done || done.error().kind != ErrorKind::not_found || attempt >= 8) return done;
+  }
 }
 
 class Ingest final : public ImageIngest, private RamStreamSink {
@@ -57,7 +76,6 @@ class Ingest final : public ImageIngest, private RamStreamSink {
 
   Status put(PageRef& ref, std::string_view content);
   ImageManifest manifest(const StreamShape& shape);
-  Status publish_image(const std::string& content);
 
   StoreState& state_;
   const std::string name_;
@@ -131,24 +149,6 @@ ImageManifest Ingest::manifest(const StreamShape& shape) {
   return manifest;
 }
 
-// Another host's remove() may take an empty directory away while this one is about to write into it.
-Status Ingest::publish_image(const std::string& content) {
-  const fs::path path = state_.images_directory / name_;
-  const fs::path epoch = path.parent_path(), job = epoch.parent_path();
-  for (int attempt = 0;; ++attempt) {
-    for (const fs::path& directory : {job, epoch})
-      if (auto made = state_.files.make_directory(directory);
-          !made && !(made.error().kind == ErrorKind::not_found && attempt < 8))
-        return made;
-    // The names above it first: when the image is there, it is there for good.
-    Status done;
-    for (const fs::path& directory : {job.parent_path(), job})
-      if (done) done = state_.files.sync_directory(directory);
-    if (done) done = publish(state_.files, path, content);
-    if (done || done.error().kind != ErrorKind::not_found || attempt >= 8) return done;
-  }
-}
-
 Result<ImageFigures> Ingest::commit() {
   if (!failed_) return failed_.error();
   StreamShape shape;
@@ -166,7 +166,7 @@ Result<ImageFigures> Ingest::commit() {
   if (failed_ = state_.seal_packs(*holder_, compressor_); !failed_) return failed_.error();
   auto file = seal_manifest(manifest(shape), state_.keys.active());
   if (!file) return (failed_ = file.error()).error();
-  if (failed_ = publish_image(*file); !failed_) return failed_.error();
+  if (failed_ = publish_image(state_, name_, *file); !failed_) return failed_.error();
   figures_.stored_bytes = holder_->stored_bytes + file->size();
   Sha256 digest;
   digest.add(*file);
@@ -198,9 +198,62 @@ class Store final : public ChunkStore {
   Result<VerifyReport> verify(const std::vector<std::string>& expected) override { return state_.verify(expected); }
   StoreFigures figures() override { return state_.figures(); }
 
+  Status refresh() override { return state_.refresh_packs(); }
+  Result<std::vector<BlockSlots>> blocks(const std::string& image) override;
+  std::uint64_t slots(const Id& origin, std::uint32_t block) override { return state_.place_of(origin, block).slots; }
+  Result<OpenedPack> pack(const Id& origin, std::uint32_t block) override;
+  Result<std::shared_ptr<const ReadableFile>> image_file(const std::string& image) override {
+    if (!is_image_name(image)) return Error{ErrorKind::refused, "open image", image, "not an image's name"};
+    return state_.files.open(state_.images_directory / image);
+  }
+  Status put_image(const std::string& image, std::string_view file) override;
+
  private:
   StoreState state_;
 };
+
+std::vector<BlockSlots> blocks_of(const ImageManifest& manifest) {
+  std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint64_t> found;
+  for (const Space& space : manifest.spaces)
+    for (const PageRef& ref : space.pages)
+      if (is_stored(ref))
+        found[{ref.origin, ref.page / kPagesPerBlock}] |= std::uint64_t{1} << (ref.page % kPagesPerBlock);
+  std::vector<BlockSlots> blocks;
+  blocks.reserve(found.size());
+  for (const auto& [place, slots] : found) blocks.push_back({manifest.origins[place.first], place.second, slots});
+  return blocks;
+}
+
+Result<std::vector<BlockSlots>> Store::blocks(const std::string& image) {
+  if (!is_image_name(image)) return Error{ErrorKind::refused, "read image", image, "not an image's name"};
+  auto manifest = state_.read_manifest(image);
+  if (!manifest) return manifest.error();
+  return blocks_of(*manifest);
+}
+
+Result<OpenedPack> Store::pack(const Id& origin, std::uint32_t block) {
+  // A collection may move it between the question where it is and the opening.
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const BlockPlace at = state_.place_of(origin, block);
+    if (!at.pack) break;
+    auto file = state_.files.open(at.pack->path);
+    if (file) return OpenedPack{at.pack->path.filename().string(), std::move(*file)};
+    if (file.error().kind != ErrorKind::not_found) return file.error();
+  }
+  return Error{ErrorKind::damaged, "copy image", pack_name(origin), "a pack that it needs is missing or damaged"};
+}
+
+Status Store::put_image(const std::string& image, std::string_view file) {
+  const auto damaged = [&](std::string cause) { return Error{ErrorKind::damaged, "copy image", image, std::move(cause)}; };
+  if (!is_image_name(image)) return Error{ErrorKind::refused, "copy image", image, "not an image's name"};
+  auto manifest = open_manifest(file, state_.keys);
+  if (!manifest) return damaged(manifest.error().cause);
+  if (manifest->name != image) return damaged("it is " + manifest->name);
+  for (const BlockSlots& block : blocks_of(*manifest))
+    if ((block.slots & ~state_.place_of(block.origin, block.number).slots) != 0)
+      return damaged("pages of it are not here");
+  return publish_image(state_, image, file);
+}
 
 }  // namespace
 

@@ -74,6 +74,19 @@ struct StoreFigures {
   std::size_t index_bytes = 0;
 };
 
+// Some pages of a block of an origin; bit i: the page of slot i.
+struct BlockSlots {
+  Id origin{};
+  std::uint32_t number = 0;  // of the block in its origin
+  std::uint64_t slots = 0;
+};
+
+// A pack's file, to be copied; readable even if the store deletes it meanwhile.
+struct OpenedPack {
+  std::string name;
+  std::shared_ptr<const ReadableFile> file;
+};
+
 class ChunkStore {
  public:
   virtual ~ChunkStore() = default;
@@ -97,6 +110,20 @@ class ChunkStore {
   // Reads and checks every byte of the store. expected: images that must be there.
   virtual Result<VerifyReport> verify(const std::vector<std::string>& expected = {}) = 0;
   virtual StoreFigures figures() = 0;
+
+  // For copies in other places (store_copy.h).
+  // What packs others have put here, or taken away, since it was opened.
+  virtual Status refresh() = 0;
+  // The blocks that an image's pages are in, in order.
+  virtual Result<std::vector<BlockSlots>> blocks(const std::string& image) = 0;
+  // Which pages of a block are here; 0: none.
+  virtual std::uint64_t slots(const Id& origin, std::uint32_t block) = 0;
+  // The pack that has the block. damaged: there is none.
+  virtual Result<OpenedPack> pack(const Id& origin, std::uint32_t block) = 0;
+  virtual Result<std::shared_ptr<const ReadableFile>> image_file(const std::string& image) = 0;
+  // An image's file from elsewhere; durable when it returns. damaged, and nothing is there, if it is not the file of an
+  // image of that name, or a page that it lists is not here.
+  virtual Status put_image(const std::string& image, std::string_view file) = 0;
 };
 
 // "j7/e12/guest-0.ram": three plain names.

@@ -48,11 +48,16 @@ class ImageStore {
   virtual ~ImageStore() = default;
   // stop: may be requested from any thread; the writer's calls under way then end with an error of kind refused.
   virtual Result<std::unique_ptr<ImageWriter>> begin(const ImageName& name, std::stop_token stop) = 0;
-  // An image that is not what the catalog recorded, or lacks something, is an error of kind damaged; so is a read that
-  // meets damage later.
-  virtual Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file) = 0;
-  // Images that are not there are deleted already. own: those that this host took; all_hosts: those of every host. What
-  // the deletion leaves without use is freed before it returns, where that is this host's to do.
+  // Makes a guest's committed images as durable as asked, and notes in them where they lie now. An error says of every
+  // partner why it does not keep them. stop: as begin()'s.
+  virtual Status replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) = 0;
+  // From where the file says that it is, this host first, then those peers that have it. An image that is not what the
+  // catalog recorded, or lacks something, is an error of kind damaged; so is a read that meets damage later and finds no
+  // other place to go on from.
+  virtual Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
+                                                    const std::vector<wire::StorePeer>& peers) = 0;
+  // Images that are not there are deleted already. own: those that this host took; all_hosts: those of every host, and
+  // copies. What the deletion leaves without use is freed before it returns, where that is this host's to do.
   enum class Reach { own, all_hosts };
   virtual Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) = 0;
   // Frees what another host's deletions left without use. To be called at the start, and now and then.

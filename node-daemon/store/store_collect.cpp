@@ -96,9 +96,11 @@ StoreState::Victims StoreState::choose_victims(Live& live) {
   return victims;
 }
 
-BlockPlace StoreState::block_place(const Id& origin, std::uint32_t block) {
+BlockPlace StoreState::place_of(const Id& origin, std::uint32_t block) {
   const std::lock_guard lock(mutex_);
-  const auto& blocks = origins_[origin_numbers_.at(origin)].blocks;
+  const auto known = origin_numbers_.find(origin);
+  if (known == origin_numbers_.end()) return {};
+  const auto& blocks = origins_[known->second].blocks;
   return block < blocks.size() ? blocks[block] : BlockPlace{};
 }
 
@@ -111,7 +113,7 @@ Status StoreState::copy_live(const PackInfo& pack, PackWriter& writer, PageCompr
   for (std::uint32_t index = 0; index < content.blocks.size(); ++index) {
     const PackBlock& block = content.blocks[index];
     const Id& origin = content.origins[block.origin];
-    const BlockPlace here = block_place(origin, block.number);
+    const BlockPlace here = place_of(origin, block.number);
     if (here.pack.get() != &pack || here.slots == 0) continue;
     auto pages = reader.read(content, block, index);
     if (!pages) return pages.error();

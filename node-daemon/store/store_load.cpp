@@ -113,6 +113,15 @@ Status StoreState::load_packs() {
   return Error{ErrorKind::transient, "open store", packs_directory.string(), "it changes all the time; try again"};
 }
 
+Status StoreState::refresh_packs() {
+  const std::lock_guard one(collect_mutex_);
+  auto names = files.list(packs_directory);
+  if (!names) return names.error();
+  std::erase_if(*names, [](const std::string& name) { return !name.ends_with(".pack"); });
+  take_up(*names);
+  return {};
+}
+
 bool StoreState::take_up(const std::vector<std::string>& names) {
   bool changed = forget_packs_but(names);
   for (const std::string& name : names) {

@@ -73,6 +73,8 @@ class StoreState {
   Status load();
   // What is known of packs becomes what is in the directory. Of another host's store: again when a pack has moved.
   Status load_packs();
+  // The same of what is there at this moment, beside others that put packs there.
+  Status refresh_packs();
 
   std::shared_ptr<Holder> hold();
   void release(const std::shared_ptr<Holder>& holder);
@@ -92,6 +94,7 @@ class StoreState {
   Id origin_id(std::uint32_t number);
   // Of the block that a page is in; no pack if the page is not to be had.
   BlockPlace place(const PageRef& ref);
+  BlockPlace place_of(const Id& origin, std::uint32_t block);  // by the block
 
   Result<std::string> read_image_file(const std::string& name);
   Result<ImageManifest> read_manifest(const std::string& name);
@@ -137,7 +140,6 @@ class StoreState {
   Victims choose_victims(Live& live);
   Status compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, CollectReport& report,
                  std::vector<std::shared_ptr<const PackInfo>>& replaced);
-  BlockPlace block_place(const Id& origin, std::uint32_t block);
   Status copy_live(const PackInfo& pack, PackWriter& writer, PageCompressor& compressor);
 
   std::mutex mutex_;

@@ -1,0 +1,146 @@
+#include "coordinator/core/copies.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "coordinator/core/epochs.h"
+
+namespace stillpoint::coordinator::copies {
+namespace {
+
+constexpr std::size_t kCandidates = 4;
+constexpr std::string_view kDirectory = "dir:", kObjectStore = "s3";
+
+wire::Durability::Level level_of(const JobSpec& spec) {
+  if (spec.durability == "site") return wire::Durability::SITE;
+  return spec.durability == "local" ? wire::Durability::LOCAL : wire::Durability::HOST_LOSS;
+}
+
+std::string owner_of(const wire::ImageFile& file) { return file.path().substr(0, file.path().find('/')); }
+
+bool keeps_copies(const Core& core, const HostName& host) {
+  const auto record = core.catalog.hosts.find(host);
+  const bool cordoned = record != core.catalog.hosts.end() && record->second.cordoned;
+  const auto& hello = core.hosts.at(host).hello;
+  return core.usable(host) && !cordoned && hello.store_is_own() && !hello.store_endpoint().empty();
+}
+
+// Who keeps the copies of what `host` stored for the job's newest checkpoint.
+std::set<std::string> keepers(const Core& core, const JobRecord& job, const HostName& host) {
+  std::set<std::string> found;
+  const auto newest = epochs::newest_committed(core, job);
+  if (!newest) return found;
+  for (const auto& image : core.catalog.epochs.at(*newest).images)
+    if (owner_of(image.memory()) == host.value)
+      found.insert(image.memory().copies().begin(), image.memory().copies().end());
+  return found;
+}
+
+std::vector<HostName> partners(const Core& core, const JobRecord& job, const HostName& host) {
+  const auto& own = core.hosts.at(host).hello;
+  const auto known = keepers(core, job, host);
+  const auto gang = core.gang_hosts(job);
+  std::vector<std::pair<std::tuple<bool, bool, bool, std::uint64_t>, HostName>> ranked;
+  for (const auto& [name, other] : core.hosts) {
+    if (name == host || !keeps_copies(core, name) || other.hello.store_id() == own.store_id()) continue;
+    const bool same_domain = !own.domain().empty() && other.hello.domain() == own.domain();
+    ranked.push_back(
+        {{same_domain, !known.contains(name.value), gang.contains(name), ~other.hello.image_free_bytes()}, name});
+  }
+  std::ranges::sort(ranked);
+  std::vector<HostName> best;
+  for (const auto& [rank, name] : ranked)
+    if (best.size() < kCandidates) best.push_back(name);
+  return best;
+}
+
+void add_peer(const Core& core, const HostName& host, wire::StorePeer& peer) {
+  peer.set_host(host.value);
+  peer.set_endpoint(core.hosts.at(host).hello.store_endpoint());
+}
+
+bool can_be_had(const Core& core, const wire::ImageFile& file) {
+  std::set<std::string> places(file.copies().begin(), file.copies().end());
+  const std::string owner = owner_of(file);
+  return std::ranges::any_of(core.hosts, [&](const auto& entry) {
+    const auto& [name, host] = entry;
+    if (!core.usable(name)) return false;
+    if (name.value == owner || places.contains(name.value)) return true;
+    if (host.hello.object_store() && places.contains(std::string(kObjectStore))) return true;
+    if (host.hello.store_is_own()) return false;
+    // An image that says nothing of copies is from before there were any: then all hosts shared their directory.
+    return places.empty() || places.contains(std::string(kDirectory) + host.hello.store_id());
+  });
+}
+
+std::string level_of(const wire::ImageFile& file) {
+  const auto has = [&](auto matches) { return std::ranges::any_of(file.copies(), matches); };
+  if (has([](const std::string& copy) { return copy == kObjectStore; })) return "site";
+  return file.copies().empty() ? "local" : "host-loss";
+}
+
+}  // namespace
+
+wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host) {
+  wire::Durability asked;
+  asked.set_level(level_of(job.spec));
+  if (asked.level() == wire::Durability::HOST_LOSS && core.hosts.at(host).hello.store_is_own())
+    for (const auto& partner : partners(core, job, host)) add_peer(core, partner, *asked.add_partners());
+  return asked;
+}
+
+std::string obstacle(const Core& core, const JobRecord& job) {
+  const auto wanted = level_of(job.spec);
+  for (const auto& host : core.gang_hosts(job)) {
+    const auto& hello = core.hosts.at(host).hello;
+    if (wanted == wire::Durability::SITE && !hello.object_store())
+      return fmt::format("its durability is site, and host {} knows of no S3 store: start its daemon with --s3-config",
+                         host.value);
+    if (wanted == wire::Durability::HOST_LOSS && hello.store_is_own() && partners(core, job, host).empty())
+      return fmt::format(
+          "its durability is host-loss, and no other host is up that could keep a copy of what {} stores: bring one up, "
+          "or submit the job with durability: local",
+          host.value);
+  }
+  return {};
+}
+
+void add_peers(const Core& core, wire::RestoreGuests& restore) {
+  for (const auto& [name, host] : core.hosts)
+    if (core.usable(name) && !host.hello.store_endpoint().empty()) add_peer(core, name, *restore.add_peers());
+}
+
+std::string lost_images(const Core& core, const EpochRecord& epoch) {
+  std::string text;
+  for (const auto& image : epoch.images)
+    for (const auto* file : {&image.memory(), &image.disk()}) {
+      if (can_be_had(core, *file)) continue;
+      std::string places = owner_of(*file);
+      for (const auto& copy : file->copies()) places += " and " + copy;
+      text += fmt::format("{}guest {}'s image is on {} alone, which {} not up", text.empty() ? "" : "; ", image.guest(),
+                          places, file->copies().empty() ? "is" : "are");
+      break;
+    }
+  return text;
+}
+
+std::optional<Epoch> newest_at_hand(const Core& core, const JobRecord& job, Epoch before) {
+  auto older = epochs::newest_committed(core, job, before);
+  while (older && !lost_images(core, core.catalog.epochs.at(*older)).empty())
+    older = epochs::newest_committed(core, job, *older);
+  return older;
+}
+
+std::string level(const EpochRecord& epoch) {
+  std::string least = "site";
+  for (const auto& image : epoch.images)
+    for (const auto* file : {&image.memory(), &image.disk()}) {
+      const std::string one = level_of(*file);
+      if (one == "local" || (one == "host-loss" && least == "site")) least = one;
+    }
+  return epoch.images.empty() ? "" : least;
+}
+
+}  // namespace stillpoint::coordinator::copies

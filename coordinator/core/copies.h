@@ -1,0 +1,31 @@
+// Where checkpoint images lie and what stands when hosts are lost: partners for the copies of a checkpoint, and which of
+// the catalog's images can still be had. Reads the core, changes nothing.
+#pragma once
+
+#include <string>
+
+#include "coordinator/core/core.h"
+
+namespace stillpoint::coordinator::copies {
+
+// What a host of the gang is asked for: the job's level, and who may keep its copies, the best first. Best is another
+// failure domain, then who has the job's last copies already (they grow only by what is new), then who runs none of its
+// guests, then who has most room.
+wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host);
+
+// Why the job's level cannot be reached now, and what to do; empty: it can.
+std::string obstacle(const Core& core, const JobRecord& job);
+
+// Hosts that serve images, to be asked for those that are not at hand.
+void add_peers(const Core& core, wire::RestoreGuests& restore);
+
+// Which images of the checkpoint nobody who is up has; empty: all can be had.
+std::string lost_images(const Core& core, const EpochRecord& epoch);
+
+// The newest committed checkpoint of the job's present history, before that one, whose images can all be had.
+std::optional<Epoch> newest_at_hand(const Core& core, const JobRecord& job, Epoch before);
+
+// The level that a committed checkpoint has reached: "local", "host-loss", "site"; the least of its images'.
+std::string level(const EpochRecord& epoch);
+
+}  // namespace stillpoint::coordinator::copies

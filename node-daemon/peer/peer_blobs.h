@@ -1,0 +1,16 @@
+// The stores that another host serves (peer_server.h), as a place for files. Threads: as BlobStore says.
+#pragma once
+
+#include <memory>
+
+#include "gang.pb.h"
+#include "node-daemon/store/remote/blob_store.h"
+#include "node-daemon/store/remote/http_client.h"
+
+namespace stillpoint::node {
+
+// identity: this host's. Nothing is asked of the peer yet. send_rate: bytes/s at most of each transfer; 0: no limit.
+std::shared_ptr<BlobStore> connect_peer(const wire::StorePeer& peer, const SiteIdentity& identity,
+                                        std::uint64_t send_rate);
+
+}  // namespace stillpoint::node

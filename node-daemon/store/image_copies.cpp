@@ -1,0 +1,98 @@
+#include "node-daemon/store/image_copies.h"
+
+#include "common/log.h"
+#include "node-daemon/store/remote/remote_files.h"
+#include "node-daemon/store/store_copy.h"
+
+namespace stillpoint::node {
+namespace {
+
+class View final : public CopiesView {
+ public:
+  explicit View(std::shared_ptr<BlobStore> blobs) : files_(std::move(blobs)) {}
+  Status open(const std::string& owner, const SiteKeys& keys) {
+    ChunkStoreOptions options;
+    options.read_only = true;
+    auto store = ChunkStore::open(files_, owner, keys, options);
+    if (!store) return store.error();
+    store_ = std::move(*store);
+    return {};
+  }
+  ChunkStore& store() override { return *store_; }
+
+ private:
+  RemoteFiles files_;
+  std::unique_ptr<ChunkStore> store_;
+};
+
+}  // namespace
+
+std::shared_ptr<ImageCopies::Place> ImageCopies::place(const std::string& key,
+                                                       const std::function<std::shared_ptr<BlobStore>()>& make) {
+  const std::lock_guard lock(mutex_);
+  auto& known = places_[key];
+  if (!known) {
+    known = std::make_shared<Place>();
+    known->blobs = make();
+  }
+  return known;
+}
+
+Result<std::shared_ptr<CopiesView>> ImageCopies::view(const std::shared_ptr<BlobStore>& blobs,
+                                                      const std::string& owner) const {
+  auto made = std::make_shared<View>(blobs);
+  if (auto opened = made->open(owner, keys_); !opened) return opened.error();
+  return std::shared_ptr<CopiesView>(std::move(made));
+}
+
+Status ImageCopies::copy(Place& place, ChunkStore& own, const std::vector<std::string>& images,
+                         const std::stop_token& stop) {
+  const std::lock_guard one(place.copying);
+  if (!place.view) {
+    auto made = view(place.blobs, self_.value);
+    if (!made) return made.error();
+    place.view = std::move(*made);
+  }
+  for (const std::string& image : images) {
+    auto copied = copy_image(own, image, place.view->store(), *place.blobs, self_.value, stop);
+    if (!copied) return copied.error();
+    log_info("image copied", {{"image", self_.value + "/" + image},
+                              {"to", place.blobs->where()},
+                              {"packs", std::to_string(copied->packs)},
+                              {"bytes", std::to_string(copied->bytes)}});
+  }
+  return {};
+}
+
+Result<std::string> ImageCopies::to_partner(ChunkStore& own, const std::vector<std::string>& images,
+                                            const std::vector<wire::StorePeer>& partners, const std::stop_token& stop) {
+  Error failed{ErrorKind::transient, "copy images", self_.value, ""};
+  for (const wire::StorePeer& partner : partners) {
+    const auto at = place(partner.host() + "@" + partner.endpoint(), [&] { return connect_(partner); });
+    const Status copied = copy(*at, own, images, stop);
+    if (copied) return partner.host();
+    if (stop.stop_requested()) return copied.error();
+    failed.kind = copied.error().kind;
+    failed.cause += (failed.cause.empty() ? "" : "; ") + partner.host() + ": " + copied.error().message();
+  }
+  if (failed.cause.empty()) failed.cause = "no host was named that could keep them";
+  return failed;
+}
+
+Status ImageCopies::to_object_store(ChunkStore& own, const std::vector<std::string>& images,
+                                    const std::stop_token& stop) {
+  if (!object_store_)
+    return Error{ErrorKind::refused, "copy images", self_.value, "this host's daemon knows of no S3 store"};
+  return copy(*place("s3", [&] { return object_store_; }), own, images, stop);
+}
+
+Result<std::shared_ptr<CopiesView>> ImageCopies::at_peer(const wire::StorePeer& peer, const std::string& owner) {
+  return view(place(peer.host() + "@" + peer.endpoint(), [&] { return connect_(peer); })->blobs, owner);
+}
+
+Result<std::shared_ptr<CopiesView>> ImageCopies::at_object_store(const std::string& owner) {
+  if (!object_store_) return Error{ErrorKind::not_found, "open copies", owner, "this host's daemon knows of no S3 store"};
+  return view(object_store_, owner);
+}
+
+}  // namespace stillpoint::node

@@ -1,0 +1,66 @@
+// Copies of images in other places than this host's directory: made there, found there again.
+//
+// Threads: blocking; any number side by side. To one place one image at a time is copied: images that are captured
+// together share packs, which go over once.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stop_token>
+
+#include "common/ids.h"
+#include "gang.pb.h"
+#include "node-daemon/store/chunk_store.h"
+#include "node-daemon/store/remote/blob_store.h"
+
+namespace stillpoint::node {
+
+// What is known of a place's copies of one host's store.
+class CopiesView {
+ public:
+  virtual ~CopiesView() = default;
+  virtual ChunkStore& store() = 0;
+};
+
+class ImageCopies {
+ public:
+  using Connect = std::function<std::shared_ptr<BlobStore>(const wire::StorePeer&)>;
+  // self: whose images are copied. connect: never null. object_store: the site's; may be null.
+  ImageCopies(HostName self, SiteKeys keys, Connect connect, std::shared_ptr<BlobStore> object_store)
+      : self_(std::move(self)),
+        keys_(std::move(keys)),
+        connect_(std::move(connect)),
+        object_store_(std::move(object_store)) {}
+
+  bool has_object_store() const { return object_store_ != nullptr; }
+
+  // Copies all images, by their names in `own`, to the first of the partners that takes them; its name.
+  Result<std::string> to_partner(ChunkStore& own, const std::vector<std::string>& images,
+                                 const std::vector<wire::StorePeer>& partners, const std::stop_token& stop);
+  Status to_object_store(ChunkStore& own, const std::vector<std::string>& images, const std::stop_token& stop);
+
+  // What lies at a peer of owner's store, to be read. The list of packs is read now.
+  Result<std::shared_ptr<CopiesView>> at_peer(const wire::StorePeer& peer, const std::string& owner);
+  Result<std::shared_ptr<CopiesView>> at_object_store(const std::string& owner);
+
+ private:
+  struct Place {
+    std::mutex copying;
+    std::shared_ptr<BlobStore> blobs;
+    std::shared_ptr<CopiesView> view;  // of self's copies; made with the first copy. Guarded by copying
+  };
+  std::shared_ptr<Place> place(const std::string& key, const std::function<std::shared_ptr<BlobStore>()>& make);
+  Status copy(Place& place, ChunkStore& own, const std::vector<std::string>& images, const std::stop_token& stop);
+  Result<std::shared_ptr<CopiesView>> view(const std::shared_ptr<BlobStore>& blobs, const std::string& owner) const;
+
+  const HostName self_;
+  const SiteKeys keys_;
+  const Connect connect_;
+  const std::shared_ptr<BlobStore> object_store_;
+  std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<Place>> places_;
+};
+
+}  // namespace stillpoint::node

@@ -1,0 +1,150 @@
+#include "node-daemon/store/mirrors.h"
+
+#include <algorithm>
+
+#include "common/random_id.h"
+#include "node-daemon/store/pack_file.h"
+#include "node-daemon/store/store_lock.h"
+
+namespace stillpoint::node {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPacks = "packs/", kImages = "images/", kPackSuffix = ".pack";
+constexpr std::size_t kIdDigits = 32;
+constexpr std::uint64_t kMaxImageFile = 256u << 20;
+
+bool is_pack_name(std::string_view name) {
+  if (!name.ends_with(kPackSuffix)) return false;
+  name.remove_suffix(kPackSuffix.size());
+  return name.size() == kIdDigits && std::ranges::all_of(name, [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+         });
+}
+
+}  // namespace
+
+class Mirrors::IncomingPack final : public Incoming {
+ public:
+  IncomingPack(Files& files, const SiteKeys& keys, fs::path path, fs::path temporary,
+               std::unique_ptr<WritableFile> file)
+      : files_(files),
+        keys_(keys),
+        path_(std::move(path)),
+        temporary_(std::move(temporary)),
+        file_(std::move(file)) {}
+  ~IncomingPack() override {
+    if (file_) (void)files_.remove(temporary_);  // else the next opening of the mirror does it
+  }
+  IncomingPack(const IncomingPack&) = delete;
+  IncomingPack& operator=(const IncomingPack&) = delete;
+
+  Status write(std::string_view piece) override { return file_->append(piece); }
+
+  Status commit() override {
+    if (auto synced = file_->sync(); !synced) return synced;
+    auto written = files_.open(temporary_);
+    if (!written) return written.error();
+    const auto content = read_pack(**written, keys_);
+    if (!content || pack_name(content->id) != path_.filename())
+      return Error{ErrorKind::damaged, "keep a copy", path_.filename().string(),
+                   content ? "it has another's name" : content.error().cause};
+    if (auto renamed = files_.rename(temporary_, path_); !renamed) return renamed;
+    file_.reset();
+    return files_.sync_directory(path_.parent_path());
+  }
+
+ private:
+  Files& files_;
+  const SiteKeys& keys_;
+  const fs::path path_, temporary_;
+  std::unique_ptr<WritableFile> file_;
+};
+
+class Mirrors::IncomingImage final : public Incoming {
+ public:
+  IncomingImage(std::shared_ptr<ChunkStore> store, std::string name)
+      : store_(std::move(store)), name_(std::move(name)) {}
+
+  Status write(std::string_view piece) override {
+    if (content_.size() + piece.size() > kMaxImageFile)
+      return Error{ErrorKind::refused, "keep a copy", name_, "an image's file is never so large"};
+    content_ += piece;
+    return {};
+  }
+  Status commit() override {
+    if (auto known = store_->refresh(); !known) return known;
+    return store_->put_image(name_, content_);
+  }
+
+ private:
+  const std::shared_ptr<ChunkStore> store_;
+  const std::string name_;
+  std::string content_;
+};
+
+Mirrors::~Mirrors() = default;
+
+Result<std::unique_ptr<Mirrors::Incoming>> Mirrors::begin(const HostName& owner, const std::string& name,
+                                                          std::uint64_t bytes) {
+  const auto refused = [&](std::string cause) {
+    return Error{ErrorKind::refused, "keep a copy", owner.value + "/" + name, std::move(cause)};
+  };
+  if (!is_host_directory(owner.value) || owner == self_) return refused("not another host's name");
+  auto store = open(owner);
+  if (!store) return store.error();
+  auto free = files_.free_bytes(hosts_);
+  if (!free) return free.error();
+  if (*free < bytes + reserve_)
+    return Error{ErrorKind::storage_full, "keep a copy", hosts_.string(),
+                 std::to_string(*free >> 20) + " MiB are free on " + self_.value};
+  if (name.starts_with(kImages)) {
+    const std::string image = name.substr(kImages.size());
+    if (!is_image_name(image)) return refused("not an image's name");
+    return std::make_unique<IncomingImage>(std::move(*store), image);
+  }
+  if (!name.starts_with(kPacks) || !is_pack_name(std::string_view(name).substr(kPacks.size())))
+    return refused("neither a pack's nor an image's name");
+  const fs::path path = directory(owner) / name;
+  auto unique = stillpoint::random_id();  // the same pack may come twice
+  if (!unique) return unique.error();
+  fs::path temporary = path;
+  temporary += "." + *unique + std::string(kTemporarySuffix);
+  auto file = files_.create(temporary);
+  if (!file) return file.error();
+  return std::make_unique<IncomingPack>(files_, keys_, path, std::move(temporary), std::move(*file));
+}
+
+Result<std::shared_ptr<ChunkStore>> Mirrors::open(const HostName& owner) {
+  const std::lock_guard lock(mutex_);
+  const auto known = open_.find(owner.value);
+  if (known != open_.end()) return known->second.store;
+  const fs::path path = directory(owner);
+  if (auto made = files_.make_directory(path); !made) return made.error();
+  auto held = lock_store(path, std::chrono::milliseconds(0));
+  if (!held) return held.error();
+  ChunkStoreOptions options;
+  options.index_entries = 1;  // nothing is taken up here
+  auto store = ChunkStore::open(files_, path, keys_, options);
+  if (!store) return store.error();
+  return (open_[owner.value] = {std::move(*held), std::move(*store)}).store;
+}
+
+Result<std::shared_ptr<ChunkStore>> Mirrors::find(const HostName& owner) {
+  if (!is_host_directory(owner.value)) return Error{ErrorKind::refused, "open copies", owner.value, "not a host's name"};
+  auto packs = files_.list(directory(owner) / "packs");
+  if (!packs) return packs.error();
+  if (packs->empty()) return Error{ErrorKind::not_found, "open copies", owner.value, "none are kept here"};
+  return open(owner);
+}
+
+Result<CollectReport> Mirrors::collect(const HostName& owner) {
+  auto store = find(owner);
+  if (!store && store.error().kind == ErrorKind::not_found) return CollectReport{};
+  if (!store) return store.error();
+  if (auto known = (*store)->refresh(); !known) return known.error();
+  return (*store)->collect();
+}
+
+}  // namespace stillpoint::node
