@@ -242,6 +242,7 @@ class HangingStore final : public ImageStore {
   }
   Status remove(const JobId&, const std::vector<Epoch>&, Reach) override { return {}; }
   void tidy() override {}
+  void stop_freeing() override {}
   Result<std::uint64_t> free_bytes() override { return 1u << 30; }
 
  private:

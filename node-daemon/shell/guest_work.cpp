@@ -205,6 +205,7 @@ void GuestWork::cancel_all() {
   const std::lock_guard lock(mutex_);
   all_cancelled_ = true;
   for (auto& [key, stop] : stops_) stop.request_stop();
+  store_.stop_freeing();
 }
 
 }  // namespace stillpoint::node

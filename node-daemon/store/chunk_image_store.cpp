@@ -31,7 +31,7 @@ void report_collection(const Result<CollectReport>& report, const std::string& h
   if (!report)
     return log_warn("space of deleted images not freed", {{"of", host}, {"cause", report.error().message()}});
   for (const Error& problem : report->problems)
-    log_warn("pack not collected", {{"of", host}, {"cause", problem.message()}});
+    log_warn("not all space freed", {{"of", host}, {"cause", problem.message()}});
   if (report->packs_removed + report->packs_compacted > 0)
     log_info("space of deleted images freed", {{"of", host},
                                                {"packs_removed", std::to_string(report->packs_removed)},
@@ -141,6 +141,7 @@ class ChunkImageStore final : public SiteImageStore {
   void tidy() override {
     if (!known_.all_there(*own_)) collect_own();
   }
+  void stop_freeing() override { stop_freeing_.request_stop(); }
   Result<std::uint64_t> free_bytes() override { return system_files().free_bytes(hosts_); }
 
   const std::string& id() const override { return id_; }
@@ -153,7 +154,7 @@ class ChunkImageStore final : public SiteImageStore {
                                      const std::vector<wire::StorePeer>& peers);
   void collect_own() {
     known_.look_anew(*own_);
-    report_collection(own_->collect(), host_.value);
+    report_collection(own_->collect(stop_freeing_.get_token()), host_.value);
   }
   void collect_of_other(const std::string& host);
 
@@ -167,6 +168,7 @@ class ChunkImageStore final : public SiteImageStore {
   Fd lock_;
   std::unique_ptr<ChunkStore> own_;
   KnownImages known_;
+  std::stop_source stop_freeing_;
 };
 
 // What is in this host's directory.
@@ -258,11 +260,11 @@ void ChunkImageStore::collect_of_other(const std::string& host) {
   const fs::path directory = hosts_ / host;
   auto packs = system_files().list(directory / "packs");
   if (!packs || packs->empty()) return;
-  if (is_own_) return report_collection(mirrors_.collect({host}), host);
+  if (is_own_) return report_collection(mirrors_.collect({host}, stop_freeing_.get_token()), host);
   auto lock = lock_store(directory, std::chrono::milliseconds(0));
   if (!lock) return;  // its daemon runs, and frees the space itself
   auto store = ChunkStore::open(system_files(), directory, keys_);
-  report_collection(store ? (*store)->collect() : store.error(), host);
+  report_collection(store ? (*store)->collect(stop_freeing_.get_token()) : store.error(), host);
 }
 
 // Made by whoever comes first; never changed.

@@ -167,6 +167,7 @@ Result<ImageFigures> Ingest::commit() {
   auto file = seal_manifest(manifest(shape), state_.keys.active());
   if (!file) return (failed_ = file.error()).error();
   if (failed_ = publish_image(state_, name_, *file); !failed_) return failed_.error();
+  state_.image_replaced(name_);
   figures_.stored_bytes = holder_->stored_bytes + file->size();
   Sha256 digest;
   digest.add(*file);
@@ -191,9 +192,9 @@ class Store final : public ChunkStore {
   }
   Status remove(const std::string& name) override { return remove_images(state_.files, state_.images_directory, name); }
   Result<std::vector<std::string>> images() override { return state_.image_names(); }
-  Result<CollectReport> collect() override {
+  Result<CollectReport> collect(std::stop_token stop) override {
     if (state_.options.read_only) return Error{ErrorKind::refused, "collect garbage", "", "this store is read only"};
-    return state_.collect();
+    return state_.collect(stop);
   }
   Result<VerifyReport> verify(const std::vector<std::string>& expected) override { return state_.verify(expected); }
   StoreFigures figures() override { return state_.figures(); }

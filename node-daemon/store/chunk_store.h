@@ -14,6 +14,7 @@
 #pragma once
 
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -60,7 +61,7 @@ class ImageSource {
 struct CollectReport {
   std::uint64_t packs_removed = 0, packs_compacted = 0;
   std::uint64_t bytes_before = 0, bytes_after = 0;  // of all packs
-  std::vector<Error> problems;                      // packs that had to be left as they are
+  std::vector<Error> problems;                      // packs that had to be left as they are, images not readable
 };
 
 struct VerifyReport {
@@ -104,9 +105,11 @@ class ChunkStore {
   virtual Result<std::vector<std::string>> images() = 0;
 
   // Removes packs without a live page and writes those anew that have few. Beside ingests and reads; a crash at any
-  // point leaves every image readable. Refused while an image is there that cannot be read: it is not known what it
-  // needs.
-  virtual Result<CollectReport> collect() = 0;
+  // point leaves every image readable. While an image is there that cannot be read, and may be put right, every page
+  // is kept that was there when a collection first met it; what came later it cannot need. remove() of it ends that.
+  // stop: may be requested from any thread; the collection then ends within a block's time, with an error of kind
+  // refused, and nothing is lost but the pack that it was writing.
+  virtual Result<CollectReport> collect(std::stop_token stop = {}) = 0;
   // Reads and checks every byte of the store. expected: images that must be there.
   virtual Result<VerifyReport> verify(const std::vector<std::string>& expected = {}) = 0;
   virtual StoreFigures figures() = 0;

@@ -62,6 +62,8 @@ class ImageStore {
   virtual Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) = 0;
   // Frees what another host's deletions left without use. To be called at the start, and now and then.
   virtual void tidy() = 0;
+  // For good: what frees space ends soon, and later calls free none. The next process does it.
+  virtual void stop_freeing() = 0;
   virtual Result<std::uint64_t> free_bytes() = 0;
 };
 

@@ -139,12 +139,12 @@ Result<std::shared_ptr<ChunkStore>> Mirrors::find(const HostName& owner) {
   return open(owner);
 }
 
-Result<CollectReport> Mirrors::collect(const HostName& owner) {
+Result<CollectReport> Mirrors::collect(const HostName& owner, const std::stop_token& stop) {
   auto store = find(owner);
   if (!store && store.error().kind == ErrorKind::not_found) return CollectReport{};
   if (!store) return store.error();
   if (auto known = (*store)->refresh(); !known) return known.error();
-  return (*store)->collect();
+  return (*store)->collect(stop);
 }
 
 }  // namespace stillpoint::node

@@ -37,7 +37,7 @@ class Mirrors {
   // The owner's copies here, to be read; not_found if there are none.
   Result<std::shared_ptr<ChunkStore>> find(const HostName& owner);
   // Frees what deleted images of the owner held.
-  Result<CollectReport> collect(const HostName& owner);
+  Result<CollectReport> collect(const HostName& owner, const std::stop_token& stop = {});
 
  private:
   struct Mirror {

@@ -1,6 +1,7 @@
 // Garbage collection: packs without a live page go, packs with few are written anew.
 //
-// What is alive is what an image file lists, or an ingest or a source holds. The order makes it safe:
+// What is alive is what an image file lists, or an ingest or a source holds; and what was there when an image was found
+// that cannot be read. The order makes it safe:
 //   1. from now on, what an ingest held when it ended is remembered (an image that is published is then either among
 //      the files of step 2 or remembered)
 //   2. the image files are read
@@ -20,6 +21,8 @@ namespace {
 constexpr std::uint64_t kSmallPackShare = 16;  // of a full pack's size
 constexpr std::size_t kManySmallPacks = 8;     // are put together
 
+Error stopped() { return {ErrorKind::refused, "collect garbage", "", "it was stopped"}; }
+
 }  // namespace
 
 void StoreState::mark(Live& live, const PageRef& ref) const {
@@ -36,16 +39,34 @@ void StoreState::mark(Live& live, const std::vector<Space>& spaces) const {
     for (const PageRef& ref : space.pages) mark(live, ref);
 }
 
-Result<StoreState::Live> StoreState::live_by_images() {
+void StoreState::image_replaced(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  unreadable_.erase(name);
+}
+
+void StoreState::note_unreadable(const std::set<std::string>& names) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(unreadable_, [&](const auto& entry) { return !names.contains(entry.first); });
+  for (const std::string& name : names) unreadable_.try_emplace(name, origins_.size());
+}
+
+Result<StoreState::Live> StoreState::live_by_images(const std::stop_token& stop, CollectReport& report) {
   auto names = image_names();
   if (!names) return names.error();
   Live live;
+  std::set<std::string> unreadable;
   for (const std::string& name : *names) {
+    if (stop.stop_requested()) return stopped();
     auto manifest = read_manifest(name);
     if (!manifest && manifest.error().kind == ErrorKind::not_found) continue;  // removed meanwhile
-    if (!manifest)
-      return Error{ErrorKind::refused, "collect garbage", name,
-                   "it is not known what this image needs; repair it or remove it first: " + manifest.error().cause};
+    if (!manifest) {
+      unreadable.insert(name);
+      report.problems.push_back({manifest.error().kind, "collect garbage", name,
+                                 "it is not known what this image needs, so nothing is freed that may be its; repair "
+                                 "or remove it: " +
+                                     manifest.error().cause});
+      continue;
+    }
     std::vector<std::optional<std::uint32_t>> numbers;
     for (const Id& id : manifest->origins) numbers.push_back(origin_number(id));
     const std::lock_guard lock(mutex_);
@@ -53,6 +74,7 @@ Result<StoreState::Live> StoreState::live_by_images() {
       for (const PageRef& ref : space.pages)
         if (is_stored(ref) && numbers[ref.origin]) mark(live, {*numbers[ref.origin], ref.page});
   }
+  note_unreadable(unreadable);
   return live;
 }
 
@@ -61,12 +83,15 @@ StoreState::Victims StoreState::choose_victims(Live& live) {
   for (const auto& holder : holders_) mark(live, holder->spaces);
   for (const auto& holder : left_while_collecting_) mark(live, holder->spaces);
   live.resize(origins_.size());
+  std::size_t all_kept = 0;  // of the origins before this one
+  for (const auto& [name, origins] : unreadable_) all_kept = std::max(all_kept, origins);
 
   std::map<const PackInfo*, std::uint64_t> live_pages;
   for (std::size_t i = 0; i < origins_.size(); ++i) {
     live[i].resize(origins_[i].blocks.size());
     for (std::size_t block = 0; block < origins_[i].blocks.size(); ++block) {
       const BlockPlace& place = origins_[i].blocks[block];
+      if (i < all_kept) live[i][block] = place.slots;
       if (place.pack)
         live_pages[place.pack.get()] += static_cast<unsigned>(std::popcount(place.slots & live[i][block]));
     }
@@ -104,7 +129,8 @@ BlockPlace StoreState::place_of(const Id& origin, std::uint32_t block) {
   return block < blocks.size() ? blocks[block] : BlockPlace{};
 }
 
-Status StoreState::copy_live(const PackInfo& pack, PackWriter& writer, PageCompressor& compressor) {
+Status StoreState::copy_live(const PackInfo& pack, const std::stop_token& stop, PackWriter& writer,
+                             PageCompressor& compressor) {
   auto file = files.open(pack.path);
   if (!file) return file.error();
   const PackContent& content = pack.content;
@@ -115,6 +141,7 @@ Status StoreState::copy_live(const PackInfo& pack, PackWriter& writer, PageCompr
     const Id& origin = content.origins[block.origin];
     const BlockPlace here = place_of(origin, block.number);
     if (here.pack.get() != &pack || here.slots == 0) continue;
+    if (stop.stop_requested()) return stopped();
     auto pages = reader.read(content, block, index);
     if (!pages) return pages.error();
     std::string kept;
@@ -135,15 +162,15 @@ Status StoreState::copy_live(const PackInfo& pack, PackWriter& writer, PageCompr
   return {};
 }
 
-Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, CollectReport& report,
-                           std::vector<std::shared_ptr<const PackInfo>>& replaced) {
+Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, const std::stop_token& stop,
+                           CollectReport& report, std::vector<std::shared_ptr<const PackInfo>>& replaced) {
   PageCompressor compressor(options.level);
   for (std::size_t next = 0; next < sparse.size();) {
     auto writer = PackWriter::create(files, packs_directory, keys.active());
     if (!writer) return writer.error();
     std::vector<std::shared_ptr<const PackInfo>> copied;
     for (; next < sparse.size() && (*writer)->bytes() < options.pack_bytes; ++next) {
-      const Status done = copy_live(*sparse[next], **writer, compressor);
+      const Status done = copy_live(*sparse[next], stop, **writer, compressor);
       if (done) {
         copied.push_back(sparse[next]);
         continue;
@@ -157,13 +184,14 @@ Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& s
     if (!content) return content.error();
     const std::lock_guard lock(mutex_);
     add_pack(*content, true);
+    looked_at_.insert(pack_name(content->id));
     for (const auto& pack : copied) packs_.erase(pack->content.id);
     replaced.insert(replaced.end(), copied.begin(), copied.end());
   }
   return {};
 }
 
-Result<CollectReport> StoreState::collect() {
+Result<CollectReport> StoreState::collect(const std::stop_token& stop) {
   const std::lock_guard one(collect_mutex_);
   CollectReport report;
   report.bytes_before = figures().pack_bytes;
@@ -172,15 +200,17 @@ Result<CollectReport> StoreState::collect() {
     collecting_ = true;
   }
   const auto run = [&]() -> Status {
-    auto live = live_by_images();
+    auto live = live_by_images(stop, report);
     if (!live) return live.error();
     const Victims victims = choose_victims(*live);
     std::vector<std::shared_ptr<const PackInfo>> gone = victims.dead;
-    const Status compacted = compact(victims.sparse, report, gone);
+    const Status compacted = compact(victims.sparse, stop, report, gone);
     report.packs_removed = victims.dead.size();
     report.packs_compacted = gone.size() - victims.dead.size();
-    for (const auto& pack : gone)
+    for (const auto& pack : gone) {
+      looked_at_.erase(pack->path.filename().string());  // a copy may be put here again
       if (auto removed = files.remove(pack->path); !removed) report.problems.push_back(removed.error());
+    }
     if (!gone.empty())
       if (auto synced = files.sync_directory(packs_directory); !synced) return synced;
     return compacted;

@@ -6,7 +6,8 @@
 #include <cerrno>
 
 #include "node-daemon/store/memory_files.h"
-#include "node-daemon/store/store_test_data.h"
+#include "node-daemon/store/store_history.h"
+#include "node-daemon/store/watched_files.h"
 
 namespace stillpoint::node {
 namespace {
@@ -14,8 +15,9 @@ namespace {
 namespace fs = std::filesystem;
 using test::flat_bytes;
 using test::get;
+using test::History;
+using test::Image;
 using test::put;
-using test::same_machine;
 using test::TestGuest;
 
 ChunkStoreOptions small_packs() {
@@ -33,14 +35,6 @@ std::unique_ptr<ChunkStore> must_open(Files& files) {
   REQUIRE_MESSAGE(store.has_value(), store.error());
   return std::move(*store);
 }
-
-struct Image {
-  std::string name, bytes;
-  ImageKind kind = ImageKind::memory;
-  bool matches(const std::string& read) const {
-    return kind == ImageKind::memory ? same_machine(read, bytes) : read == bytes;
-  }
-};
 
 // Two epochs of a guest's memory and disk.
 std::vector<Image> some_images() {
@@ -136,17 +130,11 @@ TEST_CASE("a file in another's place is found") {
   }
 }
 
-TEST_CASE("a collection takes nothing while an image cannot be read, and leaves a damaged pack where it is") {
+TEST_CASE("a damaged pack is left where it is by a collection") {
   MemoryFiles files;
   auto store = must_open(files);
   const auto images = some_images();
   for (const Image& image : images) REQUIRE(put(*store, image.name, image.kind, image.bytes).has_value());
-  auto& manifest = files.names().at("/s/images/j1/e1/guest-0.ram")->bytes;
-  manifest[70] ^= 1;
-  const std::size_t before = files.names().size();
-  CHECK(store->collect().error().kind == ErrorKind::refused);
-  CHECK(files.names().size() == before);
-  manifest[70] ^= 1;
   REQUIRE(store->remove("j1/e1/").has_value());
   for (auto& [path, content] : files.names())
     if (path.extension() == ".pack") content->bytes[100] ^= 1;
@@ -160,92 +148,168 @@ TEST_CASE("a collection takes nothing while an image cannot be read, and leaves 
   }
 }
 
-// What a node daemon does with its store over two epochs, with collections, until something fails.
-struct Life {
-  std::vector<Image> images = some_images();
-  std::vector<std::string> committed, maybe_removed;
+// Images that share nothing, so that what each one's removal frees can be told.
+void put_alone(ChunkStore& store, const std::string& name, std::uint64_t seed) {
+  const auto figures = put(store, name, ImageKind::flat, flat_bytes(seed, 300'000));
+  REQUIRE_MESSAGE(figures.has_value(), figures.error());
+  REQUIRE(figures->known_pages == 0);
+}
+std::uint64_t bytes_freed(ChunkStore& store, std::size_t problems) {
+  const auto report = store.collect();
+  REQUIRE_MESSAGE(report.has_value(), report.error());
+  CHECK(report->problems.size() == problems);
+  return report->bytes_before - report->bytes_after;
+}
 
-  Status run(MemoryFiles& files) {
-    auto store = open_store(files);
-    if (!store) return store.error();
-    for (const Image& image : images) {
-      if (image.name.starts_with("j1/e2/guest-0.disk")) {
-        // The first epoch goes while the second is not complete.
-        maybe_removed = {images[0].name, images[1].name};
-        if (auto removed = (*store)->remove("j1/e1/"); !removed) return removed;
-        if (auto collected = (*store)->collect(); !collected) return collected.error();
-        else if (!collected->problems.empty()) return collected->problems[0];
-      }
-      if (auto done = put(**store, image.name, image.kind, image.bytes); !done) return done.error();
-      committed.push_back(image.name);
-    }
-    auto collected = (*store)->collect();
-    if (!collected) return collected.error();
-    return collected->problems.empty() ? Status{} : Status(collected->problems[0]);
+TEST_CASE("an image that cannot be read keeps what it may need, and no more; when it is removed all of it is freed") {
+  MemoryFiles files;
+  auto store = must_open(files);
+  put_alone(*store, "j1/e1/guest-0.disk", 11);
+  put_alone(*store, "j1/e2/guest-0.disk", 12);
+  const auto list = files.names().at("/s/images/j1/e1/guest-0.disk");
+  list->bytes[70] ^= 1;
+  // Of what was there before, nothing is freed: the damaged list may name it.
+  REQUIRE(store->remove("j1/e2/").has_value());
+  CHECK(bytes_freed(*store, 1) == 0);
+  // What came later is.
+  put_alone(*store, "j1/e3/guest-0.disk", 13);
+  put_alone(*store, "j1/e4/guest-0.disk", 14);
+  REQUIRE(store->remove("j1/e3/").has_value());
+  CHECK(bytes_freed(*store, 1) > 20'000);
+  SUBCASE("put right, it is all there, and what it does not need goes") {
+    list->bytes[70] ^= 1;
+    CHECK(bytes_freed(*store, 0) > 20'000);
+    CHECK(*get(*store, "j1/e1/guest-0.disk") == flat_bytes(11, 300'000));
   }
-};
+  SUBCASE("removed, it frees its own and what it kept") {
+    REQUIRE(store->remove("j1/e1/guest-0.disk").has_value());
+    CHECK(bytes_freed(*store, 0) > 40'000);
+  }
+  SUBCASE("replaced and damaged again, it keeps what its new list may need") {
+    put_alone(*store, "j1/e1/guest-0.disk", 15);
+    const auto anew = files.names().at("/s/images/j1/e1/guest-0.disk");
+    anew->bytes[70] ^= 1;
+    CHECK(bytes_freed(*store, 1) == 0);
+    anew->bytes[70] ^= 1;
+    CHECK(*get(*store, "j1/e1/guest-0.disk") == flat_bytes(15, 300'000));
+  }
+  SUBCASE("a process that finds it keeps all that it finds") {
+    REQUIRE(store->remove("j1/e4/").has_value());
+    store = must_open(files);
+    CHECK(bytes_freed(*store, 1) == 0);
+    list->bytes[70] ^= 1;
+    CHECK(bytes_freed(*store, 0) > 40'000);
+    CHECK(*get(*store, "j1/e1/guest-0.disk") == flat_bytes(11, 300'000));
+    CHECK(store->images()->size() == 1);
+    return;
+  }
+  CHECK(*get(*store, "j1/e4/guest-0.disk") == flat_bytes(14, 300'000));
+}
+
+TEST_CASE("a collection that is stopped ends within a block's time and leaves all images; the next one goes on") {
+  std::string all, part;
+  for (std::uint64_t seed = 1; seed <= 2000; ++seed) all += test::page_of(seed);
+  for (std::uint64_t seed = 1; seed <= 2000; seed += 3) part += test::page_of(seed);
+  // Asked to stop at its n-th look at a file or step: before its lists are read, while it copies, when it has copied.
+  unsigned stopped = 0;
+  for (unsigned n = 0;; n += 7) {
+    CAPTURE(n);
+    MemoryFiles files;
+    std::stop_source stop;
+    bool collecting = false;
+    std::uint64_t left = n, appended_after = 0;
+    test::WatchedFiles watched(files, [&](const test::FileStep& step) {
+      if (!collecting) return;
+      if (stop.stop_requested()) appended_after += step.kind == test::FileStep::Kind::append ? 1 : 0;
+      else if (left-- == 0) stop.request_stop();
+    });
+    auto store = must_open(watched);
+    REQUIRE(put(*store, "j1/e1/guest-0.disk", ImageKind::flat, all).has_value());
+    REQUIRE(put(*store, "j1/e2/guest-0.disk", ImageKind::flat, part).has_value());
+    REQUIRE(store->remove("j1/e1/").has_value());
+    collecting = true;
+    const auto report = store->collect(stop.get_token());
+    collecting = false;
+    CHECK(*get(*store, "j1/e2/guest-0.disk") == part);
+    for (const auto& [path, content] : files.names()) CHECK(path.extension() != kTemporarySuffix);
+    if (!stop.stop_requested()) {
+      CHECK(report.has_value());
+      break;
+    }
+    if (report) continue;  // nothing was left to be stopped
+    ++stopped;
+    CHECK(report.error().kind == ErrorKind::refused);
+    CHECK(appended_after <= 1);
+    CHECK(bytes_freed(*store, 0) > 200'000);
+    CHECK(*get(*store, "j1/e2/guest-0.disk") == part);
+  }
+  CHECK(stopped > 3);
+}
+
+void check_promises(ChunkStore& store, const History& history) {
+  for (const std::string& broken : test::broken_promises(store, history.images(), history.facts())) FAIL_CHECK(broken);
+}
+void check_no_rubbish(Files& files) {
+  for (const std::string& name : test::rubbish(files, "/s")) FAIL_CHECK(name);
+}
 
 // Opens the store again: what was committed reads right; after a collection there is no file that is not needed, and
 // when all images are gone, no file at all.
-void check_after(MemoryFiles& files, const Life& life) {
-  auto store = must_open(files);
-  const auto check_images = [&] {
-    for (const Image& image : life.images) {
-      const bool committed = std::ranges::find(life.committed, image.name) != life.committed.end();
-      const bool removed = std::ranges::find(life.maybe_removed, image.name) != life.maybe_removed.end();
-      const auto read = get(*store, image.name);
-      if (read) CHECK(image.matches(*read));
-      else CHECK_MESSAGE((!committed || removed), read.error());
-    }
-  };
-  check_images();
-  auto collected = store->collect();
+void check_after(MemoryFiles& files, const History& history) {
+  auto store = History::open(files, "/s");
+  REQUIRE_MESSAGE(store.has_value(), store.error());
+  check_promises(**store, history);
+  auto collected = (*store)->collect();
   REQUIRE_MESSAGE(collected.has_value(), collected.error());
   CHECK(collected->problems.empty());
-  check_images();
-  const auto report = store->verify();
+  check_promises(**store, history);
+  const auto report = (*store)->verify();
   REQUIRE(report.has_value());
   for (const Error& problem : report->problems) FAIL_CHECK(problem);
-  for (const auto& [path, content] : files.names()) CHECK(path.extension() != kTemporarySuffix);
-  REQUIRE(store->remove("j1/").has_value());
-  REQUIRE(store->collect().has_value());
+  check_no_rubbish(files);
+  REQUIRE((*store)->remove("j1/").has_value());
+  REQUIRE((*store)->collect().has_value());
   CHECK(files.names().empty());
 }
 
-std::uint64_t operations_of_a_life() {
+std::uint64_t operations_of_a_history() {
   MemoryFiles files;
-  Life life;
-  const Status done = life.run(files);
+  History history;
+  const Status done = history.run(files, "/s");
   REQUIRE_MESSAGE(done.has_value(), done.error());
+  CHECK(history.packs_removed() > 0);
+  CHECK(history.packs_compacted() > 2);
+  check_promises(*history.store(), history);
+  check_no_rubbish(files);
   return files.operations();
 }
 
 TEST_CASE("a machine that dies after any operation: what was committed is there, what was not leaves nothing") {
-  const std::uint64_t operations = operations_of_a_life();
-  REQUIRE(operations > 80);
+  const std::uint64_t operations = operations_of_a_history();
+  REQUIRE(operations > 150);
   for (std::uint64_t n = 0; n < operations; ++n)
     for (const bool lose : {true, false}) {
       CAPTURE(n);
       CAPTURE(lose);
       MemoryFiles files;
       files.die_after(n);
-      Life life;
-      (void)life.run(files);
+      History history;
+      (void)history.run(files, "/s");
       files.reboot(lose);
-      check_after(files, life);
+      check_after(files, history);
     }
 }
 
 TEST_CASE("any operation may fail: it is said, the process goes on, and nothing that was committed is lost") {
-  const std::uint64_t operations = operations_of_a_life();
+  const std::uint64_t operations = operations_of_a_history();
   for (std::uint64_t n = 0; n < operations; ++n)
     for (const int reason : {EIO, ENOSPC}) {
       CAPTURE(n);
       MemoryFiles files;
       files.fail_at(n, reason);
-      Life life;
-      (void)life.run(files);
-      check_after(files, life);
+      History history;
+      (void)history.run(files, "/s");
+      check_after(files, history);
     }
 }
 
@@ -253,25 +317,25 @@ TEST_CASE("a full file system: a clear error, no garbage, and it goes on when th
   std::uint64_t most = 0;
   {
     MemoryFiles files;
-    Life life;
-    REQUIRE(life.run(files).has_value());
+    History history;
+    REQUIRE(history.run(files, "/s").has_value());
     most = files.bytes();
   }
   for (std::uint64_t limit = 0; limit < most; limit += most / 40) {
     CAPTURE(limit);
     MemoryFiles files;
     files.limit(limit);
-    Life life;
-    const Status done = life.run(files);
+    History history;
+    const Status done = history.run(files, "/s");
     if (!done) CHECK(done.error().kind == ErrorKind::storage_full);
     for (const auto& [path, content] : files.names()) CHECK(path.extension() != kTemporarySuffix);
     files.reboot(false);
     {
       auto store = must_open(files);
-      for (const Image& image : life.images) REQUIRE(put(*store, image.name, image.kind, image.bytes).has_value());
-      for (const Image& image : life.images) CHECK(image.matches(*get(*store, image.name)));
+      for (const Image& image : history.images()) REQUIRE(put(*store, image.name, image.kind, image.bytes).has_value());
+      for (const Image& image : history.images()) CHECK(image.matches(*get(*store, image.name)));
     }
-    check_after(files, life);
+    check_after(files, history);
   }
 }
 

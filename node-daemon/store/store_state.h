@@ -100,7 +100,9 @@ class StoreState {
   Result<ImageManifest> read_manifest(const std::string& name);
   Result<std::vector<std::string>> image_names();
 
-  Result<CollectReport> collect();
+  Result<CollectReport> collect(const std::stop_token& stop);
+  // What was known of an image of that name is so no more.
+  void image_replaced(const std::string& name);
   Result<VerifyReport> verify(const std::vector<std::string>& expected);
   StoreFigures figures();
 
@@ -133,14 +135,15 @@ class StoreState {
 
   void mark(Live& live, const PageRef& ref) const;
   void mark(Live& live, const std::vector<Space>& spaces) const;
-  Result<Live> live_by_images();
+  Result<Live> live_by_images(const std::stop_token& stop, CollectReport& report);
+  void note_unreadable(const std::set<std::string>& names);
   struct Victims {
     std::vector<std::shared_ptr<const PackInfo>> dead, sparse;
   };
   Victims choose_victims(Live& live);
-  Status compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, CollectReport& report,
-                 std::vector<std::shared_ptr<const PackInfo>>& replaced);
-  Status copy_live(const PackInfo& pack, PackWriter& writer, PageCompressor& compressor);
+  Status compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, const std::stop_token& stop,
+                 CollectReport& report, std::vector<std::shared_ptr<const PackInfo>>& replaced);
+  Status copy_live(const PackInfo& pack, const std::stop_token& stop, PackWriter& writer, PageCompressor& compressor);
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -154,6 +157,9 @@ class StoreState {
 
   std::mutex collect_mutex_;  // one collection, verification or look at all packs at a time; taken before mutex_
   bool collecting_ = false;
+  // Images that could not be read when they were last looked at. How many origins there were at the first time: what
+  // the image lists was there before it was, so it needs none that came after.
+  std::map<std::string, std::size_t> unreadable_;
   std::list<std::shared_ptr<Holder>> left_while_collecting_;
 };
 

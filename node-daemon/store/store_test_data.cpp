@@ -70,7 +70,8 @@ std::string flat_bytes(std::uint64_t seed, std::size_t bytes) {
   return out;
 }
 
-TestGuest::TestGuest(std::uint64_t seed, std::uint64_t common) {
+TestGuest::TestGuest(std::uint64_t seed, std::uint64_t common, std::uint64_t ram_pages) {
+  blocks[0].bytes = ram_pages * kPageBytes;
   std::mt19937_64 random(seed);
   for (const RamBlock& block : blocks) {
     auto& pages = seeds.emplace_back(block.pages());

@@ -19,7 +19,8 @@ struct TestGuest {
   std::vector<std::vector<std::uint64_t>> seeds;
   std::string devices;
 
-  explicit TestGuest(std::uint64_t seed, std::uint64_t common = 1);  // common: so do some pages of other guests look
+  // common: so do some pages of other guests look.
+  explicit TestGuest(std::uint64_t seed, std::uint64_t common = 1, std::uint64_t ram_pages = 300);
   void change(std::mt19937_64& random, unsigned pages);
   // In order, or as background-snapshot writes it: some pages early, some twice with an old content first.
   std::string stream(std::mt19937_64* disorder = nullptr) const;
