@@ -200,6 +200,7 @@ Result<CollectReport> StoreState::collect(const std::stop_token& stop) {
     collecting_ = true;
   }
   const auto run = [&]() -> Status {
+    if (auto removed = remove_empty_directories(); !removed) return removed;
     auto live = live_by_images(stop, report);
     if (!live) return live.error();
     const Victims victims = choose_victims(*live);

@@ -43,27 +43,6 @@ Result<std::vector<std::string>> walk(Files& files, const fs::path& images, cons
   return found;
 }
 
-// Left by a process that died between making a directory and what was to be in it, or between removing both.
-Status remove_empty_directories(Files& files, const fs::path& images) {
-  auto jobs = files.list(images);
-  if (!jobs) return jobs.error();
-  for (const std::string& job : *jobs) {
-    auto epochs = files.list(images / job);
-    if (!epochs) return epochs.error();
-    bool empty = true;
-    for (const std::string& epoch : *epochs) {
-      auto names = files.list(images / job / epoch);
-      if (!names) return names.error();
-      empty = empty && names->empty();
-      if (!names->empty()) continue;
-      if (auto removed = files.remove_directory(images / job / epoch); !removed) return removed;
-    }
-    if (!empty) continue;
-    if (auto removed = files.remove_directory(images / job); !removed) return removed;
-  }
-  return {};
-}
-
 }  // namespace
 
 bool is_image_name(std::string_view name) {
@@ -111,7 +90,6 @@ Status StoreState::load() {
     for (const std::string& name : *images)
       if (name.ends_with(kTemporarySuffix))
         if (auto removed = files.remove(images_directory / name); !removed) return removed;
-    if (auto removed = remove_empty_directories(files, images_directory); !removed) return removed;
   }
   return load_packs();
 }
@@ -188,6 +166,28 @@ Result<std::vector<std::string>> StoreState::image_names() {
   auto names = walk(files, images_directory);
   if (names) std::erase_if(*names, [](const std::string& name) { return name.ends_with(kTemporarySuffix); });
   return names;
+}
+
+// Left by whoever died, or had no room, between making a directory and what was to be in it, or between removing both.
+// An ingest that is just going to use one makes it again.
+Status StoreState::remove_empty_directories() {
+  auto jobs = files.list(images_directory);
+  if (!jobs) return jobs.error();
+  for (const std::string& job : *jobs) {
+    auto epochs = files.list(images_directory / job);
+    if (!epochs) return epochs.error();
+    bool empty = true;
+    for (const std::string& epoch : *epochs) {
+      auto names = files.list(images_directory / job / epoch);
+      if (!names) return names.error();
+      empty = empty && names->empty();
+      if (!names->empty()) continue;
+      if (auto removed = files.remove_directory(images_directory / job / epoch); !removed) return removed;
+    }
+    if (!empty) continue;
+    if (auto removed = files.remove_directory(images_directory / job); !removed) return removed;
+  }
+  return {};
 }
 
 Result<std::string> StoreState::read_image_file(const std::string& name) {

@@ -136,6 +136,7 @@ class StoreState {
   void mark(Live& live, const PageRef& ref) const;
   void mark(Live& live, const std::vector<Space>& spaces) const;
   Result<Live> live_by_images(const std::stop_token& stop, CollectReport& report);
+  Status remove_empty_directories();
   void note_unreadable(const std::set<std::string>& names);
   struct Victims {
     std::vector<std::shared_ptr<const PackInfo>> dead, sparse;
