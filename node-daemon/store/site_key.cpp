@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <set>
 #include <sstream>
 
 #include "common/file.h"
@@ -58,14 +57,9 @@ Result<std::optional<std::set<std::string>>> read_ids(const std::filesystem::pat
   auto text = read_file(path, 1u << 20);
   if (!text && text.error().kind == ErrorKind::not_found) return std::optional<std::set<std::string>>();
   if (!text) return text.error();
-  std::istringstream in(*text);
-  std::string line;
-  if (!std::getline(in, line) || line != kFirstLineOfIds)
-    return Error{ErrorKind::damaged, "read key ids", path.string(), "its first line is not the one of version 1"};
-  std::set<std::string> ids;
-  while (std::getline(in, line))
-    if (!line.empty()) ids.insert(line);
-  return std::optional(std::move(ids));
+  auto ids = parse_key_ids(*text);
+  if (!ids) return Error{ids.error().kind, ids.error().step, path.string(), ids.error().cause};
+  return std::optional(std::move(*ids));
 }
 
 std::string text_of(const SiteKey& key) {
@@ -107,6 +101,21 @@ Result<SiteKeys> parse_site_keys(std::string_view text) {
   }
   if (keys.empty()) return bad_file("", "no key in it");
   return SiteKeys(std::move(keys));
+}
+
+Result<std::set<std::string>> parse_key_ids(std::string_view text) {
+  const auto bad = [](std::string cause) { return Error{ErrorKind::damaged, "read key ids", "", std::move(cause)}; };
+  std::istringstream in{std::string(text)};
+  std::string line;
+  if (!std::getline(in, line) || line != kFirstLineOfIds) return bad("its first line is not the one of version 1");
+  std::set<std::string> ids;
+  while (std::getline(in, line)) {
+    unsigned char id[8];
+    if (line.empty()) continue;
+    if (!parse_hex(line, id, sizeof id)) return bad("line " + std::to_string(ids.size() + 2) + " is not a key's id");
+    ids.insert(line);
+  }
+  return ids;
 }
 
 Result<SiteKeys> load_site_keys(const std::filesystem::path& path) {

@@ -12,6 +12,8 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "node-daemon/store/seal.h"
@@ -35,6 +37,8 @@ class SiteKeys {
 };
 
 Result<SiteKeys> parse_site_keys(std::string_view text);
+// Of the file of ids: each in 16 hexadecimal digits. damaged if it is not such a file.
+Result<std::set<std::string>> parse_key_ids(std::string_view text);
 // Makes the file, readable for its owner only, if there is none. Refuses one that others may read.
 Result<SiteKeys> load_site_keys(const std::filesystem::path& path);
 // Of a directory of images: refused if none of the keys was ever used there, though others were; the keys are then

@@ -1,5 +1,5 @@
-// Any bytes as an image's file, as what is sealed in one, and as a file of keys: read or refused; what is read is the
-// same when it is written and read again.
+// Any bytes as an image's file, as what is sealed in one, as a file of keys, and as one of keys' ids: read or refused;
+// an image that is read is the same when it is written and read again.
 #include <cstdlib>
 
 #include "node-daemon/store/image_manifest.h"
@@ -12,6 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
   (void)open_manifest(bytes, keys);
   (void)parse_site_keys(bytes);
+  (void)parse_key_ids(bytes);
   const auto manifest = decode_manifest(bytes, 1u << 16);
   if (!manifest) return 0;
   const std::string written = encode_manifest(*manifest);
