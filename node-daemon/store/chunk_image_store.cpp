@@ -173,17 +173,17 @@ class ChunkImageStore final : public SiteImageStore {
 
 // What is in this host's directory.
 Result<ImagePlace> ChunkImageStore::here(const std::string& owner) {
+  // Where the file system is not mounted, not even this host's own store is there: nothing is known then.
+  std::error_code failed;
+  if (!fs::exists(hosts_ / host_.value, failed))
+    return Error{ErrorKind::transient, "open image", hosts_.string(),
+                 "the image directory is not there, or empty; is it mounted here?"};
   if (owner == host_.value) return ImagePlace{nullptr, own_.get()};
   if (is_own_) {
     auto mirror = mirrors_.find({owner});
     if (!mirror) return mirror.error();
     return ImagePlace{*mirror, mirror->get()};
   }
-  // Where the shared file system is not mounted, not even this host's own store is there: nothing is known then.
-  std::error_code failed;
-  if (!fs::exists(hosts_ / host_.value, failed))
-    return Error{ErrorKind::transient, "open image", hosts_.string(),
-                 "the image directory is not there, or empty; is it mounted here?"};
   ChunkStoreOptions options;
   options.read_only = true;
   auto opened = ChunkStore::open(system_files(), hosts_ / owner, keys_, options);
