@@ -76,6 +76,7 @@ int restart(CommandContext& context, const RestartArguments& arguments) {
   if (context.json) {
     print_json(context, *answer);
   } else {
+    if (const auto passed = cell(*answer, "reason"); passed != "-") note(context, passed);
     context.out << fmt::format("{} runs again from checkpoint {}, after {}\n", cell(*answer, "job"),
                                cell(*answer, "epoch"), human_ms(number(*answer, "restartMs")))
                 << std::flush;

@@ -97,6 +97,8 @@ TEST_CASE("wrong usage exits with 2 and says nothing on stdout") {
                                              {"wait", "j1", "--timeout", "-1"},
                                              {"wait", "j1", "--timeout", "soon"},
                                              {"restart", "j1", "--from", "latest"},
+                                             {"verify"},
+                                             {"verify", "j1", "newest"},
                                              {"logs", "j1", "--backwards"},
                                              {"--server"}}) {
     const auto outcome = run_command(arguments);
@@ -184,6 +186,7 @@ TEST_CASE("a document that is not what it should be is an error, not a crash") {
                                                                                          {"checkpoints", "j7"},
                                                                                          {"checkpoint", "j7"},
                                                                                          {"restart", "j7"},
+                                                                                         {"verify", "j7"},
                                                                                          {"wait", "j7"},
                                                                                          {"logs", "j7"}}) {
     const auto outcome = run_with(server, arguments);
@@ -193,6 +196,48 @@ TEST_CASE("a document that is not what it should be is an error, not a crash") {
   const auto outcome = run_with(server, {"wait", "j7", "--json"});
   CHECK(outcome.code == 1);
   CHECK(outcome.document()["error"]["kind"] == "permanent");
+}
+
+TEST_CASE("verify: exit code 0 when all is well, 1 with what is wrong and what to do otherwise") {
+  json answer = {{"job", "j7"},
+                 {"epochs", {{{"epoch", 3}, {"state", "ok"}, {"bytes", 2048}, {"problems", json::array()}}}}};
+  const TestServer server([&](const TestRequest&) -> TestAnswer { return {200, answer.dump()}; });
+  auto outcome = run_with(server, {"verify", "melt", "3"});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.out == "checkpoint 3 of melt is whole, 2.0 KiB read\n");
+  CHECK(server.requests()[0].target == "/v1/jobs/melt/verify");
+  CHECK(json::parse(server.requests()[0].body) == json({{"epoch", 3}}));
+  answer["epochs"].push_back({{"epoch", 4}, {"state", "ok"}, {"bytes", 1024}, {"problems", json::array()}});
+  CHECK(run_with(server, {"verify", "melt"}).out == "all 2 checkpoints of melt are whole, 3.0 KiB read\n");
+  CHECK(json::parse(server.requests()[1].body) == json::object());
+  answer["epochs"].push_back(
+      {{"epoch", 5}, {"state", "damaged"}, {"bytes", 0}, {"problems", {"guest 1: bad", "guest 0: gone"}}});
+  outcome = run_with(server, {"verify", "melt"});
+  CHECK(outcome.code == 1);
+  CHECK(outcome.out == "EPOCH  STATE    WHAT\n5      damaged  guest 1: bad\n5      damaged  guest 0: gone\n");
+  CHECK(outcome.err.find("stillpoint checkpoint melt") != std::string::npos);
+  CHECK(outcome.err.find("could not be checked") == std::string::npos);
+  outcome = run_with(server, {"verify", "melt", "--json"});
+  CHECK(outcome.code == 1);
+  CHECK(outcome.document() == answer);
+  answer["epochs"] = {{{"epoch", 5}, {"state", "unchecked"}, {"bytes", 0}, {"problems", {"no host is up"}}}};
+  outcome = run_with(server, {"verify", "melt"});
+  CHECK(outcome.code == 1);
+  CHECK(outcome.err.find("verify again when their hosts are up") != std::string::npos);
+  answer["epochs"] = json::array();
+  outcome = run_with(server, {"verify", "melt"});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.out == "melt has no checkpoint to verify\n");
+}
+
+TEST_CASE("a restart says which newer checkpoint it passed over") {
+  const TestServer server(always(
+      {200,
+       R"({"job":"j7","incarnation":2,"epoch":3,"restartMs":10,"reason":"checkpoint 4 is damaged (x); checkpoint 3 is taken instead"})"}));
+  const auto outcome = run_with(server, {"restart", "j7"});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.err.find("checkpoint 4 is damaged (x)") != std::string::npos);
+  CHECK(outcome.out.find("from checkpoint 3") != std::string::npos);
 }
 
 TEST_CASE("an answer that cannot be written is a failure") {

@@ -151,6 +151,47 @@ TEST_CASE("a job runs, prints, is checkpointed, loses a host, is restarted, ends
   CHECK(site.http().post("/v1/spool").status == 200);
 }
 
+TEST_CASE("a checkpoint that a host finds damaged is shown as that, over a restart of the coordinator too") {
+  Site site;
+  site.start();
+  for (const char* name : {"h1", "h2", "h3"}) site.add(name);
+  const auto job = site.submit();
+  REQUIRE(site.in_state(job, "running")["state"] == "running");
+  const auto epoch = site.http().post("/v1/jobs/heat/checkpoint").json()["epoch"];
+  auto checked = site.http().post("/v1/jobs/heat/verify").json();
+  REQUIRE(checked["epochs"].size() == 1);
+  CHECK(checked["epochs"][0] ==
+        json({{"epoch", epoch}, {"state", "ok"}, {"bytes", 2 * (50u << 20)}, {"problems", json::array()}}));
+  CHECK(site.http().get("/v1/jobs/heat/checkpoints").json()[0]["verified"].is_string());
+  // The images of this site are h1's: it reads them both.
+  CHECK(site.hosts[0]->count(wire::ToHost::kVerifyImages) == 1);
+  site.hosts[0]->edit([](const wire::ToHost& request, wire::FromHost& answer) {
+    if (!request.has_verify_images()) return true;
+    auto* problem = answer.mutable_verified()->mutable_images(1)->add_problems();
+    problem->set_kind(wire::Failure::DAMAGED);
+    problem->set_step("verify image");
+    problem->set_object("a pack");
+    problem->set_cause("a block is not what was written");
+    return true;
+  });
+  checked = site.http().post("/v1/jobs/heat/verify", json{{"epoch", epoch}}.dump()).json();
+  CHECK(checked["epochs"][0]["state"] == "damaged");
+  CHECK(checked["epochs"][0]["problems"][0] ==
+        "guest 1, read by h1: verify image of a pack: a block is not what was written");
+  const auto shown = [&] {
+    const auto list = site.http().get("/v1/jobs/heat/checkpoints").json();
+    CHECK(list[0]["state"] == "damaged");
+    CHECK(list[0]["reason"].get<std::string>().find("a block is not what was written") != std::string::npos);
+    CHECK(site.http().get("/v1/jobs/heat").json()["lastCheckpoint"].is_null());
+  };
+  shown();
+  site.stop();
+  site.start();
+  shown();
+  const auto refused = site.http().post("/v1/jobs/heat/restart");
+  CHECK(refused.error_kind() == "damaged");
+}
+
 TEST_CASE("a coordinator that comes back knows its jobs, their output and their checkpoints") {
   Site site;
   site.start();

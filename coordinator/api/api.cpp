@@ -135,6 +135,7 @@ std::span<const Api::Route> Api::routes() {
       {"POST", {"jobs", "*", "checkpoint"}, {}, &Api::checkpoint},
       {"GET", {"jobs", "*", "checkpoints"}, {}, &Api::checkpoints},
       {"POST", {"jobs", "*", "restart"}, {}, &Api::restart},
+      {"POST", {"jobs", "*", "verify"}, {}, &Api::verify},
       {"GET", {"jobs", "*", "wait"}, {"timeoutMs"}, &Api::wait},
       {"GET", {"jobs", "*", "logs"}, {"offset", "waitMs"}, &Api::logs},
       {"GET", {"jobs", "*", "outputs"}, {}, &Api::outputs},
@@ -385,6 +386,28 @@ void Api::restart(const Call& call) {
       [](const Answer& answer) {
         const auto* restarted = std::get_if<Restarted>(&answer);
         return restarted != nullptr ? restart_json(*restarted) : json::object();
+      });
+}
+
+void Api::verify(const Call& call) {
+  auto document = document_of(call->request);
+  if (!document) return call->respond(error_response(400, document.error().message()));
+  std::optional<std::uint64_t> epoch;
+  std::vector<std::string> problems;
+  JsonReader reader(*document, "", problems);
+  reader.read("epoch", epoch);
+  reader.refuse_unknown();
+  if (!problems.empty()) return call->respond(error_response(400, join_problems(problems)));
+  ask_job(
+      call,
+      [epoch](RequestId request, const JobId& job) {
+        VerifyJob event{request, job, std::nullopt};
+        if (epoch) event.epoch = Epoch{*epoch};
+        return event;
+      },
+      [](const Answer& answer) {
+        const auto* verified = std::get_if<Verified>(&answer);
+        return verified != nullptr ? verified_json(*verified) : json::object();
       });
 }
 

@@ -62,6 +62,7 @@ class Api {
   void checkpoint(const Call& call);
   void checkpoints(const Call& call);
   void restart(const Call& call);
+  void verify(const Call& call);
   void wait(const Call& call);
   void logs(const Call& call);
   void outputs(const Call& call);

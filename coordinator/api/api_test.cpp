@@ -67,7 +67,7 @@ TEST_CASE("jobs that are not there") {
     CHECK(reply.status == 404);
     CHECK(reply.error_kind() == "not-found");
   }
-  for (const char* rest : {"checkpoint", "restart", "stop"})
+  for (const char* rest : {"checkpoint", "restart", "stop", "verify"})
     CHECK(site.http().post(std::string("/v1/jobs/j7/") + rest).status == 404);
   CHECK(site.http().request("DELETE", "/v1/jobs/j7", "").status == 404);
 }
@@ -99,6 +99,9 @@ TEST_CASE("checkpoint and restart bodies are read strictly; a job that does not 
   CHECK(site.http().post("/v1/jobs/idle/checkpoint", R"({"gap":1})").status == 400);
   CHECK(site.http().post("/v1/jobs/idle/checkpoint", R"({"testUncoordinatedGapMs":"1"})").status == 400);
   CHECK(site.http().post("/v1/jobs/idle/restart", R"({"from":-1})").status == 400);
+  CHECK(site.http().post("/v1/jobs/idle/verify", R"({"epoch":"1"})").status == 400);
+  CHECK(site.http().post("/v1/jobs/idle/verify", R"({"epoch":7})").status == 404);
+  CHECK(site.http().post("/v1/jobs/idle/verify").json() == json({{"job", job}, {"epochs", json::array()}}));
   CHECK(site.http().post("/v1/jobs/idle/restart", R"({"hosts":"h1"})").status == 400);
   const auto unknown = site.http().post("/v1/jobs/idle/restart", R"({"from":99})");
   CHECK(unknown.status >= 400);

@@ -42,6 +42,15 @@ const char* rank_state(wire::RankReport::State state) {
   }
 }
 
+const char* check_state(EpochCheck::State state) {
+  switch (state) {
+    case EpochCheck::State::ok: return "ok";
+    case EpochCheck::State::damaged: return "damaged";
+    case EpochCheck::State::unchecked: return "unchecked";
+  }
+  return "unknown";
+}
+
 const char* host_state(HostView::State state) {
   switch (state) {
     case HostView::State::up: return "up";
@@ -189,10 +198,11 @@ json checkpoints_json(const Coordinator& core, const JobRecord& job) {
     json one = checkpoint_json(epoch);
     one["state"] = std::string(name(epoch.state));
     one["time"] = iso_time(epoch.time);
-    one["level"] = epoch.state == EpochState::committed ? copies::level(epoch) : "";
+    one["level"] = has_images(epoch.state) ? copies::level(epoch) : "";
     one["images"] = images_json(epoch);
     one["incarnation"] = epoch.incarnation.value;
     one["reason"] = epoch.reason;
+    one["verified"] = epoch.verified == 0 ? json(nullptr) : json(iso_time(epoch.verified));
     one["outputOffset"] = epoch.output_offset;
     if (epoch.control) one["control"] = true;
     list.push_back(std::move(one));
@@ -201,11 +211,19 @@ json checkpoints_json(const Coordinator& core, const JobRecord& job) {
 }
 
 json restart_json(const Restarted& restarted) {
-  return {{"job", restarted.job.value},
-          {"incarnation", restarted.incarnation.value},
-          {"epoch", restarted.epoch.value},
-          {"restartMs", restarted.restart_ms},
-          {"phases", phases_json(restarted.phases)}};
+  return {{"job", restarted.job.value},     {"incarnation", restarted.incarnation.value},
+          {"epoch", restarted.epoch.value}, {"restartMs", restarted.restart_ms},
+          {"reason", restarted.story},      {"phases", phases_json(restarted.phases)}};
+}
+
+json verified_json(const Verified& verified) {
+  json epochs = json::array();
+  for (const auto& check : verified.epochs)
+    epochs.push_back({{"epoch", check.epoch.value},
+                      {"state", check_state(check.state)},
+                      {"bytes", check.bytes},
+                      {"problems", check.problems}});
+  return {{"job", verified.job.value}, {"epochs", std::move(epochs)}};
 }
 
 json hosts_json(const Coordinator& core) {

@@ -20,6 +20,7 @@ nlohmann::json jobs_json(const Coordinator& core);  // oldest first
 nlohmann::json checkpoint_json(const EpochRecord& epoch);
 nlohmann::json checkpoints_json(const Coordinator& core, const JobRecord& job);  // oldest first
 nlohmann::json restart_json(const Restarted& restarted);
+nlohmann::json verified_json(const Verified& verified);
 nlohmann::json hosts_json(const Coordinator& core);
 nlohmann::json events_json(const std::vector<EventRecord>& events);
 nlohmann::json error_json(const Error& error);

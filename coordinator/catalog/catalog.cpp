@@ -183,14 +183,15 @@ void Catalog::Impl::put(const PutEpoch& change) {
   const EpochRecord& e = change.epoch;
   run("INSERT INTO epochs (epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, "
       "stall_ms,"
-      " capture_ms, commit_ms, control, restored_from) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+      " capture_ms, commit_ms, control, restored_from, verified) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
       " ON CONFLICT (epoch) DO UPDATE SET job=excluded.job, incarnation=excluded.incarnation, state=excluded.state,"
       " time=excluded.time, reason=excluded.reason, output_offset=excluded.output_offset, bytes_raw=excluded.bytes_raw,"
       " bytes_stored=excluded.bytes_stored, stall_ms=excluded.stall_ms, capture_ms=excluded.capture_ms,"
-      " commit_ms=excluded.commit_ms, control=excluded.control, restored_from=excluded.restored_from",
+      " commit_ms=excluded.commit_ms, control=excluded.control, restored_from=excluded.restored_from, "
+      "verified=excluded.verified",
       number(e.epoch.value), e.job.value, number(e.incarnation.value), std::string(name(e.state)), std::int64_t{e.time},
       e.reason, number(e.output_offset), number(e.bytes_raw), number(e.bytes_stored), e.stall_ms, e.capture_ms,
-      e.commit_ms, e.control ? 1 : 0, number(e.restored_from.value));
+      e.commit_ms, e.control ? 1 : 0, number(e.restored_from.value), std::int64_t{e.verified});
   run("DELETE FROM phases WHERE epoch = ?", number(e.epoch.value));
   for (std::size_t i = 0; i < e.phases.phases.size(); ++i)
     run("INSERT INTO phases (epoch, position, name, ms) VALUES (?,?,?,?)", number(e.epoch.value), number(i),
@@ -318,7 +319,7 @@ void Catalog::Impl::load_epochs(CatalogState& state) {
   SQLite::Statement rows(db,
                          "SELECT epoch, job, incarnation, state, time, reason, output_offset, bytes_raw, bytes_stored, "
                          "stall_ms, capture_ms,"
-                         " commit_ms, control, restored_from FROM epochs");
+                         " commit_ms, control, restored_from, verified FROM epochs");
   while (rows.executeStep()) {
     EpochRecord e;
     e.epoch = Epoch{number(rows.getColumn(0))};
@@ -336,6 +337,7 @@ void Catalog::Impl::load_epochs(CatalogState& state) {
     e.commit_ms = rows.getColumn(11).getDouble();
     e.control = rows.getColumn(12).getInt() != 0;
     e.restored_from = Epoch{number(rows.getColumn(13))};
+    e.verified = rows.getColumn(14).getInt64();
     state.epochs.emplace(e.epoch, std::move(e));
   }
   SQLite::Statement phases(db, "SELECT epoch, name, ms FROM phases ORDER BY epoch, position");

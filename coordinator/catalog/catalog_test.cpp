@@ -104,6 +104,7 @@ EpochRecord rich_epoch(std::uint64_t number, const std::string& job) {
   e.phases.phases = {{"close", 1.5}, {"drain", 2.25}, {"close", 0.1}};
   e.control = true;
   e.restored_from = Epoch{6};
+  e.verified = 1'700'000'500;
   return e;
 }
 
@@ -157,6 +158,7 @@ void check_equal(const EpochRecord& a, const EpochRecord& b) {
   CHECK(a.commit_ms == b.commit_ms);
   CHECK(a.phases.phases == b.phases.phases);
   CHECK(a.control == b.control);
+  CHECK(a.verified == b.verified);
 }
 
 Catalog must_open(const fs::path& path) {
@@ -338,6 +340,7 @@ TEST_CASE("what version 1 kept is there in the newest, and epochs learn what the
   CHECK_FALSE(state.jobs.at(JobId{"j1"}).restart.has_value());
   CHECK(state.epochs.at(Epoch{3}).restored_from == Epoch{0});
   CHECK(state.epochs.at(Epoch{4}).restored_from == Epoch{3});
+  CHECK(state.epochs.at(Epoch{4}).verified == 0);
 }
 
 TEST_CASE("what is not a catalog of this version is refused in words") {

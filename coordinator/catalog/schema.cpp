@@ -109,6 +109,10 @@ constexpr Migration kMigrations[] = {
       ALTER TABLE jobs ADD COLUMN automatic_restarts INTEGER NOT NULL DEFAULT 0;
       ALTER TABLE jobs ADD COLUMN setbacks INTEGER NOT NULL DEFAULT 0;
     )sql"},
+    // From here on an epoch's state may be "damaged", which older programs do not know.
+    {4, R"sql(
+      ALTER TABLE epochs ADD COLUMN verified INTEGER NOT NULL DEFAULT 0;
+    )sql"},
 };
 
 int version_of(SQLite::Database& database) {

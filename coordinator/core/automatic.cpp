@@ -46,6 +46,10 @@ std::optional<std::string> refusal(const Core& core, const JobRecord& job, const
   if (!loss.host_lost && job.setbacks + 1 >= kSamePoint)
     return fmt::format("it failed {} times {} with no host lost, so the program itself may be at fault", kSamePoint,
                        point(core, job));
+  // From the beginning would leave behind what may yet be put right.
+  if (!epochs::newest_committed(core, job))
+    if (const auto damaged = epochs::passed_over(core, job, std::nullopt); !damaged.empty())
+      return fmt::format("it has no checkpoint that is whole: {}", damaged);
   return std::nullopt;
 }
 
@@ -54,9 +58,10 @@ void bring_back(Core& core, JobRecord& job, const Loss& loss) {
   if (!loss.host_lost) job.setbacks += 1;
   const auto wait = wait_before(job.automatic_restarts);
   const auto epoch = epochs::newest_committed(core, job);
-  const std::string what =
+  std::string what =
       fmt::format("{}; restart {} of {}{} {}", loss.why, job.automatic_restarts, job.spec.max_restarts,
                   wait_words(wait), epoch ? fmt::format("from checkpoint {}", epoch->value) : "from the beginning");
+  if (const auto passed = epochs::passed_over(core, job, epoch); !passed.empty()) what += "; " + passed;
   core.note(Log::Level::warn, job.job, loss.suspect.value_or(HostName{}), epoch.value_or(Epoch{}), "coming back", what);
   if (!epoch) return start_anew(core, job, what, wait);
   restart::begin_automatic(core, job, *epoch, loss.suspect, what, wait);

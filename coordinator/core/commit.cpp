@@ -11,18 +11,21 @@
 namespace stillpoint::coordinator::checkpoint {
 namespace {
 
-// Committed epochs beyond the newest spec.keep; those of histories that were left by a restart go first. Control epochs
-// are nobody's checkpoints: they neither count nor go.
+// Epochs older than the newest spec.keep committed ones; those of histories that were left by a restart go first. A
+// damaged one counts for nothing and goes with its age. Control epochs are nobody's checkpoints: they neither count nor
+// go.
 std::vector<Epoch> surplus(const Core& core, const JobRecord& job) {
   const auto present = epochs::present_history(core, job);
-  std::vector<Epoch> committed;
+  std::vector<Epoch> kept;
   for (const auto& [number, epoch] : core.catalog.epochs)
-    if (epoch.job == job.job && epoch.state == EpochState::committed && !epoch.control) committed.push_back(number);
-  std::stable_partition(committed.begin(), committed.end(), [&](Epoch e) { return !present.contains(e); });
-  const std::size_t keep = std::max(1u, job.spec.keep);
-  if (committed.size() <= keep) return {};
-  committed.resize(committed.size() - keep);
-  return committed;
+    if (epoch.job == job.job && has_images(epoch.state) && !epoch.control) kept.push_back(number);
+  std::stable_partition(kept.begin(), kept.end(), [&](Epoch e) { return !present.contains(e); });
+  std::size_t keep = std::max(1u, job.spec.keep);
+  while (keep > 0 && !kept.empty()) {
+    if (core.catalog.epochs.at(kept.back()).state == EpochState::committed) --keep;
+    kept.pop_back();
+  }
+  return kept;
 }
 
 void prune(Core& core, const JobRecord& job) {
@@ -84,7 +87,7 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
   auto* run = job != nullptr && core.run(id).checkpoint ? &*core.run(id).checkpoint : nullptr;
   if (run == nullptr || run->epoch != number || message.gang().incarnation() != job->incarnation.value) {
     const auto known = core.catalog.epochs.find(number);
-    if (known != core.catalog.epochs.end() && known->second.state == EpochState::committed) return;  // said once more
+    if (known != core.catalog.epochs.end() && has_images(known->second.state)) return;  // said once more
     core.stale(host, id, number, "images of an epoch that will not be committed; they are deleted");
     return core.delete_images(Owner::background, id, {number});
   }

@@ -10,6 +10,7 @@
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/restart.h"
 #include "coordinator/core/start.h"
+#include "coordinator/core/verify.h"
 
 namespace stillpoint::coordinator {
 
@@ -35,6 +36,7 @@ void tick(Core& core) {
     restart::tick(core, *job);
     finish::tick(core, *job);
     finish::expire_removal(core, id);
+    verify::tick(core, id);
     ranks::tick(core, id);
   }
   start::try_pending(core);
@@ -50,6 +52,7 @@ struct Handle {
   void operator()(RestartJob& e) const { restart::on_request(core, e); }
   void operator()(StopJob& e) const { finish::on_stop(core, e); }
   void operator()(RemoveJob& e) const { finish::on_remove(core, e); }
+  void operator()(VerifyJob& e) const { verify::on_request(core, e); }
   void operator()(CordonHost& e) const { hosts::on_cordon(core, e); }
   void operator()(QueryRanks& e) const { ranks::on_query(core, e); }
   void operator()(SpoolRead& e) const { start::on_spool(core, std::move(e)); }

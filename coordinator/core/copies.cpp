@@ -62,16 +62,10 @@ void add_peer(const Core& core, const HostName& host, wire::StorePeer& peer) {
 }
 
 bool can_be_had(const Core& core, const wire::ImageFile& file) {
-  std::set<std::string> places(file.copies().begin(), file.copies().end());
-  const std::string owner = owner_of(file);
+  const bool in_object_store = std::ranges::find(file.copies(), kObjectStore) != file.copies().end();
   return std::ranges::any_of(core.hosts, [&](const auto& entry) {
     const auto& [name, host] = entry;
-    if (!core.usable(name)) return false;
-    if (name.value == owner || places.contains(name.value)) return true;
-    if (host.hello.object_store() && places.contains(std::string(kObjectStore))) return true;
-    if (host.hello.store_is_own()) return false;
-    // An image that says nothing of copies is from before there were any: then all hosts shared their directory.
-    return places.empty() || places.contains(std::string(kDirectory) + host.hello.store_id());
+    return core.usable(name) && (keeps(core, name, file) || (host.hello.object_store() && in_object_store));
   });
 }
 
@@ -82,6 +76,17 @@ std::string level_of(const wire::ImageFile& file) {
 }
 
 }  // namespace
+
+bool keeps(const Core& core, const HostName& host, const wire::ImageFile& file) {
+  const auto has = [&](const std::string& place) {
+    return std::ranges::find(file.copies(), place) != file.copies().end();
+  };
+  if (host.value == owner_of(file) || has(host.value)) return true;
+  const auto& hello = core.hosts.at(host).hello;
+  if (hello.store_is_own()) return false;
+  // An image that says nothing of copies is from before there were any: then all hosts shared their directory.
+  return file.copies().empty() || has(std::string(kDirectory) + hello.store_id());
+}
 
 wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host) {
   wire::Durability asked;
@@ -100,7 +105,8 @@ std::string obstacle(const Core& core, const JobRecord& job) {
                          host.value);
     if (wanted == wire::Durability::HOST_LOSS && hello.store_is_own() && partners(core, job, host).empty())
       return fmt::format(
-          "its durability is host-loss, and no other host is up that could keep a copy of what {} stores: bring one up, "
+          "its durability is host-loss, and no other host is up that could keep a copy of what {} stores: bring one "
+          "up, "
           "or submit the job with durability: local",
           host.value);
   }

@@ -19,6 +19,9 @@ std::string obstacle(const Core& core, const JobRecord& job);
 // Hosts that serve images, to be asked for those that are not at hand.
 void add_peers(const Core& core, wire::RestoreGuests& restore);
 
+// Whether the image is in the host's directory: it stored it, keeps a copy of it, or shares the directory with who did.
+bool keeps(const Core& core, const HostName& host, const wire::ImageFile& file);
+
 // Which images of the checkpoint nobody who is up has; empty: all can be had.
 std::string lost_images(const Core& core, const EpochRecord& epoch);
 

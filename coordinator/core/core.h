@@ -29,10 +29,12 @@ inline constexpr std::chrono::milliseconds kSettle{200};         // for the kern
 inline constexpr std::chrono::milliseconds kStopGrace{5'000};    // SIGTERM to SIGKILL
 inline constexpr std::chrono::milliseconds kDestroyDeadline{60'000};
 inline constexpr std::chrono::milliseconds kRemoveDeadline{60'000};
-inline constexpr std::chrono::milliseconds kRetry{5'000};  // between tries of a clean-up that failed
+inline constexpr std::chrono::milliseconds kVerifyDeadline{600'000};  // of an epoch, and longer for a large one:
+inline constexpr std::uint64_t kVerifyBytesPerMs = 10'000;            // what a busy disk reads at least
+inline constexpr std::chrono::milliseconds kRetry{5'000};             // between tries of a clean-up that failed
 
 // Which machine a request's answer belongs to.
-enum class Owner { start, checkpoint, restart, finish, remove, query, background };
+enum class Owner { start, checkpoint, restart, finish, remove, verify, query, background };
 
 struct Request {
   std::uint64_t id = 0;
@@ -158,6 +160,15 @@ struct RemoveRun {
   Time deadline{};
 };
 
+// Images being read back, one epoch after the other; the hosts that stored parts of one side by side.
+struct VerifyRun {
+  RequestId request;
+  std::vector<Epoch> left;  // in order, the one under way in front
+  EpochCheck current;       // so far
+  Time deadline{};
+  std::vector<EpochCheck> done;
+};
+
 struct RanksQuery {
   RequestId request;
   std::set<HostName> waiting;
@@ -170,6 +181,7 @@ struct JobRun {
   std::optional<RestartRun> restart;
   std::optional<FinishRun> finish;
   std::optional<RemoveRun> remove;
+  std::optional<VerifyRun> verify;
   OutputRun output;
   std::vector<RanksQuery> queries;
   std::map<std::uint32_t, wire::RankReport> ranks;                       // as last heard

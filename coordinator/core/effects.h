@@ -37,12 +37,23 @@ struct Restarted {
   Epoch epoch;
   double restart_ms = 0;
   PhaseTimes phases;
+  std::string story;  // which newer checkpoints were passed over, and why; empty where none was
 };
 struct Ranks {
   std::vector<wire::RankReport> ranks;
 };
+struct EpochCheck {
+  Epoch epoch;
+  enum class State { ok, damaged, unchecked } state = State::unchecked;
+  std::uint64_t bytes = 0;            // read
+  std::vector<std::string> problems;  // what is damaged, or why it could not be checked
+};
+struct Verified {
+  JobId job;
+  std::vector<EpochCheck> epochs;
+};
 struct Acknowledged {};
-using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Acknowledged>;
+using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Verified, Acknowledged>;
 struct Reply {
   RequestId request;
   Result<Answer> answer;

@@ -32,10 +32,26 @@ std::optional<Epoch> newest_committed(const Core& core, const JobRecord& job, st
   return newest;
 }
 
+std::string passed_over(const Core& core, const JobRecord& job, std::optional<Epoch> taken) {
+  std::string text;
+  for (const auto number : present_history(core, job)) {
+    const auto& epoch = core.catalog.epochs.at(number);
+    if (epoch.state != EpochState::damaged || epoch.control || (taken && number < *taken)) continue;
+    text += fmt::format("{}checkpoint {} is damaged ({})", text.empty() ? "" : "; ", number.value, epoch.reason);
+  }
+  if (!text.empty() && taken) text += fmt::format("; checkpoint {} is taken instead", taken->value);
+  return text;
+}
+
 Result<Epoch> choose(const Core& core, const JobRecord& job, std::optional<Epoch> from) {
   if (!from) {
     if (const auto newest = newest_committed(core, job)) return *newest;
-    return refused("restart", job.job.value, "the job has no committed checkpoint; submit it anew");
+    const std::string damaged = passed_over(core, job, std::nullopt);
+    if (damaged.empty())
+      return refused("restart", job.job.value, "the job has no committed checkpoint; submit it anew");
+    return Error{ErrorKind::damaged, "restart", job.job.value,
+                 fmt::format("it has no checkpoint that is whole: {}; once that is put right: stillpoint verify {}",
+                             damaged, job.job.value)};
   }
   const auto found = core.catalog.epochs.find(*from);
   const std::string object = fmt::format("checkpoint {} of {}", from->value, job.job.value);
@@ -44,6 +60,11 @@ Result<Epoch> choose(const Core& core, const JobRecord& job, std::optional<Epoch
   if (epoch.job != job.job)
     return Error{ErrorKind::not_found, "restart", object,
                  fmt::format("no such checkpoint: {} is one of {}", from->value, epoch.job.value)};
+  // The running gang would be given up for it.
+  if (epoch.state == EpochState::damaged)
+    return Error{
+        ErrorKind::damaged, "restart", object,
+        fmt::format("{}; once that is put right: stillpoint verify {} {}", epoch.reason, job.job.value, from->value)};
   if (epoch.state != EpochState::committed)
     return refused("restart", object,
                    fmt::format("it is {}{}", name(epoch.state), epoch.reason.empty() ? "" : ": " + epoch.reason));

@@ -12,6 +12,9 @@ std::set<Epoch> present_history(const Core& core, const JobRecord& job);
 // never chosen: they are restored only by name.
 std::optional<Epoch> newest_committed(const Core& core, const JobRecord& job,
                                       std::optional<Epoch> before = std::nullopt);
+// The newer ones of the present history that are passed over for it because they are damaged, in words for people;
+// empty: none. Without one to take: all that are damaged.
+std::string passed_over(const Core& core, const JobRecord& job, std::optional<Epoch> taken);
 // The one asked for, or the newest; or why not.
 Result<Epoch> choose(const Core& core, const JobRecord& job, std::optional<Epoch> from);
 

@@ -100,6 +100,12 @@ struct RemoveJob {
   RequestId request;
   JobId job;
 };
+// Images are read back and checked: of one epoch, or of all that have images.
+struct VerifyJob {
+  RequestId request;
+  JobId job;
+  std::optional<Epoch> epoch;
+};
 struct CordonHost {
   RequestId request;
   HostName host;
@@ -143,6 +149,6 @@ struct Tick {};  // time has passed; step() compares deadlines with now
 
 using Event =
     std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob, RemoveJob,
-                 CordonHost, QueryRanks, SpoolRead, OutputDurable, OutputFailed, OutputPieceStored, Tick>;
+                 VerifyJob, CordonHost, QueryRanks, SpoolRead, OutputDurable, OutputFailed, OutputPieceStored, Tick>;
 
 }  // namespace stillpoint::coordinator

@@ -9,6 +9,7 @@
 #include "coordinator/core/relay.h"
 #include "coordinator/core/restart.h"
 #include "coordinator/core/start.h"
+#include "coordinator/core/verify.h"
 
 namespace stillpoint::coordinator::hosts {
 namespace {
@@ -41,7 +42,7 @@ void settle_hold(Core& core, const JobRecord& job, const HostName& host, std::ui
   if (job.attempt == epoch) return;
   if (const auto& restart = core.run(job.job).restart; restart && restart->epoch == epoch) return;
   const auto known = core.catalog.epochs.find(epoch);
-  const bool committed = known != core.catalog.epochs.end() && known->second.state == EpochState::committed;
+  const bool committed = known != core.catalog.epochs.end() && has_images(known->second.state);
   core.ask(Owner::background, host, job.job, job.incarnation, epoch,
            [&](wire::ToHost& m) { m.mutable_release()->set_discard(!committed); });
 }
@@ -59,7 +60,7 @@ void settle_presence(Core& core, const HostName& host, const wire::GangPresence&
   settle_hold(core, *job, host, presence.held_epoch());
   if (presence.captured_epoch() != presence.held_epoch()) {
     const auto known = core.catalog.epochs.find(Epoch{presence.captured_epoch()});
-    const bool committed = known != core.catalog.epochs.end() && known->second.state == EpochState::committed;
+    const bool committed = known != core.catalog.epochs.end() && has_images(known->second.state);
     if (!committed) settle_hold(core, *job, host, presence.captured_epoch());
   }
 }
@@ -102,6 +103,7 @@ void declare_lost(Core& core, const HostName& host) {
   }
   core.note(Log::Level::error, {}, host, {}, "host lost", why);
   each_job(core, [&](JobRecord& job) { finish::on_host_lost(core, job, host); });
+  verify::on_host_lost(core, host);
   for (const auto& request : core.give_up(host))
     if (request.message.has_release()) checkpoint::on_cleaned(core, request.job, Epoch{request.message.epoch()}, host);
 }
@@ -123,6 +125,7 @@ void dispatch(Core& core, const Request& request, const wire::FromHost& answer) 
     case Owner::restart: return restart::on_answer(core, request, answer);
     case Owner::finish: return finish::on_answer(core, request, answer);
     case Owner::remove: return finish::on_removed(core, request, answer);
+    case Owner::verify: return verify::on_answer(core, request, answer);
     case Owner::query: return ranks::on_answer(core, request, answer);
     case Owner::background: return relay::on_background(core, request, answer);
   }

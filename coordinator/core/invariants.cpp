@@ -10,9 +10,10 @@ namespace {
 bool may_follow(EpochState before, EpochState after) {
   switch (before) {
     // Committed at once when the last release is answered after the last image is durable.
-    case EpochState::attempted: return after != EpochState::pruned;
+    case EpochState::attempted: return after != EpochState::pruned && after != EpochState::damaged;
     case EpochState::captured: return after == EpochState::committed || after == EpochState::aborted || after == before;
-    case EpochState::committed: return after == EpochState::pruned || after == before;
+    case EpochState::committed:
+    case EpochState::damaged: return has_images(after) || after == EpochState::pruned;
     case EpochState::aborted:
     case EpochState::pruned: return after == before;
   }
@@ -88,9 +89,9 @@ void Invariants::check_epoch(const Core& core, const EpochRecord& epoch) {
   expect(job != core.catalog.jobs.end(), who + " has no job");
   if (job == core.catalog.jobs.end()) return;
   const auto guests = job->second.spec.guests;
-  if (epoch.state == EpochState::captured || epoch.state == EpochState::committed)
+  if (epoch.state == EpochState::captured || has_images(epoch.state))
     expect(epoch.cut.size() == guests, who + " has no cut of each guest");
-  if (epoch.state == EpochState::committed)
+  if (has_images(epoch.state))
     expect(guests_of(epoch.images).size() == guests, who + " is committed without an image of each guest");
 }
 

@@ -33,15 +33,18 @@ std::string_view name(EpochState state) {
     case EpochState::attempted: return "attempted";
     case EpochState::captured: return "captured";
     case EpochState::committed: return "committed";
+    case EpochState::damaged: return "damaged";
     case EpochState::aborted: return "aborted";
     case EpochState::pruned: return "pruned";
   }
   return "unknown";
 }
 
+bool has_images(EpochState state) { return state == EpochState::committed || state == EpochState::damaged; }
+
 std::optional<EpochState> epoch_state(std::string_view text) {
   using enum EpochState;
-  for (auto state : {attempted, captured, committed, aborted, pruned})
+  for (auto state : {attempted, captured, committed, damaged, aborted, pruned})
     if (name(state) == text) return state;
   return std::nullopt;
 }

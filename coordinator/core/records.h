@@ -21,10 +21,12 @@ enum class EpochState {
   attempted,  // row written, nothing asked of the hosts yet or under way: not restorable
   captured,   // every guest captured and released while held: may commit, not restorable yet
   committed,  // every image durable: restorable
+  damaged,    // was committed; its images were found not to be whole. Committed again when they are found whole
   aborted,    // never restorable; images to be deleted
-  pruned,     // was committed; images deleted or being deleted
+  pruned,     // was committed or damaged; images deleted or being deleted
 };
 std::string_view name(EpochState state);
+bool has_images(EpochState state);  // that nobody may throw away: committed, damaged
 std::optional<EpochState> epoch_state(std::string_view name);
 
 struct Placement {
@@ -44,7 +46,7 @@ struct EpochRecord {
   Epoch restored_from;  // of that incarnation, with state committed: the checkpoint that this one's history came by
   EpochState state = EpochState::attempted;
   WallSeconds time = 0;
-  std::string reason;                    // why it was aborted
+  std::string reason;                    // why it was aborted; what of it is damaged
   std::vector<wire::GuestCut> cut;       // with state captured or later
   std::vector<wire::GuestImage> images;  // with state committed
   std::uint64_t output_offset = 0;       // of the cut
@@ -54,7 +56,8 @@ struct EpochRecord {
   double capture_ms = 0;
   double commit_ms = 0;  // request to commit
   PhaseTimes phases;
-  bool control = false;  // made by the test-only control: no quiescing behind it
+  WallSeconds verified = 0;  // its images were last found whole; 0: never looked at since the commit
+  bool control = false;      // made by the test-only control: no quiescing behind it
 };
 
 // What a restart under way was asked for, beside its epoch (which is restored_from).

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "coordinator/core/finish.h"
+#include "coordinator/core/verify.h"
 
 namespace stillpoint::coordinator::finish {
 namespace {
@@ -47,11 +48,12 @@ void on_remove(Core& core, const RemoveJob& event) {
   if (images && !reachable)
     return core.refuse(event.request, Error{ErrorKind::transient, "rm", event.job.value,
                                             "no host is up that could delete its images; try again when one is"});
+  verify::cancel(core, event.job, refused("verify", event.job.value, "the job is being removed"));
   std::vector<Epoch> epochs;
   for (auto& [number, epoch] : core.catalog.epochs) {
     if (epoch.job != event.job) continue;
     epochs.push_back(number);
-    if (epoch.state != EpochState::committed) continue;
+    if (!has_images(epoch.state)) continue;
     epoch.state = EpochState::pruned;
     core.save(epoch);
   }

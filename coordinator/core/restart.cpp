@@ -11,6 +11,7 @@
 #include "coordinator/core/output.h"
 #include "coordinator/core/ranks.h"
 #include "coordinator/core/rooms.h"
+#include "coordinator/core/verify.h"
 
 namespace stillpoint::coordinator::restart {
 namespace {
@@ -143,6 +144,7 @@ void begin(Core& core, JobRecord& job, RestartRun fresh) {
 
 // An image is damaged or gone. Was no epoch named, the next older checkpoint is taken, with a new incarnation.
 void fall_back(Core& core, JobRecord& job, RestartRun& run, const Error& damage) {
+  verify::found_damaged(core, run.epoch, damage.message());
   const auto older = run.fall_back ? epochs::newest_committed(core, job, run.epoch) : std::nullopt;
   if (!older) return fail(core, job, damage);
   core.cancel(job.job, Owner::restart);
@@ -202,7 +204,7 @@ void running(Core& core, JobRecord& job) {
   output::acknowledge(core, job);
   if (run.request)
     core.reply(*run.request,
-               Restarted{job.job, job.incarnation, run.epoch, ms_between(run.asked, core.now), run.phases});
+               Restarted{job.job, job.incarnation, run.epoch, ms_between(run.asked, core.now), run.phases, run.story});
 }
 
 void all_answered(Core& core, JobRecord& job, RestartRun& run) {
@@ -302,6 +304,7 @@ void on_request(Core& core, const RestartJob& event) {
   ranks::end(core, job->job);
   run.request = event.request;
   run.fall_back = !event.from;
+  if (run.fall_back) run.story = epochs::passed_over(core, *job, run.epoch);
   run.hosts = event.hosts;
   run.skip_link_check = event.skip_link_check;
   begin(core, *job, std::move(run));

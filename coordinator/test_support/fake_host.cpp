@@ -270,6 +270,13 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
         rank->set_call("MPI_Barrier");
       }
       return true;
+    case wire::ToHost::kVerifyImages:
+      for (const auto& image : request.verify_images().images()) {
+        auto* check = reply.mutable_verified()->add_images();
+        check->set_guest(image.guest());
+        check->set_bytes(image.memory().stored_bytes());
+      }
+      return true;
     case wire::ToHost::kLaunchJob:
     case wire::ToHost::kLaunchDaemon:
     case wire::ToHost::kAnswerLaunch:

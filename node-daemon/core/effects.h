@@ -109,6 +109,10 @@ struct DeleteImages {  // → ImagesDeleted
   bool all_hosts = false;   // also what other hosts stored, and copies of it
   std::uint64_t token = 0;  // 0: nobody waits for it
 };
+struct VerifyImages {  // → ImagesVerified
+  std::vector<wire::GuestImage> images;
+  std::uint64_t token = 0;
+};
 
 struct Log {
   enum class Level { info, warn, error } level;
@@ -118,10 +122,10 @@ struct Log {
   std::string detail;
 };
 
-using Effect =
-    std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang, StoreRecord,
-                 StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest, CaptureGuest,
-                 CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang, DeleteImages, Log>;
+using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
+                            StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
+                            CaptureGuest, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang,
+                            DeleteImages, VerifyImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

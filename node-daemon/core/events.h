@@ -98,6 +98,10 @@ struct ImagesDeleted {
   std::uint64_t token = 0;
   Status status;
 };
+struct ImagesVerified {
+  std::uint64_t token = 0;
+  wire::VerifyReport report;
+};
 
 struct HostFigures {
   std::uint64_t memory_free = 0;
@@ -105,9 +109,9 @@ struct HostFigures {
 };
 struct Tick {};  // time has passed; step() compares deadlines with now
 
-using Event =
-    std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
-                 GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued, GuestCaptured,
-                 GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved, ImagesDeleted, HostFigures, Tick>;
+using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
+                           GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
+                           GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
+                           ImagesDeleted, ImagesVerified, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

@@ -1,5 +1,6 @@
 // The inside of Host, shared by the files that implement it: host.cpp (sessions, time), requests.cpp (what the
-// coordinator asks), guests.cpp (what agents say), lifecycle.cpp (gangs come and go), capture.cpp (images).
+// coordinator asks), guests.cpp (what agents say), lifecycle.cpp (gangs come and go), capture.cpp (images),
+// verify.cpp (images read back).
 #pragma once
 
 #include <map>
@@ -83,6 +84,12 @@ struct Gang {
   bool disk_busy() const;
 };
 
+// Images that are being read back.
+struct Verification {
+  wire::ToHost ask;
+  std::vector<std::uint64_t> waiters;  // request ids to answer; empty after the coordinator's session ended
+};
+
 struct DestroyWait {
   JobId job;
   Incarnation upto;
@@ -109,7 +116,8 @@ struct Host::Impl {
   std::map<JobId, Incarnation> destroyed;  // up to these nothing may be made again
   std::vector<wire::ToHost> deferred;      // wait for an older gang of their job to be gone
   std::vector<DestroyWait> destroy_waits;
-  std::map<std::uint64_t, wire::ToHost> deletions;  // token → request
+  std::map<std::uint64_t, wire::ToHost> deletions;      // token → request
+  std::map<std::uint64_t, Verification> verifications;  // by token
   Effects effects;
 
   // host.cpp
@@ -195,6 +203,10 @@ struct Host::Impl {
   void disk_flattened(const DiskFlattened& event);
   void delete_images(const wire::ToHost& ask);
   void images_deleted(const ImagesDeleted& event);
+
+  // verify.cpp
+  void verify_images(const wire::ToHost& ask);
+  void images_verified(const ImagesVerified& event);
 };
 
 wire::CaptureReport capture_report(const Capture& capture);

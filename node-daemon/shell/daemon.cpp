@@ -130,6 +130,10 @@ struct Daemon::Impl {
   void perform(DeleteImages& e) {
     on_worker("images " + e.job.value, [this, e] { return work.delete_images(e); });
   }
+  // One line for all: verifications wait for one another, and nobody else for them.
+  void perform(VerifyImages& e) {
+    on_worker("verify", [this, e] { return work.verify(e); });
+  }
   void perform(Log& e);
 
   template <class Job>

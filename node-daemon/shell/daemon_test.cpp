@@ -240,6 +240,9 @@ class HangingStore final : public ImageStore {
   Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile&, const std::vector<wire::StorePeer>&) override {
     return Error{ErrorKind::not_found, "open image", "", "there is none"};
   }
+  Result<ImageCheck> verify(const wire::ImageFile&, const std::stop_token&) override {
+    return switch_->write().error();
+  }
   Status remove(const JobId&, const std::vector<Epoch>&, Reach) override { return {}; }
   void tidy() override {}
   void stop_freeing() override {}

@@ -1,5 +1,6 @@
 #include "node-daemon/shell/guest_work.h"
 
+#include "common/failure.h"
 #include "common/log.h"
 #include "node-daemon/shell/guest_disk.h"
 
@@ -38,6 +39,12 @@ class ImageSource final : public MemorySource {
  private:
   ImageReader& reader_;
 };
+
+// A check that came to no end says nothing about the image.
+Error not_checked(Error why) {
+  if (why.kind == ErrorKind::damaged) why.kind = ErrorKind::permanent;
+  return why;
+}
 
 }  // namespace
 
@@ -192,6 +199,22 @@ ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
   return {work.token, store_.remove(work.job, work.epochs, work.all_hosts ? Reach::all_hosts : Reach::own)};
 }
 
+ImagesVerified GuestWork::verify(const VerifyImages& work) {
+  ImagesVerified done{work.token, {}};
+  for (const wire::GuestImage& image : work.images) {
+    auto& check = *done.report.add_images();
+    check.set_guest(image.guest());
+    for (const wire::ImageFile* file : {&image.memory(), &image.disk()}) {
+      const auto found = store_.verify(*file, stopping_.get_token());
+      if (!found) *check.add_problems() = to_wire(not_checked(found.error()));
+      else check.set_bytes(check.bytes() + found->bytes);
+      for (const Error& problem : found ? found->problems : std::vector<Error>{})
+        *check.add_problems() = to_wire(problem);
+    }
+  }
+  return done;
+}
+
 std::stop_source GuestWork::stop_of(const DomainId& id, Epoch epoch) {
   const std::lock_guard lock(mutex_);
   std::stop_source& stop = stops_[{id, epoch}];
@@ -204,6 +227,7 @@ void GuestWork::cancel(const CancelCapture& work) { stop_of(work.id, work.epoch)
 void GuestWork::cancel_all() {
   const std::lock_guard lock(mutex_);
   all_cancelled_ = true;
+  stopping_.request_stop();
   for (auto& [key, stop] : stops_) stop.request_stop();
   store_.stop_freeing();
 }

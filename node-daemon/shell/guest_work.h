@@ -38,6 +38,7 @@ class GuestWork {
   GuestDestroyed destroy(const DestroyGuest& work);
   GangRemoved remove(const RemoveGang& work);
   ImagesDeleted delete_images(const DeleteImages& work);
+  ImagesVerified verify(const VerifyImages& work);  // ends soon after cancel_all()
 
   // Any thread: the capture of that guest and epoch, under way or still to begin, ends soon and fails.
   void cancel(const CancelCapture& work);
@@ -60,6 +61,7 @@ class GuestWork {
   std::mutex mutex_;
   std::map<std::pair<DomainId, Epoch>, std::stop_source> stops_;
   bool all_cancelled_ = false;
+  std::stop_source stopping_;  // requested by cancel_all()
 };
 
 }  // namespace stillpoint::node

@@ -136,6 +136,7 @@ class ChunkImageStore final : public SiteImageStore {
   Status replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) override;
   Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
                                             const std::vector<wire::StorePeer>& peers) override;
+  Result<ImageCheck> verify(const wire::ImageFile& file, const std::stop_token& stop) override;
   Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) override;
   // Another host may have deleted lists here while this daemon was away, or was not asked.
   void tidy() override {
@@ -235,6 +236,19 @@ Status ChunkImageStore::replicate(wire::GuestImage& image, const wire::Durabilit
   for (auto* file : {image.mutable_memory(), image.mutable_disk()})
     for (const std::string& place : places) file->add_copies(place);
   return {};
+}
+
+Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const std::stop_token& stop) {
+  const auto name = split_path(file);
+  if (!name) return name.error();
+  const Error not_here{ErrorKind::transient, "verify image", file.path(), "no copy of it is kept on this host"};
+  auto place = here(name->owner);
+  if (!place) return place.error().kind == ErrorKind::not_found ? not_here : place.error();
+  if (is_own_ && name->owner != host_.value && !place->store->image_file(name->image)) return not_here;
+  auto same = check_digest(*place->store, file, name->image);
+  if (!same && same.error().kind == ErrorKind::damaged) return ImageCheck{0, {same.error()}};
+  if (!same) return same.error();
+  return place->store->verify_image(name->image, stop);
 }
 
 Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) {

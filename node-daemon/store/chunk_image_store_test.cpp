@@ -257,6 +257,54 @@ TEST_CASE("a list that is not the one of the catalog is refused, and so are path
   CHECK(store->begin({{".."}, {1}, {0}}, {}).error().kind == ErrorKind::refused);
 }
 
+fs::path a_pack(const Place& place, const std::string& host) {
+  for (const auto& entry : fs::directory_iterator(place.images() / "hosts" / host / "packs")) return entry.path();
+  FAIL("there is no pack");
+  return {};
+}
+
+TEST_CASE("an image is verified by any host, and what is wrong with it is named") {
+  Place place;
+  auto one = place.open("h1"), two = place.open("h2");
+  const auto memory = put(*one, kMemory, TestGuest(1).stream());
+  for (ImageStore* store : {one.get(), two.get()}) {
+    const auto check = store->verify(memory, {});
+    REQUIRE_MESSAGE(check.has_value(), check.error());
+    CHECK(check->problems.empty());
+    CHECK(check->bytes > 0);
+  }
+  const fs::path pack = a_pack(place, "h1");
+  std::fstream file(pack, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(200);
+  const char byte = static_cast<char>(file.get() ^ 1);
+  file.seekp(200);
+  file.put(byte);
+  file.close();
+  for (ImageStore* store : {one.get(), two.get()}) {
+    const auto check = store->verify(memory, {});
+    REQUIRE(check.has_value());
+    REQUIRE(check->problems.size() == 1);
+    CHECK(check->problems[0].kind == ErrorKind::damaged);
+    CHECK(check->problems[0].object == pack.string());
+  }
+  fs::remove(pack);
+  for (ImageStore* store : {one.get(), two.get()}) CHECK_FALSE(store->verify(memory, {})->problems.empty());
+  fs::remove(place.images() / "hosts" / memory.path().substr(0, 2) / "images" / memory.path().substr(3));
+  for (ImageStore* store : {one.get(), two.get()})
+    CHECK(store->verify(memory, {})->problems.at(0).cause == "it is gone");
+}
+
+TEST_CASE("where the image directory is not mounted nothing is said of an image, and a check can be stopped") {
+  Place place;
+  auto store = place.open("h1");
+  const auto file = put(*store, kDisk, test::flat_bytes(4, 50'000));
+  std::stop_source stop;
+  stop.request_stop();
+  CHECK(store->verify(file, stop.get_token()).error().kind == ErrorKind::transient);
+  fs::rename(place.images(), place.path / "away");
+  CHECK(store->verify(file, {}).error().kind == ErrorKind::transient);
+}
+
 TEST_CASE("every host of a site has the same keys: one that has others, or none, is told so and makes none") {
   Place place;
   {

@@ -197,6 +197,10 @@ class Store final : public ChunkStore {
     return state_.collect(stop);
   }
   Result<VerifyReport> verify(const std::vector<std::string>& expected) override { return state_.verify(expected); }
+  Result<ImageCheck> verify_image(const std::string& name, const std::stop_token& stop) override {
+    if (!is_image_name(name)) return Error{ErrorKind::refused, "verify image", name, "not an image's name"};
+    return node::verify_image(state_, name, stop);
+  }
   StoreFigures figures() override { return state_.figures(); }
 
   Status refresh() override { return state_.refresh_packs(); }

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "node-daemon/store/files.h"
+#include "node-daemon/store/image_check.h"
 #include "node-daemon/store/image_manifest.h"
 #include "node-daemon/store/site_key.h"
 
@@ -112,6 +113,9 @@ class ChunkStore {
   virtual Result<CollectReport> collect(std::stop_token stop = {}) = 0;
   // Reads and checks every byte of the store. expected: images that must be there.
   virtual Result<VerifyReport> verify(const std::vector<std::string>& expected = {}) = 0;
+  // Reads and checks all that one image needs, beside everything else. An error: it is not known whether it is whole;
+  // transient when `stop` was requested.
+  virtual Result<ImageCheck> verify_image(const std::string& name, const std::stop_token& stop) = 0;
   virtual StoreFigures figures() = 0;
 
   // For copies in other places (store_copy.h).

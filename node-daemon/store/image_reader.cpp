@@ -6,9 +6,7 @@
 #include "node-daemon/store/digest.h"
 
 namespace stillpoint::node {
-namespace {
 
-// The catalog's digest is that of the image's list, which vouches for every page by its seals.
 Status check_digest(ChunkStore& store, const wire::ImageFile& file, const std::string& image) {
   auto list = store.image_file(image);
   if (!list && list.error().kind == ErrorKind::not_found)
@@ -21,6 +19,8 @@ Status check_digest(ChunkStore& store, const wire::ImageFile& file, const std::s
   if (digest.finish() == file.sha256()) return {};
   return Error{ErrorKind::damaged, "verify image", file.path(), "its SHA-256 is not the recorded one"};
 }
+
+namespace {
 
 class Reader final : public ImageReader {
  public:

@@ -22,6 +22,10 @@ struct ImageOpener {
   std::function<Result<ImagePlace>()> open;
 };
 
+// damaged if the image's list is gone, or is not the one that the catalog recorded: it vouches for every page by its
+// seals.
+Status check_digest(ChunkStore& store, const wire::ImageFile& file, const std::string& image);
+
 // An error when none of the places has it: damaged if every one could be asked, otherwise transient.
 Result<std::unique_ptr<ImageReader>> open_image_reader(const wire::ImageFile& file, const std::string& image,
                                                        std::vector<ImageOpener> places);

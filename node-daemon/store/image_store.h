@@ -13,6 +13,7 @@
 #include "common/ids.h"
 #include "common/result.h"
 #include "gang.pb.h"
+#include "node-daemon/store/image_check.h"
 
 namespace stillpoint::node {
 
@@ -52,10 +53,14 @@ class ImageStore {
   // partner why it does not keep them. stop: as begin()'s.
   virtual Status replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) = 0;
   // From where the file says that it is, this host first, then those peers that have it. An image that is not what the
-  // catalog recorded, or lacks something, is an error of kind damaged; so is a read that meets damage later and finds no
-  // other place to go on from.
+  // catalog recorded, or lacks something, is an error of kind damaged; so is a read that meets damage later and finds
+  // no other place to go on from.
   virtual Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
                                                     const std::vector<wire::StorePeer>& peers) = 0;
+  // Reads back what this host's directory has of an image, all that the image needs, and compares every page with its
+  // fingerprint. An error: it could not be checked, so nothing is known; transient when it is not kept here, or when
+  // `stop` was requested.
+  virtual Result<ImageCheck> verify(const wire::ImageFile& file, const std::stop_token& stop) = 0;
   // Images that are not there are deleted already. own: those that this host took; all_hosts: those of every host, and
   // copies. What the deletion leaves without use is freed before it returns, where that is this host's to do.
   enum class Reach { own, all_hosts };

@@ -74,6 +74,11 @@ void check_found(MemoryFiles& files, ChunkStore& running, const std::vector<Imag
       // A process that read a pack's index before it was damaged can still use the pack, and says so all the same.
       if (store == again.get()) CHECK(read.has_value() != named);
       else CHECK((read.has_value() || named));
+      const auto check = store->verify_image(image.name, {});
+      REQUIRE_MESSAGE(check.has_value(), check.error());
+      for (const Error& problem : check->problems) CHECK(problem.kind == ErrorKind::damaged);
+      if (store == again.get()) CHECK(check->problems.empty() == read.has_value());
+      else CHECK((read.has_value() || !check->problems.empty()));
     }
   }
 }

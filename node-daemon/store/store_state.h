@@ -164,4 +164,7 @@ class StoreState {
   std::list<std::shared_ptr<Holder>> left_while_collecting_;
 };
 
+// ChunkStore::verify_image(). Blocks; any thread.
+Result<ImageCheck> verify_image(StoreState& state, const std::string& name, const std::stop_token& stop);
+
 }  // namespace stillpoint::node

@@ -122,6 +122,7 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
     delete_images(job, ask.delete_images());
     return answer(ask, done);
   }
+  if (ask.has_verify_images()) return verify(ask, std::move(done));
   if (ask.has_destroy()) {
     destroyed[job] = std::max(destroyed[job], ask.gang().incarnation());
     std::erase_if(gangs,
@@ -260,6 +261,23 @@ void FakeHost::delete_images(const JobId& job, const wire::DeleteImages& what) {
              (what.all_hosts() || store_.space[name].contains(image.first));
     });
   free_space();
+}
+
+void FakeHost::verify(const wire::ToHost& ask, wire::FromHost message) {
+  for (const auto& image : ask.verify_images().images()) {
+    auto& check = *message.mutable_verified()->add_images();
+    check.set_guest(image.guest());
+    check.set_bytes(100);
+    const std::string& path = image.memory().path();
+    if (!store_.images.contains(path))
+      *check.add_problems() = to_wire(Error{ErrorKind::damaged, "verify image", path, "it is gone"});
+    else if (store_.damaged.contains(path))
+      *check.add_problems() =
+          to_wire(Error{ErrorKind::damaged, "verify image", path, "a block is not what was written"});
+    else if (store_.unreachable.contains(path))
+      *check.add_problems() = to_wire(Error{ErrorKind::transient, "verify image", path, "is it mounted here?"});
+  }
+  answer(ask, std::move(message));
 }
 
 void FakeHost::free_space() {

@@ -58,6 +58,7 @@ struct FakeGang {
 struct SharedStore {
   std::map<std::string, GuestState> images;  // by path
   std::set<std::string> damaged;
+  std::set<std::string> unreachable;
   std::map<HostName, std::set<std::string>> space;  // by host: images whose space it has not freed yet
 };
 
@@ -112,6 +113,7 @@ class FakeHost {
   wire::RoundFigures round(const FakeGang& gang, std::uint32_t guest);
   void capture(FakeGang& gang, const wire::ToHost& ask, Time now);
   void delete_images(const JobId& job, const wire::DeleteImages& what);
+  void verify(const wire::ToHost& ask, wire::FromHost message);
   void free_space();
   void discard(FakeGang& gang, std::uint64_t epoch);
   void send_output(FakeGang& gang, Time now);

@@ -40,6 +40,7 @@ const char* body(const wire::ToHost& m) {
     case T::kQuery: return "QueryGang";
     case T::kAckOutput: return "AckOutput";
     case T::kReopen: return "ReopenGang";
+    case T::kVerifyImages: return "VerifyImages";
     case T::BODY_NOT_SET: return "nothing";
   }
   return "?";
@@ -66,6 +67,8 @@ const char* body(const wire::FromHost& m) {
     case F::kGuestLost: return "GuestLost";
     case F::kRankLost: return "RankLost";
     case F::kRankWished: return "RankWished";
+    case F::kVerified: return "VerifyReport";
+    case F::kHeld: return "HeldImages";
     case F::BODY_NOT_SET: return "failure";
   }
   return "?";
@@ -100,18 +103,20 @@ std::string change(const CatalogChange& one) {
 }
 
 std::string answer(const Answer& one) {
-  return std::visit(Cases{[](const Submitted& a) { return fmt::format("submitted {}", a.job.value); },
-                          [](const CheckpointTaken& a) {
-                            return fmt::format("checkpoint {} taken, stall {} ms", a.epoch.epoch.value,
-                                               a.epoch.stall_ms);
-                          },
-                          [](const Restarted& a) {
-                            return fmt::format("{} restarted from {} as incarnation {}", a.job.value, a.epoch.value,
-                                               a.incarnation.value);
-                          },
-                          [](const Ranks& a) { return fmt::format("{} ranks", a.ranks.size()); },
-                          [](const Acknowledged&) { return std::string("acknowledged"); }},
-                    one);
+  return std::visit(
+      Cases{
+          [](const Submitted& a) { return fmt::format("submitted {}", a.job.value); },
+          [](const CheckpointTaken& a) {
+            return fmt::format("checkpoint {} taken, stall {} ms", a.epoch.epoch.value, a.epoch.stall_ms);
+          },
+          [](const Restarted& a) {
+            return fmt::format("{} restarted from {} as incarnation {}", a.job.value, a.epoch.value,
+                               a.incarnation.value);
+          },
+          [](const Ranks& a) { return fmt::format("{} ranks", a.ranks.size()); },
+          [](const Verified& a) { return fmt::format("{} checkpoints of {} verified", a.epochs.size(), a.job.value); },
+          [](const Acknowledged&) { return std::string("acknowledged"); }},
+      one);
 }
 
 }  // namespace
@@ -133,6 +138,7 @@ std::string describe(const Event& event) {
           [](const RestartJob& e) { return "client: restart " + e.job.value; },
           [](const StopJob& e) { return "client: stop " + e.job.value; },
           [](const RemoveJob& e) { return "client: remove " + e.job.value; },
+          [](const VerifyJob& e) { return "client: verify " + e.job.value; },
           [](const CordonHost& e) {
             return fmt::format("client: {} {}", e.cordoned ? "cordon" : "uncordon", e.host.value);
           },
@@ -179,9 +185,10 @@ std::string describe(const Effect& effect) {
 std::string describe(const CatalogState& state) {
   std::string text = fmt::format("next {} {} {}\n", state.next_job, state.next_epoch.value, state.next_vni);
   for (const auto& [id, j] : state.jobs) {
-    text += fmt::format("{} {} {} i{} vni{} from{} restarts{} ({}, {}) exit{} stopping{} attempt{}", id.value, name(j.state),
-                        j.reason, j.incarnation.value, j.vni, j.restored_from.value, j.restarts, j.automatic_restarts, j.setbacks,
-                        j.exit_code.value_or(-1), j.stopping, j.attempt.value_or(Epoch{}).value);
+    text += fmt::format("{} {} {} i{} vni{} from{} restarts{} ({}, {}) exit{} stopping{} attempt{}", id.value,
+                        name(j.state), j.reason, j.incarnation.value, j.vni, j.restored_from.value, j.restarts,
+                        j.automatic_restarts, j.setbacks, j.exit_code.value_or(-1), j.stopping,
+                        j.attempt.value_or(Epoch{}).value);
     for (const auto& missing : j.missing_outputs) text += " missing " + missing;
     if (j.restart) {
       text += fmt::format(" restart{}{}", j.restart->epoch_named ? " named" : "",
@@ -194,9 +201,9 @@ std::string describe(const CatalogState& state) {
     text += "\n";
   }
   for (const auto& [number, e] : state.epochs)
-    text += fmt::format("e{} {} {} {} i{} from{} cut{} images{} out{} {} {}\n", number.value, e.job.value,
+    text += fmt::format("e{} {} {} {} i{} from{} cut{} images{} out{} {} {} verified{}\n", number.value, e.job.value,
                         name(e.state), e.reason, e.incarnation.value, e.restored_from.value, e.cut.size(),
-                        e.images.size(), e.output_offset, e.bytes_stored, e.stall_ms);
+                        e.images.size(), e.output_offset, e.bytes_stored, e.stall_ms, e.verified);
   for (const auto& [host, h] : state.hosts) text += fmt::format("{} {} {}\n", host.value, h.address, h.cordoned);
   return text;
 }

@@ -1,0 +1,197 @@
+#include "coordinator/core/verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "coordinator/core/copies.h"
+
+namespace stillpoint::coordinator::verify {
+namespace {
+
+using State = EpochCheck::State;
+
+constexpr std::size_t kMostProblems = 50;  // of an epoch, in an answer
+constexpr std::size_t kReasonBytes = 400;  // in the catalog: the events have the rest
+
+void note_problem(EpochCheck& check, State state, std::string words) {
+  if (check.state != State::damaged) check.state = state;
+  if (check.problems.size() < kMostProblems) check.problems.push_back(std::move(words));
+}
+
+// The host that stored it, or any other one that has it in its directory; nothing when none is up.
+std::optional<HostName> reader(const Core& core, const wire::GuestImage& image) {
+  const std::string& path = image.memory().path();
+  if (const HostName own{path.substr(0, path.find('/'))}; core.usable(own)) return own;
+  for (const auto& [name, host] : core.hosts)
+    if (core.usable(name) && copies::keeps(core, name, image.memory())) return name;
+  return std::nullopt;
+}
+
+void ask(Core& core, const JobId& job, Epoch epoch, const std::vector<wire::GuestImage>& images, EpochCheck& check) {
+  std::map<HostName, std::vector<const wire::GuestImage*>> by_host;
+  for (const auto& image : images) {
+    if (const auto host = reader(core, image)) by_host[*host].push_back(&image);
+    else
+      note_problem(check, State::unchecked, fmt::format("guest {}: no host that keeps its image is up", image.guest()));
+  }
+  for (const auto& [host, theirs] : by_host)
+    core.ask(Owner::verify, host, job, Incarnation{}, epoch, [&](wire::ToHost& m) {
+      for (const auto* image : theirs) {
+        auto& one = *m.mutable_verify_images()->add_images();
+        one = *image;
+        one.clear_domain_xml();
+      }
+    });
+}
+
+bool is_waiting(const Core& core, const JobId& job) {
+  return std::ranges::any_of(
+      core.requests, [&](const auto& entry) { return entry.second.job == job && entry.second.owner == Owner::verify; });
+}
+
+std::string reason_of(const EpochCheck& check) {
+  std::string text;
+  for (const auto& problem : check.problems) text += (text.empty() ? "" : "; ") + problem;
+  if (text.size() > kReasonBytes) text = text.substr(0, kReasonBytes) + " …";
+  return text;
+}
+
+void settle(Core& core, const EpochCheck& check) {
+  auto& epoch = core.epoch(check.epoch);
+  if (check.state == State::damaged) return found_damaged(core, check.epoch, reason_of(check));
+  if (check.state != State::ok) return;
+  epoch.verified = core.wall;
+  if (epoch.state == EpochState::damaged) {
+    epoch.state = EpochState::committed;
+    core.note(Log::Level::info, epoch.job, {}, check.epoch, "epoch whole again", "it was damaged: " + epoch.reason);
+    epoch.reason.clear();
+    core.effects.push_back(JobChanged{epoch.job});
+  }
+  core.save(epoch);
+}
+
+void next(Core& core, const JobId& job);
+
+// All that was asked of the epoch in front is answered.
+void epoch_done(Core& core, const JobId& job) {
+  auto& run = *core.run(job).verify;
+  if (has_images(core.epoch(run.left.front()).state)) settle(core, run.current);
+  else run.current = {run.left.front(), State::unchecked, run.current.bytes, {"it was pruned meanwhile"}};
+  run.done.push_back(std::move(run.current));
+  run.left.erase(run.left.begin());
+  next(core, job);
+}
+
+void next(Core& core, const JobId& job) {
+  auto& slot = core.run(job).verify;
+  if (slot->left.empty()) {
+    const VerifyRun run = std::move(*slot);
+    slot.reset();
+    return core.reply(run.request, Verified{job, run.done});
+  }
+  const auto& epoch = core.epoch(slot->left.front());
+  slot->current = {epoch.epoch, State::ok, 0, {}};
+  slot->deadline = core.now + kVerifyDeadline + std::chrono::milliseconds(epoch.bytes_raw / kVerifyBytesPerMs);
+  if (has_images(epoch.state)) ask(core, job, epoch.epoch, epoch.images, slot->current);
+  if (!is_waiting(core, job)) epoch_done(core, job);
+}
+
+Result<std::vector<Epoch>> chosen(const Core& core, const VerifyJob& event) {
+  std::vector<Epoch> epochs;
+  for (const auto& [number, epoch] : core.catalog.epochs)
+    if (epoch.job == event.job && has_images(epoch.state)) epochs.push_back(number);
+  if (!event.epoch) return epochs;
+  const auto found = core.catalog.epochs.find(*event.epoch);
+  const std::string object = fmt::format("checkpoint {} of {}", event.epoch->value, event.job.value);
+  if (found == core.catalog.epochs.end() || found->second.job != event.job)
+    return Error{ErrorKind::not_found, "verify", object, "no such checkpoint"};
+  if (!has_images(found->second.state))
+    return refused("verify", object, fmt::format("it is {}: it has no images", name(found->second.state)));
+  return std::vector{*event.epoch};
+}
+
+}  // namespace
+
+void on_request(Core& core, const VerifyJob& event) {
+  if (core.find(event.job) == nullptr)
+    return core.refuse(event.request, Error{ErrorKind::not_found, "verify", event.job.value, "no such job"});
+  auto& run = core.run(event.job);
+  if (run.remove) return core.refuse(event.request, refused("verify", event.job.value, "the job is being removed"));
+  if (run.verify)
+    return core.refuse(event.request, refused("verify", event.job.value,
+                                              fmt::format("its checkpoint {} is being verified already; wait for that",
+                                                          run.verify->left.front().value)));
+  auto epochs = chosen(core, event);
+  if (!epochs.has_value()) return core.refuse(event.request, epochs.error());
+  run.verify = VerifyRun{event.request, std::move(epochs.value()), {}, {}, {}};
+  next(core, event.job);
+}
+
+void on_answer(Core& core, const Request& request, const wire::FromHost& answer) {
+  auto& check = core.run(request.job).verify->current;  // cancel() took the requests when it ended
+  std::set<std::uint32_t> missing;
+  for (const auto& image : request.message.verify_images().images()) missing.insert(image.guest());
+  if (answer.has_failure() || !answer.has_verified()) {
+    note_problem(check, State::unchecked, host_error(request, answer).message());
+    missing.clear();
+  }
+  for (const auto& image : answer.verified().images()) {
+    if (missing.erase(image.guest()) == 0) continue;
+    check.bytes += image.bytes();
+    for (const auto& problem : image.problems())
+      note_problem(
+          check, problem.kind() == wire::Failure::DAMAGED ? State::damaged : State::unchecked,
+          fmt::format("guest {}, read by {}: {}", image.guest(), request.host.value, from_wire(problem).message()));
+  }
+  for (const auto guest : missing)
+    note_problem(check, State::unchecked, fmt::format("guest {}: {} did not say", guest, request.host.value));
+  if (!is_waiting(core, request.job)) epoch_done(core, request.job);
+}
+
+void on_host_lost(Core& core, const HostName& host) {
+  std::vector<Request> lost;
+  std::erase_if(core.requests, [&](const auto& entry) {
+    if (entry.second.owner != Owner::verify || entry.second.host != host) return false;
+    lost.push_back(entry.second);
+    return true;
+  });
+  for (const auto& request : lost) {
+    const auto& images = request.message.verify_images().images();
+    ask(core, request.job, Epoch{request.message.epoch()}, {images.begin(), images.end()},
+        core.run(request.job).verify->current);
+    if (!is_waiting(core, request.job)) epoch_done(core, request.job);
+  }
+}
+
+void cancel(Core& core, const JobId& job, const Error& why) {
+  auto& slot = core.run(job).verify;
+  if (!slot) return;
+  core.cancel(job, Owner::verify);
+  const RequestId client = slot->request;
+  slot.reset();
+  core.refuse(client, why);
+}
+
+void tick(Core& core, const JobId& job) {
+  auto& slot = core.run(job).verify;
+  if (!slot || core.now < slot->deadline) return;
+  std::set<HostName> silent;
+  for (const auto& [number, request] : core.requests)
+    if (request.job == job && request.owner == Owner::verify) silent.insert(request.host);
+  core.cancel(job, Owner::verify);
+  note_problem(slot->current, State::unchecked, "no answer in time from " + joined(silent));
+  epoch_done(core, job);
+}
+
+void found_damaged(Core& core, Epoch number, const std::string& what) {
+  auto& epoch = core.epoch(number);
+  if (!has_images(epoch.state)) return;
+  if (epoch.state == EpochState::committed) core.note(Log::Level::error, epoch.job, {}, number, "epoch damaged", what);
+  epoch.state = EpochState::damaged;
+  epoch.reason = what;
+  core.save(epoch);
+  core.effects.push_back(JobChanged{epoch.job});
+}
+
+}  // namespace stillpoint::coordinator::verify
