@@ -98,6 +98,10 @@ TEST_CASE("wrong usage exits with 2 and says nothing on stdout") {
                                              {"wait", "j1", "--timeout", "soon"},
                                              {"restart", "j1", "--from", "latest"},
                                              {"verify"},
+                                             {"prune"},
+                                             {"prune", "j1", "--keep", "0"},
+                                             {"prune", "j1", "--keep", "-1"},
+                                             {"store", "j1"},
                                              {"verify", "j1", "newest"},
                                              {"logs", "j1", "--backwards"},
                                              {"--server"}}) {
@@ -187,6 +191,8 @@ TEST_CASE("a document that is not what it should be is an error, not a crash") {
                                                                                          {"checkpoint", "j7"},
                                                                                          {"restart", "j7"},
                                                                                          {"verify", "j7"},
+                                                                                         {"prune", "j7"},
+                                                                                         {"store"},
                                                                                          {"wait", "j7"},
                                                                                          {"logs", "j7"}}) {
     const auto outcome = run_with(server, arguments);
@@ -228,6 +234,46 @@ TEST_CASE("verify: exit code 0 when all is well, 1 with what is wrong and what t
   outcome = run_with(server, {"verify", "melt"});
   CHECK(outcome.code == 0);
   CHECK(outcome.out == "melt has no checkpoint to verify\n");
+}
+
+TEST_CASE("prune says what went, what stays and what it freed") {
+  json answer = {{"job", "j7"}, {"pruned", {1, 2}}, {"kept", {3}}, {"freedBytes", 3u << 20}};
+  const TestServer server([&](const TestRequest&) -> TestAnswer { return {200, answer.dump()}; });
+  CHECK(run_with(server, {"prune", "melt", "--keep", "1"}).out ==
+        "pruned checkpoints 1,2 of melt, kept 3, 3.0 MiB freed\n");
+  CHECK(server.requests()[0].target == "/v1/jobs/melt/prune");
+  CHECK(json::parse(server.requests()[0].body) == json({{"keep", 1}}));
+  CHECK(run_with(server, {"prune", "melt", "--json"}).document() == answer);
+  CHECK(json::parse(server.requests()[1].body) == json::object());
+  answer["freedBytes"] = 0;
+  CHECK(run_with(server, {"prune", "melt"}).out == "pruned checkpoints 1,2 of melt, kept 3\n");
+  answer["pruned"] = json::array();
+  CHECK(run_with(server, {"prune", "melt"}).out == "nothing to prune: melt has checkpoints 3\n");
+}
+
+TEST_CASE("store shows what is used by host and by job, and the ratios") {
+  const json answer = {
+      {"hosts",
+       {{{"name", "h1"},
+         {"state", "up"},
+         {"packs", 3},
+         {"bytes", 40u << 20},
+         {"freeBytes", 1ull << 40},
+         {"totalBytes", 2ull << 40},
+         {"reserveBytes", 1u << 30}},
+        {{"name", "h2"}, {"state", "lost"}, {"packs", nullptr}, {"bytes", nullptr}}}},
+      {"jobs", {{{"job", "j7"}, {"name", "melt"}, {"images", 4}, {"bytesRaw", 1u << 30}, {"bytesStored", 1u << 20}}}},
+      {"deduplication", 12.34},
+      {"compression", 2.0}};
+  const TestServer server(always({200, answer.dump()}));
+  const auto outcome = run_with(server, {"store"});
+  CHECK(outcome.code == 0);
+  CHECK(server.requests()[0].target == "/v1/store");
+  CHECK(outcome.out.find("h1    up     3      40.0 MiB  1.0 TiB  2.0 TiB  1.0 GiB") != std::string::npos);
+  CHECK(outcome.out.find("h2    lost   -      -") != std::string::npos);
+  CHECK(outcome.out.find("j7   melt  4       1.0 GiB      1.0 MiB") != std::string::npos);
+  CHECK(outcome.out.find("stored once for 12.3 times that it occurs, in 1/2.0 of its size") != std::string::npos);
+  CHECK(run_with(server, {"store", "--json"}).document() == answer);
 }
 
 TEST_CASE("a restart says which newer checkpoint it passed over") {

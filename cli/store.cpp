@@ -1,4 +1,4 @@
-// verify: what administrators do with stored checkpoints.
+// verify, prune, store: what administrators do with stored checkpoints.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -22,6 +22,11 @@ constexpr std::chrono::hours kReading{24};  // of all checkpoints of a job
 struct VerifyArguments {
   std::string job;
   std::optional<std::uint64_t> epoch;
+};
+
+struct PruneArguments {
+  std::string job;
+  std::optional<std::uint32_t> keep;
 };
 
 double number(const json& document, const char* key) {
@@ -89,6 +94,58 @@ int verify(CommandContext& context, const VerifyArguments& arguments) {
   return kFailed;
 }
 
+int prune(CommandContext& context, const PruneArguments& arguments) {
+  const auto client = connect(context);
+  if (!client) return report(context, client.error());
+  json body = json::object();
+  if (arguments.keep) body["keep"] = *arguments.keep;
+  const auto answer = client->post("/v1/jobs/" + url_segment(arguments.job) + "/prune", body, kLong);
+  if (!answer) return report(context, answer.error());
+  const std::string job = plain(arguments.job);
+  if (context.json) {
+    print_json(context, *answer);
+  } else if (list(*answer, "pruned").empty()) {
+    context.out << fmt::format("nothing to prune: {} has checkpoints {}\n", job, cell(*answer, "kept")) << std::flush;
+  } else {
+    const double freed = number(*answer, "freedBytes");
+    context.out << fmt::format("pruned checkpoints {} of {}, kept {}{}\n", cell(*answer, "pruned"), job,
+                               cell(*answer, "kept"), freed > 0 ? ", " + human_bytes(freed) + " freed" : "")
+                << std::flush;
+  }
+  return kDone;
+}
+
+std::string bytes_cell(const json& row, const char* key) {
+  return row.contains(key) && row[key].is_number() ? human_bytes(row[key].get<double>()) : "-";
+}
+
+std::string show_store(const json& store) {
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& host : list(store, "hosts"))
+    rows.push_back({cell(host, "name"), cell(host, "state"), cell(host, "packs"), bytes_cell(host, "bytes"),
+                    bytes_cell(host, "freeBytes"), bytes_cell(host, "totalBytes"), bytes_cell(host, "reserveBytes")});
+  std::string text = table({"HOST", "STATE", "PACKS", "STORED", "FREE", "OF", "RESERVE"}, rows);
+  rows.clear();
+  for (const auto& job : list(store, "jobs"))
+    rows.push_back({cell(job, "job"), cell(job, "name"), cell(job, "images"), bytes_cell(job, "bytesRaw"),
+                    bytes_cell(job, "bytesStored")});
+  if (!rows.empty()) text += "\n" + table({"JOB", "NAME", "IMAGES", "MEMORY+DISK", "STORED"}, rows);
+  if (number(store, "deduplication") > 0)
+    text += fmt::format("\neach page is stored once for {:.1f} times that it occurs", number(store, "deduplication"));
+  if (number(store, "compression") > 0) text += fmt::format(", in 1/{:.1f} of its size", number(store, "compression"));
+  return text + (text.ends_with('\n') ? "" : "\n");
+}
+
+int store(CommandContext& context) {
+  const auto client = connect(context);
+  if (!client) return report(context, client.error());
+  const auto answer = client->get("/v1/store");
+  if (!answer) return report(context, answer.error());
+  if (context.json) print_json(context, *answer);
+  else context.out << show_store(*answer) << std::flush;
+  return kDone;
+}
+
 }  // namespace
 
 void add_store_commands(CLI::App& app, CommandContext& context) {
@@ -97,6 +154,16 @@ void add_store_commands(CLI::App& app, CommandContext& context) {
   command->add_option("JOB", check->job)->required();
   command->add_option("EPOCH", check->epoch, "This one only");
   command->callback([&context, check] { context.action = [&context, check] { return verify(context, *check); }; });
+
+  auto old = std::make_shared<PruneArguments>();
+  command = app.add_subcommand("prune", "Delete a job's oldest checkpoints");
+  command->add_option("JOB", old->job)->required();
+  command->add_option("--keep", old->keep, "So many stay, the newest; as many as the manifest says if not given")
+      ->check(CLI::PositiveNumber);
+  command->callback([&context, old] { context.action = [&context, old] { return prune(context, *old); }; });
+
+  command = app.add_subcommand("store", "What the checkpoints take, by host and by job");
+  command->callback([&context] { context.action = [&context] { return store(context); }; });
 }
 
 }  // namespace stillpoint::cli

@@ -151,6 +151,35 @@ TEST_CASE("a job runs, prints, is checkpointed, loses a host, is restarted, ends
   CHECK(site.http().post("/v1/spool").status == 200);
 }
 
+TEST_CASE("checkpoints are pruned, and what is stored is shown by host and by job") {
+  Site site;
+  site.start();
+  for (const char* name : {"h1", "h2"}) site.add(name);
+  const auto job = site.submit();
+  REQUIRE(site.in_state(job, "running")["state"] == "running");
+  for (int i = 0; i < 2; ++i) REQUIRE(site.http().post("/v1/jobs/heat/checkpoint").status == 200);
+  const auto store = site.http().get("/v1/store").json();
+  CHECK(store["hosts"][0] == json({{"name", "h1"},
+                                   {"state", "up"},
+                                   {"packs", 3},
+                                   {"bytes", 40u << 20},
+                                   {"freeBytes", 1ull << 40},
+                                   {"totalBytes", 2ull << 40},
+                                   {"reserveBytes", 1ull << 30}}));
+  CHECK(store["jobs"] == json::array({{{"job", job},
+                                       {"name", "heat"},
+                                       {"images", 4},
+                                       {"bytesRaw", 4ull * ((512u << 20) + 1000)},
+                                       {"bytesStored", 4ull * ((50u << 20) + 100)}}}));
+  CHECK(store["deduplication"].get<double>() == doctest::Approx(4.0 * ((512u << 20) + 1000) / (2 * 20'000 * 4096.0)));
+  CHECK(store["compression"].get<double>() == doctest::Approx(20'000 * 4096.0 / (40u << 20)));
+  const auto pruned = site.http().post("/v1/jobs/heat/prune", json{{"keep", 1}}.dump()).json();
+  CHECK(pruned == json({{"job", job}, {"pruned", {1}}, {"kept", {2}}, {"freedBytes", 2000}}));
+  const auto list = site.http().get("/v1/jobs/heat/checkpoints").json();
+  CHECK(list[0]["state"] == "pruned");
+  CHECK(list[1]["state"] == "committed");
+}
+
 TEST_CASE("a checkpoint that a host finds damaged is shown as that, over a restart of the coordinator too") {
   Site site;
   site.start();

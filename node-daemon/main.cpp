@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <optional>
 
 #include "common/log.h"
 #include "node-daemon/domain/libvirt_driver.h"
@@ -25,6 +26,7 @@ struct Flags {
   bool own_images = false;
   std::uint16_t images_port = 7444;
   std::string domain;
+  std::optional<std::uint64_t> store_reserve;
 };
 
 int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
@@ -45,6 +47,11 @@ int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
       "--store-keys", flags.store_keys,
       "file of the keys that seal the images, the same on all hosts; store.keys beside the certificate if not "
       "given, and made if no host has stored anything yet");
+  app.add_option("--store-reserve", flags.store_reserve,
+                 "no checkpoint begins with less than this free for images, such as 20GiB; if not given, the larger of "
+                 "1 GiB and 5 % of the file system")
+      ->transform(CLI::AsSizeValue(false))
+      ->take_last();
   app.add_option("--guest-image", flags.guest_image, "directory with vmlinuz, initrd.img, base.squashfs")->required();
   app.add_option("--libvirt", flags.libvirt, "embed, or qemu:///system")
       ->check(CLI::IsMember({"embed", "qemu:///system"}));
@@ -123,6 +130,7 @@ Status serve(const Flags& flags) {
   parts.settings.first_request = first_request_id();
   parts.guest_image = std::filesystem::absolute(flags.guest_image);
   parts.coordinator = flags.coordinator;
+  parts.store_reserve = flags.store_reserve;
   return Daemon(std::move(parts)).run();
 }
 

@@ -240,6 +240,8 @@ Status Lab::start_daemon(HostRecord& host) {
                                    images_of(host.name).string(),
                                    "--store-keys",
                                    layout_.store_keys().string(),
+                                   "--store-reserve",
+                                   "256MiB",
                                    "--guest-image",
                                    journal_.options.guest_image,
                                    "--libvirt",

@@ -126,6 +126,7 @@ std::span<const Api::Route> Api::routes() {
       {"GET", {"hosts"}, {}, &Api::hosts},
       {"POST", {"hosts", "*", "cordon"}, {}, &Api::cordon},
       {"POST", {"hosts", "*", "uncordon"}, {}, &Api::cordon},
+      {"GET", {"store"}, {}, &Api::store},
       {"POST", {"spool"}, {}, &Api::make_spool},
       {"POST", {"jobs"}, {}, &Api::submit},
       {"GET", {"jobs"}, {}, &Api::jobs},
@@ -136,6 +137,7 @@ std::span<const Api::Route> Api::routes() {
       {"GET", {"jobs", "*", "checkpoints"}, {}, &Api::checkpoints},
       {"POST", {"jobs", "*", "restart"}, {}, &Api::restart},
       {"POST", {"jobs", "*", "verify"}, {}, &Api::verify},
+      {"POST", {"jobs", "*", "prune"}, {}, &Api::prune},
       {"GET", {"jobs", "*", "wait"}, {"timeoutMs"}, &Api::wait},
       {"GET", {"jobs", "*", "logs"}, {"offset", "waitMs"}, &Api::logs},
       {"GET", {"jobs", "*", "outputs"}, {}, &Api::outputs},
@@ -211,6 +213,10 @@ void Api::health(const Call& call) {
 
 void Api::hosts(const Call& call) {
   driver_.look([call](const Coordinator& core, Catalog&) { call->respond(json_response(hosts_json(core))); });
+}
+
+void Api::store(const Call& call) {
+  driver_.look([call](const Coordinator& core, Catalog&) { call->respond(json_response(store_json(core))); });
 }
 
 void Api::cordon(const Call& call) {
@@ -408,6 +414,26 @@ void Api::verify(const Call& call) {
       [](const Answer& answer) {
         const auto* verified = std::get_if<Verified>(&answer);
         return verified != nullptr ? verified_json(*verified) : json::object();
+      });
+}
+
+void Api::prune(const Call& call) {
+  auto document = document_of(call->request);
+  if (!document) return call->respond(error_response(400, document.error().message()));
+  std::optional<std::uint32_t> keep;
+  std::vector<std::string> problems;
+  JsonReader reader(*document, "", problems);
+  reader.read("keep", keep);
+  reader.refuse_unknown();
+  if (!problems.empty()) return call->respond(error_response(400, join_problems(problems)));
+  ask_job(
+      call,
+      [keep](RequestId request, const JobId& job) {
+        return PruneJob{request, job, keep};
+      },
+      [](const Answer& answer) {
+        const auto* pruned = std::get_if<Pruned>(&answer);
+        return pruned != nullptr ? pruned_json(*pruned) : json::object();
       });
 }
 

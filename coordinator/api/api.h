@@ -53,6 +53,7 @@ class Api {
   void health(const Call& call);
   void hosts(const Call& call);
   void cordon(const Call& call);
+  void store(const Call& call);
   void make_spool(const Call& call);
   void submit(const Call& call);
   void jobs(const Call& call);
@@ -63,6 +64,7 @@ class Api {
   void checkpoints(const Call& call);
   void restart(const Call& call);
   void verify(const Call& call);
+  void prune(const Call& call);
   void wait(const Call& call);
   void logs(const Call& call);
   void outputs(const Call& call);

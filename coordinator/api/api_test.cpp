@@ -67,7 +67,7 @@ TEST_CASE("jobs that are not there") {
     CHECK(reply.status == 404);
     CHECK(reply.error_kind() == "not-found");
   }
-  for (const char* rest : {"checkpoint", "restart", "stop", "verify"})
+  for (const char* rest : {"checkpoint", "restart", "stop", "verify", "prune"})
     CHECK(site.http().post(std::string("/v1/jobs/j7/") + rest).status == 404);
   CHECK(site.http().request("DELETE", "/v1/jobs/j7", "").status == 404);
 }
@@ -101,6 +101,13 @@ TEST_CASE("checkpoint and restart bodies are read strictly; a job that does not 
   CHECK(site.http().post("/v1/jobs/idle/restart", R"({"from":-1})").status == 400);
   CHECK(site.http().post("/v1/jobs/idle/verify", R"({"epoch":"1"})").status == 400);
   CHECK(site.http().post("/v1/jobs/idle/verify", R"({"epoch":7})").status == 404);
+  CHECK(site.http().post("/v1/jobs/idle/prune", R"({"keep":-1})").status == 400);
+  CHECK(site.http().post("/v1/jobs/idle/prune", R"({"keep":0})").status == 409);
+  CHECK(site.http().post("/v1/jobs/idle/prune").json() ==
+        json({{"job", job}, {"pruned", json::array()}, {"kept", json::array()}, {"freedBytes", 0}}));
+  CHECK(
+      site.http().get("/v1/store").json() ==
+      json({{"hosts", json::array()}, {"jobs", json::array()}, {"deduplication", nullptr}, {"compression", nullptr}}));
   CHECK(site.http().post("/v1/jobs/idle/verify").json() == json({{"job", job}, {"epochs", json::array()}}));
   CHECK(site.http().post("/v1/jobs/idle/restart", R"({"hosts":"h1"})").status == 400);
   const auto unknown = site.http().post("/v1/jobs/idle/restart", R"({"from":99})");

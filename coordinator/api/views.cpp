@@ -42,6 +42,18 @@ const char* rank_state(wire::RankReport::State state) {
   }
 }
 
+constexpr std::uint64_t kPageBytes = 4096;  // of StoreFigures
+
+json ratio(std::uint64_t of, std::uint64_t to) {
+  return of == 0 || to == 0 ? json(nullptr) : json(static_cast<double>(of) / static_cast<double>(to));
+}
+
+json numbers(const std::vector<Epoch>& epochs) {
+  json list = json::array();
+  for (const auto epoch : epochs) list.push_back(epoch.value);
+  return list;
+}
+
 const char* check_state(EpochCheck::State state) {
   switch (state) {
     case EpochCheck::State::ok: return "ok";
@@ -227,6 +239,64 @@ json verified_json(const Verified& verified) {
 }
 
 json hosts_json(const Coordinator& core) {
+json pruned_json(const Pruned& pruned) {
+  return {{"job", pruned.job.value},
+          {"pruned", numbers(pruned.pruned)},
+          {"kept", numbers(pruned.kept)},
+          {"freedBytes", pruned.freed_bytes}};
+}
+
+json store_json(const Coordinator& core) {
+  struct Of {
+    std::uint64_t images = 0, raw = 0, stored = 0;
+  };
+  std::map<JobId, Of> by_job;
+  std::map<std::string, std::uint64_t> raw_by_host;  // who stored it
+  for (const auto& [number, epoch] : core.state().epochs) {
+    if (!has_images(epoch.state)) continue;
+    Of& job = by_job[epoch.job];
+    job.images += epoch.images.size();
+    job.raw += epoch.bytes_raw;
+    job.stored += epoch.bytes_stored;
+    for (const auto& image : epoch.images)
+      for (const auto* file : {&image.memory(), &image.disk()})
+        raw_by_host[file->path().substr(0, file->path().find('/'))] += file->raw_bytes();
+  }
+  json hosts = json::array(), jobs = json::array();
+  std::uint64_t raw = 0, pages = 0, packed = 0;  // of the hosts that have said what they hold
+  for (const auto& view : core.hosts()) {
+    const bool known = view.daemon_pid != 0;
+    if (known) {
+      raw += raw_by_host[view.host.value];
+      pages += view.store.pages();
+      packed += view.store.pack_bytes();
+    }
+    const auto figure = [&](std::uint64_t value) { return known ? json(value) : json(nullptr); };
+    hosts.push_back({{"name", view.host.value},
+                     {"state", host_state(view.state)},
+                     {"packs", figure(view.store.packs())},
+                     {"bytes", figure(view.store.pack_bytes())},
+                     {"freeBytes", figure(view.image_free_bytes)},
+                     {"totalBytes", figure(view.store.total_bytes())},
+                     {"reserveBytes", figure(view.store.reserve_bytes())}});
+  }
+  for (const auto& [id, of] : by_job) {
+    const auto job = core.state().jobs.find(id);
+    jobs.push_back({{"job", id.value},
+                    {"name", job == core.state().jobs.end() ? std::string() : job->second.spec.name},
+                    {"images", of.images},
+                    {"bytesRaw", of.raw},
+                    {"bytesStored", of.stored}});
+  }
+  std::sort(jobs.begin(), jobs.end(), [](const json& a, const json& b) {
+    return id_number(JobId{a["job"].get<std::string>()}) < id_number(JobId{b["job"].get<std::string>()});
+  });
+  return {{"hosts", std::move(hosts)},
+          {"jobs", std::move(jobs)},
+          {"deduplication", ratio(raw, pages * kPageBytes)},
+          {"compression", ratio(pages * kPageBytes, packed)}};
+}
+
   json list = json::array();
   for (const auto& view : core.hosts()) {
     json jobs = json::array();

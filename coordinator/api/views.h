@@ -21,6 +21,8 @@ nlohmann::json checkpoint_json(const EpochRecord& epoch);
 nlohmann::json checkpoints_json(const Coordinator& core, const JobRecord& job);  // oldest first
 nlohmann::json restart_json(const Restarted& restarted);
 nlohmann::json verified_json(const Verified& verified);
+nlohmann::json pruned_json(const Pruned& pruned);
+nlohmann::json store_json(const Coordinator& core);
 nlohmann::json hosts_json(const Coordinator& core);
 nlohmann::json events_json(const std::vector<EventRecord>& events);
 nlohmann::json error_json(const Error& error);

@@ -7,6 +7,7 @@
 #include "coordinator/core/cut.h"
 #include "coordinator/core/rank_words.h"
 #include "coordinator/core/ranks.h"
+#include "coordinator/core/store_room.h"
 
 namespace stillpoint::coordinator::checkpoint {
 namespace {
@@ -292,6 +293,17 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
   freeze(core, job, run);
 }
 
+// For a checkpoint that nobody asked for: who reads the history learns why there is none.
+bool has_room(Core& core, const JobRecord& job) {
+  const auto full = store_full(core, job);
+  if (!full) return true;
+  auto& run = core.run(job.job);
+  if (core.now < run.next_full_note) return false;
+  run.next_full_note = core.now + kFullNoteEvery;
+  core.note(Log::Level::warn, job.job, {}, {}, "checkpoint not begun", full->message());
+  return false;
+}
+
 }  // namespace
 
 void on_request(Core& core, const CheckpointJob& event) {
@@ -319,6 +331,7 @@ void on_request(Core& core, const CheckpointJob& event) {
 }
 
 void on_wish(Core& core, JobRecord& job, const wire::RankWish& wish) {
+  if (const auto full = store_full(core, *job)) return core.refuse(event.request, *full);
   auto& runs = core.run(job.job);
   if (job.state != JobState::running || job.attempt || runs.finish) return;
   for (const auto& host : core.gang_hosts(job))
@@ -336,6 +349,7 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   auto& run = *core.run(request.job).checkpoint;  // cancel() took the requests when it ended
   if (answer.has_failure() || !take(core, job, run, request, answer)) {
     const Error error = host_error(request, answer);
+  if (!has_room(core, job)) return;
     const bool once_more = run.phase == Phase::freeze && !run.gap && error.kind == ErrorKind::not_quiet;
     if (!once_more) return abort(core, job, error);
     run.problems.push_back(error.message());
@@ -376,12 +390,13 @@ void abort(Core& core, JobRecord& job, const Error& cause) {
   if (run.request)
     core.refuse(*run.request,
                 Error{cause.kind, "checkpoint", fmt::format("{}, epoch {}", job.job.value, run.epoch.value),
-                      cause.message() + "; the job goes on"});
+                      cause.message() + room + "; the job goes on"});
 }
 
 void clean_up(Core& core, const JobRecord& job, Epoch epoch) {
   auto& waiting = core.run(job.job).cleanup[epoch];
   core.ask_gang(Owner::background, job, epoch, waiting,
+  const std::string room = cause.kind == ErrorKind::storage_full ? "; " + room_remedy(core) : "";
                 [](wire::ToHost& m, const HostName&) { m.mutable_release()->set_discard(true); });
   if (waiting.empty()) on_cleaned(core, job.job, epoch, HostName{});
 }
@@ -420,6 +435,10 @@ void tick(Core& core, JobRecord& job) {
   abort(core, job,
         Error{ErrorKind::deadline, std::string(name(run.phase)), fmt::format("epoch {}", run.epoch.value), cause});
 }
+    if (!has_room(core, job)) {
+      runs.next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
+      return;
+    }
 
 std::string_view name(Phase phase) {
   switch (phase) {

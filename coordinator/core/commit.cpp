@@ -2,42 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "coordinator/core/automatic.h"
 #include "coordinator/core/checkpoint.h"
-#include "coordinator/core/epochs.h"
+#include "coordinator/core/leftovers.h"
+#include "coordinator/core/prune.h"
 
 namespace stillpoint::coordinator::checkpoint {
 namespace {
-
-// Epochs older than the newest spec.keep committed ones; those of histories that were left by a restart go first. A
-// damaged one counts for nothing and goes with its age. Control epochs are nobody's checkpoints: they neither count nor
-// go.
-std::vector<Epoch> surplus(const Core& core, const JobRecord& job) {
-  const auto present = epochs::present_history(core, job);
-  std::vector<Epoch> kept;
-  for (const auto& [number, epoch] : core.catalog.epochs)
-    if (epoch.job == job.job && has_images(epoch.state) && !epoch.control) kept.push_back(number);
-  std::stable_partition(kept.begin(), kept.end(), [&](Epoch e) { return !present.contains(e); });
-  std::size_t keep = std::max(1u, job.spec.keep);
-  while (keep > 0 && !kept.empty()) {
-    if (core.catalog.epochs.at(kept.back()).state == EpochState::committed) --keep;
-    kept.pop_back();
-  }
-  return kept;
-}
-
-void prune(Core& core, const JobRecord& job) {
-  const auto epochs = surplus(core, job);
-  for (auto number : epochs) {
-    auto& epoch = core.epoch(number);
-    epoch.state = EpochState::pruned;
-    core.save(epoch);
-    core.note(Log::Level::info, job.job, {}, number, "epoch pruned", fmt::format("{} are kept", job.spec.keep));
-  }
-  core.delete_images(Owner::background, job.job, epochs);
-}
 
 void commit(Core& core, JobRecord& job, CheckpointRun run) {
   core.run(job.job).checkpoint.reset();
@@ -60,7 +31,7 @@ void commit(Core& core, JobRecord& job, CheckpointRun run) {
             fmt::format("{} bytes stored", epoch.bytes_stored));
   core.effects.push_back(JobChanged{job.job});
   if (run.request) core.reply(*run.request, CheckpointTaken{epoch});
-  prune(core, job);
+  prune::after_commit(core, job);
 }
 
 }  // namespace
@@ -88,8 +59,13 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
   if (run == nullptr || run->epoch != number || message.gang().incarnation() != job->incarnation.value) {
     const auto known = core.catalog.epochs.find(number);
     if (known != core.catalog.epochs.end() && has_images(known->second.state)) return;  // said once more
-    core.stale(host, id, number, "images of an epoch that will not be committed; they are deleted");
-    return core.delete_images(Owner::background, id, {number});
+    // One that was never heard of is nobody's to delete: the catalog may have been put back from an older copy.
+    const bool deleted = leftovers::known_deleted(core, id, number);
+    core.stale(
+        host, id, number,
+        std::string("images of an epoch that will not be committed; they ") + (deleted ? "are deleted" : "stay"));
+    if (deleted) core.delete_images(Owner::background, id, {number});
+    return;
   }
   using Phase = CheckpointRun::Phase;
   const bool early = run->phase == Phase::close || run->phase == Phase::reopen || run->phase == Phase::defer ||

@@ -6,6 +6,7 @@
 #include "coordinator/core/hosts.h"
 #include "coordinator/core/invariants.h"
 #include "coordinator/core/output.h"
+#include "coordinator/core/prune.h"
 #include "coordinator/core/ranks.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/restart.h"
@@ -37,6 +38,7 @@ void tick(Core& core) {
     finish::tick(core, *job);
     finish::expire_removal(core, id);
     verify::tick(core, id);
+    prune::tick(core, id);
     ranks::tick(core, id);
   }
   start::try_pending(core);
@@ -53,6 +55,7 @@ struct Handle {
   void operator()(StopJob& e) const { finish::on_stop(core, e); }
   void operator()(RemoveJob& e) const { finish::on_remove(core, e); }
   void operator()(VerifyJob& e) const { verify::on_request(core, e); }
+  void operator()(PruneJob& e) const { prune::on_request(core, e); }
   void operator()(CordonHost& e) const { hosts::on_cordon(core, e); }
   void operator()(QueryRanks& e) const { ranks::on_query(core, e); }
   void operator()(SpoolRead& e) const { start::on_spool(core, std::move(e)); }

@@ -34,6 +34,8 @@ struct HostView {
   enum class State { up, lost, cordoned } state = State::lost;
   std::string accelerator, accelerator_reason, capture_mode, capture_reason;
   std::uint64_t memory_bytes = 0, memory_free_bytes = 0;
+  std::uint64_t image_free_bytes = 0;  // where its images go
+  wire::StoreFigures store;            // of its own store
   std::uint32_t cpus = 0;
   bool connected = false;        // a session is open now
   std::uint32_t daemon_pid = 0;  // 0: never heard of since the coordinator started

@@ -32,9 +32,10 @@ inline constexpr std::chrono::milliseconds kRemoveDeadline{60'000};
 inline constexpr std::chrono::milliseconds kVerifyDeadline{600'000};  // of an epoch, and longer for a large one:
 inline constexpr std::uint64_t kVerifyBytesPerMs = 10'000;            // what a busy disk reads at least
 inline constexpr std::chrono::milliseconds kRetry{5'000};             // between tries of a clean-up that failed
+inline constexpr std::chrono::milliseconds kFullNoteEvery{60'000};    // "no room" in a job's history, at most
 
 // Which machine a request's answer belongs to.
-enum class Owner { start, checkpoint, restart, finish, remove, verify, query, background };
+enum class Owner { start, checkpoint, restart, finish, remove, verify, prune, query, background };
 
 struct Request {
   std::uint64_t id = 0;
@@ -59,6 +60,8 @@ struct HostRun {
   wire::HostHello hello;   // without its gangs
   std::uint64_t memory_free = 0;
 };
+  std::uint64_t image_free = 0;
+  wire::StoreFigures store;
 
 // The program's output: received in order, durable up to, and what came before the stored length was known.
 struct OutputRun {
@@ -170,6 +173,13 @@ struct VerifyRun {
 };
 
 struct RanksQuery {
+// Whoever asked for a pruning hears of it when the images are deleted, or at the deadline.
+struct PruneRun {
+  RequestId request;
+  Time deadline{};
+  Pruned answer;
+};
+
   RequestId request;
   std::set<HostName> waiting;
   Time deadline{};
@@ -182,6 +192,7 @@ struct JobRun {
   std::optional<FinishRun> finish;
   std::optional<RemoveRun> remove;
   std::optional<VerifyRun> verify;
+  std::optional<PruneRun> prune;
   OutputRun output;
   std::vector<RanksQuery> queries;
   std::map<std::uint32_t, wire::RankReport> ranks;                       // as last heard
@@ -191,6 +202,7 @@ struct JobRun {
   unsigned failed_starts = 0;
   Time start_not_before{};                                // of a pending job
   std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before
+  Time next_full_note{};  // when it may be said again that there is no room for a checkpoint
 };
 
 struct Core {

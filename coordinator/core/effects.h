@@ -52,8 +52,13 @@ struct Verified {
   JobId job;
   std::vector<EpochCheck> epochs;
 };
+struct Pruned {
+  JobId job;
+  std::vector<Epoch> pruned, kept;
+  std::uint64_t freed_bytes = 0;  // as far as the hosts have said: what their packs take less than before
+};
 struct Acknowledged {};
-using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Verified, Acknowledged>;
+using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Verified, Pruned, Acknowledged>;
 struct Reply {
   RequestId request;
   Result<Answer> answer;

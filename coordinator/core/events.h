@@ -108,6 +108,12 @@ struct VerifyJob {
 };
 struct CordonHost {
   RequestId request;
+// Committed checkpoints beyond the newest `keep` go; nothing: the job's own keep.
+struct PruneJob {
+  RequestId request;
+  JobId job;
+  std::optional<std::uint32_t> keep;
+};
   HostName host;
   bool cordoned;
 };
@@ -147,8 +153,8 @@ struct OutputPieceStored {
 };
 struct Tick {};  // time has passed; step() compares deadlines with now
 
-using Event =
-    std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob, RemoveJob,
-                 VerifyJob, CordonHost, QueryRanks, SpoolRead, OutputDurable, OutputFailed, OutputPieceStored, Tick>;
+using Event = std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob,
+                           RemoveJob, VerifyJob, PruneJob, CordonHost, QueryRanks, SpoolRead, OutputDurable,
+                           OutputFailed, OutputPieceStored, Tick>;
 
 }  // namespace stillpoint::coordinator

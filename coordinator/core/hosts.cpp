@@ -4,7 +4,9 @@
 
 #include "coordinator/core/checkpoint.h"
 #include "coordinator/core/finish.h"
+#include "coordinator/core/leftovers.h"
 #include "coordinator/core/output.h"
+#include "coordinator/core/prune.h"
 #include "coordinator/core/ranks.h"
 #include "coordinator/core/relay.h"
 #include "coordinator/core/restart.h"
@@ -41,10 +43,9 @@ void settle_hold(Core& core, const JobRecord& job, const HostName& host, std::ui
   const Epoch epoch{number};
   if (job.attempt == epoch) return;
   if (const auto& restart = core.run(job.job).restart; restart && restart->epoch == epoch) return;
-  const auto known = core.catalog.epochs.find(epoch);
-  const bool committed = known != core.catalog.epochs.end() && has_images(known->second.state);
+  const bool deleted = leftovers::known_deleted(core, job.job, epoch);
   core.ask(Owner::background, host, job.job, job.incarnation, epoch,
-           [&](wire::ToHost& m) { m.mutable_release()->set_discard(!committed); });
+           [&](wire::ToHost& m) { m.mutable_release()->set_discard(deleted); });
 }
 
 // A gang that the host runs and the catalog does not know as running goes; otherwise the gang goes on.
@@ -126,6 +127,7 @@ void dispatch(Core& core, const Request& request, const wire::FromHost& answer) 
     case Owner::finish: return finish::on_answer(core, request, answer);
     case Owner::remove: return finish::on_removed(core, request, answer);
     case Owner::verify: return verify::on_answer(core, request, answer);
+    case Owner::prune: return prune::on_answer(core, request, answer);
     case Owner::query: return ranks::on_answer(core, request, answer);
     case Owner::background: return relay::on_background(core, request, answer);
   }
@@ -164,6 +166,7 @@ JobRecord* current(Core& core, const HostName& host, const wire::FromHost& messa
 
 void on_spontaneous(Core& core, const HostName& host, const wire::FromHost& message) {
   if (message.has_images()) return checkpoint::on_images(core, host, message);  // also of epochs that are settled
+  if (message.has_held()) return leftovers::on_held(core, host, message.held());
   JobRecord* job = current(core, host, message);
   if (job == nullptr) return;
   switch (message.body_case()) {
@@ -203,6 +206,8 @@ void on_connected(Core& core, HostConnected event) {
   h.ping_out = false;
   h.next_ping = core.now + core.settings.heartbeat;
   h.memory_free = event.hello.memory_free_bytes();
+  h.image_free = event.hello.image_free_bytes();
+  h.store = event.hello.store();
   h.hello = event.hello;
   h.hello.clear_gangs();
   remember(core, host, event.hello);
@@ -243,6 +248,8 @@ void on_spoke(Core& core, const HostSpoke& event) {
     if (message.pong().number() != host.ping) return core.stale(event.host, {}, {}, "answer to an older ping");
     host.ping_out = false;
     host.memory_free = message.pong().memory_free_bytes();
+    host.image_free = message.pong().image_free_bytes();
+    host.store = message.pong().store();
   } else if (message.request() != 0 && !message.has_images()) {
     on_answer(core, event.host, message);
   } else {
@@ -290,6 +297,8 @@ std::vector<HostView> views(const Core& core) {
       view.memory_bytes = h.hello.memory_bytes();
       view.memory_free_bytes = h.memory_free;
       view.cpus = h.hello.cpus();
+      view.image_free_bytes = h.image_free;
+      view.store = h.store;
       view.connected = h.connected;
       view.daemon_pid = h.hello.pid();
     }

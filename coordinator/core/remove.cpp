@@ -48,6 +48,9 @@ void on_remove(Core& core, const RemoveJob& event) {
   if (images && !reachable)
     return core.refuse(event.request, Error{ErrorKind::transient, "rm", event.job.value,
                                             "no host is up that could delete its images; try again when one is"});
+  if (run.prune)
+    return core.refuse(event.request,
+                       refused("rm", event.job.value, "its checkpoints are being pruned; try again when that is done"));
   verify::cancel(core, event.job, refused("verify", event.job.value, "the job is being removed"));
   std::vector<Epoch> epochs;
   for (auto& [number, epoch] : core.catalog.epochs) {

@@ -9,6 +9,20 @@
 
 namespace stillpoint::coordinator {
 
+namespace {
+
+wire::StoreFigures store_figures() {
+  wire::StoreFigures store;
+  store.set_packs(3);
+  store.set_pack_bytes(40u << 20);
+  store.set_pages(20'000);
+  store.set_total_bytes(2ull << 40);
+  store.set_reserve_bytes(1ull << 30);
+  return store;
+}
+
+}  // namespace
+
 struct FakeHost::Impl {
   explicit Impl(net::TlsContext context) : tls(std::move(context)) {}
   boost::asio::io_context io{1};
@@ -141,6 +155,8 @@ wire::HostHello FakeHost::hello() {
   hello.set_memory_bytes(8ull << 30);
   hello.set_memory_free_bytes(8ull << 30);
   hello.set_image_free_bytes(1ull << 40);
+  hello.set_pid(1);
+  *hello.mutable_store() = store_figures();
   for (const auto& [job, guests] : guests_) {
     if (guests.empty()) continue;
     auto* presence = hello.add_gangs();
@@ -205,6 +221,8 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
     case wire::ToHost::kPing:
       reply.mutable_pong()->set_number(request.ping().number());
       reply.mutable_pong()->set_memory_free_bytes(8ull << 30);
+      reply.mutable_pong()->set_image_free_bytes(1ull << 40);
+      *reply.mutable_pong()->mutable_store() = store_figures();
       return true;
     case wire::ToHost::kStartGuests:
       gangs_[job] = request.gang();
@@ -270,6 +288,7 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
         rank->set_call("MPI_Barrier");
       }
       return true;
+    case wire::ToHost::kDeleteImages: reply.mutable_done()->set_freed_bytes(1000); return true;
     case wire::ToHost::kVerifyImages:
       for (const auto& image : request.verify_images().images()) {
         auto* check = reply.mutable_verified()->add_images();
@@ -282,7 +301,6 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
     case wire::ToHost::kAnswerLaunch:
     case wire::ToHost::kReopen:
     case wire::ToHost::kThaw:
-    case wire::ToHost::kDeleteImages:
     case wire::ToHost::kResume:
     case wire::ToHost::kStop: reply.mutable_done(); return true;
   }

@@ -222,7 +222,7 @@ void Host::Impl::images_deleted(const ImagesDeleted& event) {
   if (node.empty()) return;
   if (!event.status) return answer_failure(node.mapped(), node.mapped().request(), event.status.error());
   wire::FromHost message;
-  message.mutable_done();
+  message.mutable_done()->set_freed_bytes(event.freed_bytes);
   answer(node.mapped(), node.mapped().request(), std::move(message));
 }
 

@@ -109,6 +109,7 @@ struct DeleteImages {  // → ImagesDeleted
   bool all_hosts = false;   // also what other hosts stored, and copies of it
   std::uint64_t token = 0;  // 0: nobody waits for it
 };
+struct ListImages {};  // whose images the host's own store holds → ImagesListed
 struct VerifyImages {  // → ImagesVerified
   std::vector<wire::GuestImage> images;
   std::uint64_t token = 0;
@@ -125,7 +126,7 @@ struct Log {
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
                             StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
                             CaptureGuest, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang,
-                            DeleteImages, VerifyImages, Log>;
+                            DeleteImages, ListImages, VerifyImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

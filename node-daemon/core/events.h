@@ -97,6 +97,10 @@ struct GangRemoved {
 struct ImagesDeleted {
   std::uint64_t token = 0;
   Status status;
+  std::uint64_t freed_bytes = 0;  // that this host's packs take less than before
+};
+struct ImagesListed {
+  Result<wire::HeldImages> held;
 };
 struct ImagesVerified {
   std::uint64_t token = 0;
@@ -106,12 +110,13 @@ struct ImagesVerified {
 struct HostFigures {
   std::uint64_t memory_free = 0;
   std::uint64_t image_free = 0;
+  wire::StoreFigures store;
 };
 struct Tick {};  // time has passed; step() compares deadlines with now
 
 using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
                            GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
                            GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
-                           ImagesDeleted, ImagesVerified, HostFigures, Tick>;
+                           ImagesDeleted, ImagesListed, ImagesVerified, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

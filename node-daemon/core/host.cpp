@@ -65,6 +65,7 @@ void Host::Impl::handle(Event& event) {
         else if constexpr (std::is_same_v<E, GangRemoved>) gang_removed(e);
         else if constexpr (std::is_same_v<E, TapsRead>) taps_read(e);
         else if constexpr (std::is_same_v<E, ImagesDeleted>) images_deleted(e);
+        else if constexpr (std::is_same_v<E, ImagesListed>) images_listed(e);
         else if constexpr (std::is_same_v<E, ImagesVerified>) images_verified(e);
         else if constexpr (std::is_same_v<E, HostFigures>) figures = e;
         else {
@@ -159,6 +160,7 @@ wire::HostHello Host::Impl::hello() const {
   hello.set_memory_bytes(settings.memory_bytes);
   hello.set_memory_free_bytes(figures.memory_free);
   hello.set_image_free_bytes(figures.image_free);
+  *hello.mutable_store() = figures.store;
   hello.set_version(settings.version);
   hello.set_pid(settings.pid);
   hello.set_store_id(settings.store_id);
@@ -194,6 +196,7 @@ void Host::Impl::on_welcome(const wire::Welcome& welcome) {
   }
   welcomed = true;
   repeat_news();
+  effects.push_back(ListImages{});  // the coordinator says which of them should have gone while this host was away
 }
 
 // What the coordinator may have missed while it was not there.

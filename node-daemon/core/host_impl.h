@@ -1,6 +1,6 @@
 // The inside of Host, shared by the files that implement it: host.cpp (sessions, time), requests.cpp (what the
 // coordinator asks), guests.cpp (what agents say), lifecycle.cpp (gangs come and go), capture.cpp (images),
-// verify.cpp (images read back).
+// verify.cpp (images read back, and named).
 #pragma once
 
 #include <map>
@@ -205,6 +205,7 @@ struct Host::Impl {
   void images_deleted(const ImagesDeleted& event);
 
   // verify.cpp
+  void images_listed(const ImagesListed& event);
   void verify_images(const wire::ToHost& ask);
   void images_verified(const ImagesVerified& event);
 };

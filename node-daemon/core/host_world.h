@@ -51,6 +51,7 @@ inline string host_body(const FromHost& m) {
   if (m.has_images())
     return m.images().has_failure() ? "images failed: " + m.images().failure().cause()
                                     : "images of " + std::to_string(m.images().images_size());
+  if (m.has_held()) return "images held of " + std::to_string(m.held().jobs_size()) + " jobs";
   if (m.has_verified()) return "verified " + std::to_string(m.verified().images_size());
   if (m.has_links()) return "links";
   if (m.has_ranks()) return "ranks";
@@ -92,6 +93,7 @@ inline string line(const Effect& effect) {
         else if constexpr (std::is_same_v<E, RemoveGang>) return "remove gang " + to_string(e.gang);
         else if constexpr (std::is_same_v<E, DeleteImages>)
           return "delete images of " + std::to_string(e.epochs.at(0).value);
+        else if constexpr (std::is_same_v<E, ListImages>) return "";  // with every welcome
         else if constexpr (std::is_same_v<E, VerifyImages>)
           return "verify " + std::to_string(e.images.size()) + " images";
         else return "";  // logs say nothing that the others do not

@@ -24,6 +24,7 @@ void Host::Impl::coordinator_said(const ToHost& ask) {
     pong.mutable_pong()->set_number(ask.ping().number());
     pong.mutable_pong()->set_memory_free_bytes(figures.memory_free);
     pong.mutable_pong()->set_image_free_bytes(figures.image_free);
+    *pong.mutable_pong()->mutable_store() = figures.store;
     effects.push_back(SendToCoordinator{std::move(pong)});
     return;
   }

@@ -1,5 +1,5 @@
-// Images read back for the coordinator. Reading takes long: a request that comes again, after the session was lost,
-// joins the reading that is under way.
+// Images read back for the coordinator, and named to it. Reading takes long: a request that comes again, after the
+// session was lost, joins the reading that is under way.
 #include "node-daemon/core/host_impl.h"
 
 namespace stillpoint::node {
@@ -15,6 +15,14 @@ void Host::Impl::verify_images(const wire::ToHost& ask) {
   const std::uint64_t token = next_token++;
   verifications[token] = {ask, {ask.request()}};
   effects.push_back(VerifyImages{{ask.verify_images().images().begin(), ask.verify_images().images().end()}, token});
+}
+
+void Host::Impl::images_listed(const ImagesListed& event) {
+  if (!event.held) return log(Log::Level::warn, "images not listed", {}, {}, event.held.error().message());
+  if (!welcomed || event.held->jobs().empty()) return;
+  wire::FromHost message;
+  *message.mutable_held() = *event.held;
+  effects.push_back(SendToCoordinator{std::move(message)});
 }
 
 void Host::Impl::images_verified(const ImagesVerified& event) {

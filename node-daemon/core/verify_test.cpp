@@ -49,4 +49,47 @@ TEST_CASE("after the session was lost the one that asks again is answered, and n
   CHECK(w.step(event) == Lines{"answer 102: verified 1"});
 }
 
+TEST_CASE("after each welcome the images that are here are named to the coordinator, if there are any") {
+  World w;
+  w.connect();
+  CHECK(w.of<ListImages>().size() == 1);
+  wire::HeldImages held;
+  CHECK(w.step(ImagesListed{held}).empty());
+  held.add_jobs()->set_job("j1");
+  CHECK(w.step(ImagesListed{held}) == Lines{"say: images held of 1 jobs"});
+  w.step(ImagesListed{Error{ErrorKind::transient, "list", "images", "not mounted"}});
+  CHECK(w.of<SendToCoordinator>().empty());
+  w.step(Disconnected{});
+  CHECK(w.step(ImagesListed{held}).empty());
+  w.connect();
+  CHECK(w.of<ListImages>().size() == 1);
+}
+
+TEST_CASE("what the store takes and how much has to stay free goes with the hello and each pong") {
+  World w;
+  HostFigures figures{1, 2, {}};
+  figures.store.set_packs(3);
+  figures.store.set_reserve_bytes(4);
+  w.step(figures);
+  w.step(Connected{});
+  CHECK(w.of<SendToCoordinator>().at(0).message.hello().store().packs() == 3);
+  w.connect();
+  ToHost ping;
+  ping.mutable_ping()->set_number(9);
+  w.say(ping);
+  const auto pong = w.of<SendToCoordinator>().at(0).message.pong();
+  CHECK(pong.image_free_bytes() == 2);
+  CHECK(pong.store().reserve_bytes() == 4);
+}
+
+TEST_CASE("an answer to a deletion says how much was freed") {
+  World w;
+  w.connect();
+  ToHost m = w.ask();
+  m.mutable_delete_images()->add_epochs(3);
+  w.say(m);
+  w.step(ImagesDeleted{w.of<DeleteImages>().at(0).token, {}, 77});
+  CHECK(w.of<SendToCoordinator>().at(0).message.done().freed_bytes() == 77);
+}
+
 }  // namespace stillpoint::node

@@ -54,6 +54,9 @@ void stamp(wire::GuestRequest& request) {
   if (request.has_release_ranks()) request.mutable_release_ranks()->set_wall_clock_ns(wall_clock_ns());
 }
 
+// With less than this free in the file system of the images nothing more is begun.
+std::uint64_t default_reserve(std::uint64_t total) { return std::max(std::uint64_t{1} << 30, total / 20); }
+
 std::string key_of(const DomainId& id) { return "guest " + name_of(id); }
 std::string key_of(const GangId& id) { return "gang " + to_string(id); }
 
@@ -130,6 +133,9 @@ struct Daemon::Impl {
   void perform(DeleteImages& e) {
     on_worker("images " + e.job.value, [this, e] { return work.delete_images(e); });
   }
+  void perform(ListImages&) {
+    on_worker("list images", [this] { return work.list_images(); });
+  }
   // One line for all: verifications wait for one another, and nobody else for them.
   void perform(VerifyImages& e) {
     on_worker("verify", [this, e] { return work.verify(e); });
@@ -173,8 +179,15 @@ Status Daemon::run() {
 }
 
 HostFigures Daemon::Impl::read_figures() {
-  auto free = parts.store->free_bytes();
-  return {memory_free_bytes(), free ? *free : 0};
+  const auto free = parts.store->free_bytes(), total = parts.store->total_bytes();
+  const ImageStore::Use use = parts.store->use();
+  HostFigures figures{memory_free_bytes(), free ? *free : 0, {}};
+  figures.store.set_packs(use.packs);
+  figures.store.set_pack_bytes(use.pack_bytes);
+  figures.store.set_pages(use.pages);
+  figures.store.set_total_bytes(total ? *total : 0);
+  figures.store.set_reserve_bytes(parts.store_reserve.value_or(default_reserve(figures.store.total_bytes())));
+  return figures;
 }
 
 Status Daemon::Impl::start() {

@@ -22,6 +22,7 @@ struct DaemonParts {
   std::unique_ptr<DomainDriver> driver;
   std::unique_ptr<ImageStore> store;
   std::unique_ptr<GangNetworks> networks;
+  std::optional<std::uint64_t> store_reserve;  // bytes; nothing: the larger of 1 GiB and 5 % of the file system
 };
 
 class Daemon {

@@ -247,6 +247,9 @@ class HangingStore final : public ImageStore {
   void tidy() override {}
   void stop_freeing() override {}
   Result<std::uint64_t> free_bytes() override { return 1u << 30; }
+  Result<std::uint64_t> total_bytes() override { return 2u << 30; }
+  Use use() override { return {}; }
+  Result<wire::HeldImages> held() override { return wire::HeldImages{}; }
 
  private:
   std::shared_ptr<Switch> switch_;

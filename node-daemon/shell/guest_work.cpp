@@ -196,8 +196,15 @@ GangRemoved GuestWork::remove(const RemoveGang& work) {
 
 ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
   using Reach = ImageStore::Reach;
-  return {work.token, store_.remove(work.job, work.epochs, work.all_hosts ? Reach::all_hosts : Reach::own)};
+  const std::uint64_t before = store_.use().pack_bytes;
+  ImagesDeleted done{work.token, store_.remove(work.job, work.epochs, work.all_hosts ? Reach::all_hosts : Reach::own),
+                     0};
+  const std::uint64_t after = store_.use().pack_bytes;  // more, if a checkpoint was stored meanwhile
+  done.freed_bytes = before > after ? before - after : 0;
+  return done;
 }
+
+ImagesListed GuestWork::list_images() { return {store_.held()}; }
 
 ImagesVerified GuestWork::verify(const VerifyImages& work) {
   ImagesVerified done{work.token, {}};

@@ -38,6 +38,7 @@ class GuestWork {
   GuestDestroyed destroy(const DestroyGuest& work);
   GangRemoved remove(const RemoveGang& work);
   ImagesDeleted delete_images(const DeleteImages& work);
+  ImagesListed list_images();
   ImagesVerified verify(const VerifyImages& work);  // ends soon after cancel_all()
 
   // Any thread: the capture of that guest and epoch, under way or still to begin, ends soon and fails.

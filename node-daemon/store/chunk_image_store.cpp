@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <map>
 #include <mutex>
 #include <set>
 
@@ -23,6 +25,15 @@ namespace fs = std::filesystem;
 constexpr std::chrono::seconds kLockPatience{30};
 
 std::string epoch_name(const JobId& job, Epoch epoch) { return job.value + "/e" + std::to_string(epoch.value) + "/"; }
+// "e12/guest-0.ram" → 12
+std::optional<std::uint64_t> epoch_in(std::string_view name) {
+  std::uint64_t number = 0;
+  const char* const end = name.data() + name.find('/');
+  if (!name.starts_with('e')) return std::nullopt;
+  const auto parsed = std::from_chars(name.data() + 1, end, number);
+  if (parsed.ec != std::errc{} || parsed.ptr != end) return std::nullopt;
+  return number;
+}
 std::string part_name(const GuestIndex& guest, ImageName::Part part) {
   return "guest-" + std::to_string(guest.value) + (part == ImageName::Part::memory ? ".ram" : ".disk");
 }
@@ -144,6 +155,17 @@ class ChunkImageStore final : public SiteImageStore {
   }
   void stop_freeing() override { stop_freeing_.request_stop(); }
   Result<std::uint64_t> free_bytes() override { return system_files().free_bytes(hosts_); }
+  Result<std::uint64_t> total_bytes() override {
+    std::error_code failed;
+    const auto space = fs::space(hosts_, failed);
+    if (failed) return Error{ErrorKind::transient, "look at file system", hosts_.string(), failed.message()};
+    return std::uint64_t{space.capacity};
+  }
+  Use use() override {
+    const StoreFigures figures = own_->figures();
+    return {figures.packs, figures.pack_bytes, figures.pages};
+  }
+  Result<wire::HeldImages> held() override;
 
   const std::string& id() const override { return id_; }
   const fs::path& hosts() const override { return hosts_; }
@@ -151,6 +173,7 @@ class ChunkImageStore final : public SiteImageStore {
 
  private:
   Result<ImagePlace> here(const std::string& owner);
+  Result<std::vector<std::string>> names_of_copies();  // that are kept here for other hosts
   std::vector<ImageOpener> places_of(const wire::ImageFile& file, const std::string& owner,
                                      const std::vector<wire::StorePeer>& peers);
   void collect_own() {
@@ -268,6 +291,45 @@ Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epoch
     if (host == host_.value) collect_own();
     else collect_of_other(host);
   return {};
+}
+
+Result<std::vector<std::string>> ChunkImageStore::names_of_copies() {
+  auto hosts = system_files().list(hosts_);
+  if (!hosts) return hosts;
+  std::vector<std::string> names;
+  for (const std::string& host : *hosts) {
+    if (host == host_.value || !is_host_directory(host)) continue;
+    auto mirror = mirrors_.find({host});
+    if (!mirror && mirror.error().kind == ErrorKind::not_found) continue;
+    if (!mirror) return mirror.error();
+    auto theirs = (*mirror)->images();
+    if (!theirs) return theirs;
+    names.insert(names.end(), theirs->begin(), theirs->end());
+  }
+  return names;
+}
+
+Result<wire::HeldImages> ChunkImageStore::held() {
+  auto names = own_->images();
+  if (!names) return names.error();
+  if (is_own_) {
+    auto copies = names_of_copies();
+    if (!copies) return copies.error();
+    names->insert(names->end(), copies->begin(), copies->end());
+  }
+  std::map<std::string, std::set<std::uint64_t>> epochs;
+  for (const std::string& name : *names) {
+    const std::size_t slash = name.find('/');
+    if (const auto epoch = epoch_in(std::string_view(name).substr(slash + 1)))
+      epochs[name.substr(0, slash)].insert(*epoch);
+  }
+  wire::HeldImages held;
+  for (const auto& [job, theirs] : epochs) {
+    auto& one = *held.add_jobs();
+    one.set_job(job);
+    one.mutable_epochs()->Assign(theirs.begin(), theirs.end());
+  }
+  return held;
 }
 
 void ChunkImageStore::collect_of_other(const std::string& host) {

@@ -305,6 +305,30 @@ TEST_CASE("where the image directory is not mounted nothing is said of an image,
   CHECK(store->verify(file, {}).error().kind == ErrorKind::transient);
 }
 
+TEST_CASE("whose images a host holds is known by name, and what they take without reading") {
+  Place place;
+  auto one = place.open("h1"), two = place.open("h2");
+  CHECK(one->held()->jobs().empty());
+  CHECK(one->use().packs == 0);
+  put(*one, kDisk, test::flat_bytes(4, 50'000));
+  put(*one, disk_of(3), test::flat_bytes(4, 50'000));
+  put(*one, {{"j10"}, {4}, {1}, ImageName::Part::memory}, TestGuest(1).stream());
+  const auto held = one->held();
+  REQUIRE(held.has_value());
+  REQUIRE(held->jobs_size() == 2);
+  CHECK(held->jobs(0).job() == "j10");
+  CHECK(held->jobs(0).epochs_size() == 1);
+  CHECK(held->jobs(1).job() == "j7");
+  REQUIRE(held->jobs(1).epochs_size() == 2);
+  CHECK(held->jobs(1).epochs(0) == 3);
+  CHECK(held->jobs(1).epochs(1) == 12);
+  CHECK(one->use().packs == 2);
+  CHECK(one->use().pages > 0);
+  CHECK(one->use().pack_bytes > 0);
+  CHECK(two->held()->jobs().empty());
+  CHECK(*one->total_bytes() > *one->free_bytes());
+}
+
 TEST_CASE("every host of a site has the same keys: one that has others, or none, is told so and makes none") {
   Place place;
   {

@@ -13,6 +13,7 @@
 #include "common/ids.h"
 #include "common/result.h"
 #include "gang.pb.h"
+#include "host.pb.h"
 #include "node-daemon/store/image_check.h"
 
 namespace stillpoint::node {
@@ -69,7 +70,17 @@ class ImageStore {
   virtual void tidy() = 0;
   // For good: what frees space ends soon, and later calls free none. The next process does it.
   virtual void stop_freeing() = 0;
+  // Of the file system that the images go to.
   virtual Result<std::uint64_t> free_bytes() = 0;
+  virtual Result<std::uint64_t> total_bytes() = 0;
+  // What this host's own store takes; from memory, nothing is read.
+  struct Use {
+    std::uint64_t packs = 0, pack_bytes = 0, pages = 0;
+  };
+  virtual Use use() = 0;
+  // Whose images this host keeps, copies for other hosts among them; not what others store in a directory that is
+  // shared. By name, nothing of them is read.
+  virtual Result<wire::HeldImages> held() = 0;
 };
 
 }  // namespace stillpoint::node

@@ -1,6 +1,6 @@
 // Many epochs of a job that keeps changing a small part of its memory and appends to a file: each costs what changed,
-// the first, a middle and the last come back on other hosts to the last bit; a damaged one is refused, and nothing is
-// left when the job is removed.
+// the first, a middle and the last come back on other hosts to the last bit; a damaged one is refused, marked, and
+// whole again when it was put right; old ones are pruned, and nothing is left when the job is removed.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -88,6 +88,39 @@ TEST_CASE("epochs that cost what changed, of which any restores") {
   const int older = epochs[kEpochs / 2].at("epoch");  // what it was restored from
   CHECK(lab.ok({"restart", job}).at("epoch") == older);
   go_on(2);
+
+  const auto state_of = [&](int epoch) {
+    for (const auto& one : lab.ok({"checkpoints", job}))
+      if (one.at("epoch") == epoch) return one.at("state").get<std::string>();
+    return std::string("not there");
+  };
+  const auto verify = [&](int epoch) {
+    const auto outcome = lab.run({"verify", job, std::to_string(epoch)});
+    CAPTURE(outcome.out);
+    const json check = json::parse(outcome.out).at("epochs").at(0);
+    CHECK(outcome.exit_code == (check.at("state") == "ok" ? 0 : 1));
+    return check.at("state").get<std::string>();
+  };
+  CHECK(state_of(last) == "damaged");
+  CHECK(verify(last) == "damaged");
+  for (const auto& pack : packs_of(lab))
+    if (host_of(pack) == damages) flip_a_bit(pack);  // as it was
+  CHECK(verify(last) == "ok");
+  CHECK(state_of(last) == "committed");
+
+  const json store = lab.ok({"store"});
+  MESSAGE("deduplication " << store.at("deduplication") << ", compression " << store.at("compression"));
+  CHECK(store.at("deduplication").get<double>() > 2);
+  CHECK(store.at("compression").get<double>() > 1);
+  CHECK(store.at("jobs").at(0).at("images") == 2 * (kEpochs + 1));
+
+  // What was taken after the one that it came back from is a history that was left: it goes first.
+  const json pruned = lab.ok({"prune", job, "--keep", "2"});
+  CHECK(pruned.at("kept") == json({epochs[kEpochs / 2 - 1].at("epoch"), older}));
+  CHECK(pruned.at("pruned").size() == kEpochs + 1 - 2);
+  CHECK(pruned.at("freedBytes") > 0);
+  CHECK(verify(older) == "ok");
+  go_on(1);
 
   const std::string logs = lab.logs(job);
   Churn undisturbed = churn;

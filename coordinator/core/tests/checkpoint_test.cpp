@@ -72,6 +72,41 @@ TEST_CASE("the stall ends before the upload does, and no other checkpoint begins
   CHECK(std::get<CheckpointTaken>(result.value()).epoch.commit_ms >= 4'900);
 }
 
+TEST_CASE(
+    "no checkpoint begins on a host whose store is nearly full: the job is not touched, and what to delete is said") {
+  World w(2);
+  auto job = spec();
+  job.interval_seconds = 1'000;
+  const JobId id = w.running(job);
+  w.host("h2").image_free = 500ull << 20;
+  w.run_for(milliseconds(1'000));  // a heartbeat tells
+  auto refused = w.answer(w.checkpoint(id));
+  REQUIRE(refused.has_error());
+  CHECK(refused.error().kind == ErrorKind::storage_full);
+  CHECK(says(refused.error().message(),
+             "host h2 has 500 MiB free for images and begins nothing with less than 1024 MiB"));
+  CHECK(says(refused.error().message(), "no job holds checkpoints"));
+  CHECK(w.durable.epochs.empty());
+
+  w.host("h2").image_free = 100ull << 30;
+  w.run_for(milliseconds(1'000));
+  w.committed(id);
+  w.committed(id);
+  w.host("h2").image_free = 500ull << 20;
+  w.run_for(milliseconds(1'000));
+  refused = w.answer(w.checkpoint(id));
+  CHECK(says(refused.error().message(),
+             "job j1 (heat) holds most, 0 MiB in 2 checkpoints: stillpoint prune j1 --keep 1"));
+  // One that nobody asked for is left out, again and again, and that is in the history.
+  w.run_for(milliseconds(2'500'000));
+  CHECK(w.durable.epochs.size() == 2);
+  CHECK(w.job(id).state == JobState::running);
+  w.host("h2").image_free = 1ull << 30;
+  w.run_for(milliseconds(1'000'000));
+  CHECK(w.durable.epochs.size() == 3);
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("older checkpoints beyond keep are pruned with their images") {
   World w(2);
   auto job = spec();
@@ -328,6 +363,7 @@ TEST_CASE("a session that breaks and comes back in any phase does not cost the c
   for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze,
                     &wire::ToHost::has_capture, &wire::ToHost::has_release}) {
     World w(2);
+      CHECK(says(result.error().message(), "no job holds checkpoints: make room there; the job goes on"));
     const JobId id = w.running(spec());
     bool once = false;
     w.script.swallow = [&](const HostName& host, const wire::ToHost& m) {

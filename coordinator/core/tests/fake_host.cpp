@@ -35,6 +35,8 @@ wire::HostHello FakeHost::hello() const {
   hello.set_cpus(2);
   hello.set_memory_bytes(memory);
   hello.set_memory_free_bytes(memory);
+  hello.set_image_free_bytes(image_free);
+  hello.mutable_store()->set_reserve_bytes(image_reserve);
   for (const auto& [key, gang] : gangs) {
     auto& presence = *hello.add_gangs();
     presence.mutable_gang()->set_job(gang.job.value);
@@ -105,6 +107,8 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
     wire::FromHost pong;
     pong.mutable_pong()->set_number(ask.ping().number());
     pong.mutable_pong()->set_memory_free_bytes(memory);
+    pong.mutable_pong()->set_image_free_bytes(image_free);
+    pong.mutable_pong()->mutable_store()->set_reserve_bytes(image_reserve);
     out.push_back(pong);
     return;
   }
@@ -119,7 +123,7 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
   done.mutable_done();
   const JobId job{ask.gang().job()};
   if (ask.has_delete_images()) {
-    delete_images(job, ask.delete_images());
+    done.mutable_done()->set_freed_bytes(delete_images(job, ask.delete_images()));
     return answer(ask, done);
   }
   if (ask.has_verify_images()) return verify(ask, std::move(done));
@@ -254,13 +258,15 @@ void FakeHost::discard(FakeGang& gang, std::uint64_t epoch) {
   free_space();
 }
 
-void FakeHost::delete_images(const JobId& job, const wire::DeleteImages& what) {
+std::uint64_t FakeHost::delete_images(const JobId& job, const wire::DeleteImages& what) {
+  const std::size_t before = store_.space[name].size();
   for (auto epoch : what.epochs())
     std::erase_if(store_.images, [&](const auto& image) {
       return image.first.starts_with(fmt::format("{}/e{}/", job.value, epoch)) &&
              (what.all_hosts() || store_.space[name].contains(image.first));
     });
   free_space();
+  return 100 * (before - store_.space[name].size());
 }
 
 void FakeHost::verify(const wire::ToHost& ask, wire::FromHost message) {

@@ -96,6 +96,7 @@ class FakeHost {
   std::map<JobId, std::uint64_t> destroyed;
   std::deque<wire::FromHost> out;
   std::uint64_t memory = 4ull << 30;
+  std::uint64_t image_free = 100ull << 30, image_reserve = 1ull << 30;
 
   wire::HostHello hello() const;
   void connected(SessionId session, Time now);
@@ -112,7 +113,7 @@ class FakeHost {
   wire::GuestCut cut(const FakeGang& gang, std::uint32_t guest);
   wire::RoundFigures round(const FakeGang& gang, std::uint32_t guest);
   void capture(FakeGang& gang, const wire::ToHost& ask, Time now);
-  void delete_images(const JobId& job, const wire::DeleteImages& what);
+  std::uint64_t delete_images(const JobId& job, const wire::DeleteImages& what);  // bytes freed
   void verify(const wire::ToHost& ask, wire::FromHost message);
   void free_space();
   void discard(FakeGang& gang, std::uint64_t epoch);

@@ -115,6 +115,7 @@ std::string answer(const Answer& one) {
           },
           [](const Ranks& a) { return fmt::format("{} ranks", a.ranks.size()); },
           [](const Verified& a) { return fmt::format("{} checkpoints of {} verified", a.epochs.size(), a.job.value); },
+          [](const Pruned& a) { return fmt::format("{} checkpoints of {} pruned", a.pruned.size(), a.job.value); },
           [](const Acknowledged&) { return std::string("acknowledged"); }},
       one);
 }
@@ -139,6 +140,7 @@ std::string describe(const Event& event) {
           [](const StopJob& e) { return "client: stop " + e.job.value; },
           [](const RemoveJob& e) { return "client: remove " + e.job.value; },
           [](const VerifyJob& e) { return "client: verify " + e.job.value; },
+          [](const PruneJob& e) { return "client: prune " + e.job.value; },
           [](const CordonHost& e) {
             return fmt::format("client: {} {}", e.cordoned ? "cordon" : "uncordon", e.host.value);
           },
