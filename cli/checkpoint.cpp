@@ -18,6 +18,8 @@ namespace {
 
 using nlohmann::json;
 
+const std::vector<std::string> kPhases{"close", "drain", "freeze", "capture", "release", "upload"};
+
 struct CheckpointArguments {
   std::string job;
   std::optional<std::uint32_t> control_gap_ms;
@@ -44,11 +46,24 @@ Called<json> ask_long(CommandContext& context, const std::string& job, const std
   return client->post("/v1/jobs/" + url_segment(job) + "/" + verb, body, kLong);
 }
 
+// While another checkpoint is under way this one waits for its turn, if the manifest lets it: said before it is asked.
+void say_if_waiting(CommandContext& context, const std::string& job) {
+  const auto client = connect(context);
+  if (!client) return;  // asking will tell
+  const auto status = client->get("/v1/jobs/" + url_segment(job));
+  if (!status || cell(*status, "whileUploading") != "wait" || cell(*status, "state") == "restarting") return;
+  const std::string phase = cell(*status, "phase");
+  if (std::ranges::find(kPhases, phase) == kPhases.end()) return;
+  note(context, fmt::format("checkpoint {} is still under way ({}); this one waits for its turn",
+                            cell(*status, "epoch"), phase));
+}
+
 int checkpoint(CommandContext& context, const CheckpointArguments& arguments) {
+  say_if_waiting(context, arguments.job);
   json body = json::object();
   if (arguments.control_gap_ms) body["testUncoordinatedGapMs"] = *arguments.control_gap_ms;
   const auto answer =
-      ask_long(context, arguments.job, "checkpoint", body, {"close", "drain", "freeze", "capture", "release", "upload"},
+      ask_long(context, arguments.job, "checkpoint", body, kPhases,
                "\nstillpoint: no longer waiting; the checkpoint goes on: `stillpoint checkpoints` shows how it ends\n");
   if (!answer) return report(context, answer.error());
   if (context.json) {

@@ -276,6 +276,23 @@ TEST_CASE("store shows what is used by host and by job, and the ratios") {
   CHECK(run_with(server, {"store", "--json"}).document() == answer);
 }
 
+TEST_CASE("a checkpoint that has to wait for its turn says so, unless the manifest has it refused") {
+  auto status = kStatus;
+  status["phase"] = "upload";
+  status["whileUploading"] = "wait";
+  const TestServer server([&](const TestRequest& request) -> TestAnswer {
+    if (request.method == "GET") return {200, status.dump()};
+    return {200, R"({"job":"j7","epoch":13})"};
+  });
+  const std::string words = "checkpoint 12 is still under way (upload); this one waits for its turn";
+  CHECK(run_with(server, {"checkpoint", "j7"}).err.find(words) != std::string::npos);
+  status["whileUploading"] = "refuse";
+  CHECK(run_with(server, {"checkpoint", "j7"}).err.empty());
+  status["whileUploading"] = "wait";
+  status["phase"] = "";
+  CHECK(run_with(server, {"checkpoint", "j7"}).err.empty());
+}
+
 TEST_CASE("a restart says which newer checkpoint it passed over") {
   const TestServer server(always(
       {200,
@@ -314,8 +331,8 @@ TEST_CASE("commands ask for what they are told to") {
   CHECK(run_with(server, {"cordon", "h1"}).code == 0);
   CHECK(run_with(server, {"uncordon", "h1"}).code == 0);
   std::vector<std::string> asked;
-  for (const auto& request : server.requests())
-    asked.push_back(request.method + " " + request.target + " " + request.body);
+  for (const auto& request : server.requests())  // a checkpoint looks first whether another one is under way
+    if (request.method != "GET") asked.push_back(request.method + " " + request.target + " " + request.body);
   CHECK(asked == std::vector<std::string>{
                      "POST /v1/jobs/j7/checkpoint {}", "POST /v1/jobs/j7/checkpoint {\"testUncoordinatedGapMs\":300}",
                      "POST /v1/jobs/j7/restart {}",

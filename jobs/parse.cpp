@@ -288,10 +288,12 @@ std::optional<std::string> read_choice(const Section& section, std::string_view 
 }
 
 void read_checkpoint(Problems& problems, const YamlNode& node, CheckpointPolicy& policy) {
-  const Section section(problems, node, "spec.checkpoint", {"interval", "keep", "durability"});
+  const Section section(problems, node, "spec.checkpoint", {"interval", "keep", "durability", "whileUploading"});
   read_interval(section, policy);
   if (const auto n = section.integer("keep", 1, kMostKept)) policy.keep = static_cast<std::uint32_t>(*n);
-  if (auto word = read_choice(section, "durability", {"local", "host-loss", "site"})) policy.durability = std::move(*word);
+  if (auto word = read_choice(section, "durability", {"local", "host-loss", "site"}))
+    policy.durability = std::move(*word);
+  if (auto word = read_choice(section, "whileUploading", {"wait", "refuse"})) policy.while_uploading = std::move(*word);
 }
 
 void read_restart(Problems& problems, const YamlNode& node, RestartPolicy& policy) {

@@ -165,6 +165,7 @@ json status_json(const Coordinator& core, const JobRecord& job, const std::vecto
           {"automaticRestarts", job.automatic_restarts},
           {"exitCode", job.exit_code ? json(*job.exit_code) : json(nullptr)},
           {"phase", core.phase(job.job)},
+          {"whileUploading", job.spec.while_uploading},
           {"submitDirectory", job.spec.submit_directory}};
 }
 
@@ -238,7 +239,6 @@ json verified_json(const Verified& verified) {
   return {{"job", verified.job.value}, {"epochs", std::move(epochs)}};
 }
 
-json hosts_json(const Coordinator& core) {
 json pruned_json(const Pruned& pruned) {
   return {{"job", pruned.job.value},
           {"pruned", numbers(pruned.pruned)},
@@ -297,6 +297,7 @@ json store_json(const Coordinator& core) {
           {"compression", ratio(pages * kPageBytes, packed)}};
 }
 
+json hosts_json(const Coordinator& core) {
   json list = json::array();
   for (const auto& view : core.hosts()) {
     json jobs = json::array();

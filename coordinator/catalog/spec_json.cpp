@@ -24,6 +24,7 @@ void read_policies(JsonReader& reader, JobSpec& spec, std::vector<std::string>& 
     JsonReader checkpoint(*value, reader.path("checkpoint"), problems);
     checkpoint.read("intervalSeconds", spec.interval_seconds);
     checkpoint.read("keep", spec.keep);
+    checkpoint.read("whileUploading", spec.while_uploading);
     checkpoint.refuse_unknown();
   }
   if (const json* value = reader.find("restart")) {
@@ -71,7 +72,8 @@ json spec_to_json(const JobSpec& spec) {
           {"outputs", spec.outputs},
           {"checkpoint",
            {{"intervalSeconds", spec.interval_seconds ? json(*spec.interval_seconds) : json(nullptr)},
-            {"keep", spec.keep}}},
+            {"keep", spec.keep},
+            {"whileUploading", spec.while_uploading}}},
           {"durability", spec.durability},
           {"restart", {{"onFailure", spec.restart_on_failure}, {"maxRestarts", spec.max_restarts}}},
           {"placement", {{"hosts", std::move(hosts)}, {"spread", spec.spread}}},
@@ -134,6 +136,8 @@ std::vector<std::string> spec_problems(const JobSpec& spec) {
   expect(!spec.interval_seconds || *spec.interval_seconds >= 1,
          "checkpoint.intervalSeconds: expected at least 1, or null");
   expect(spec.keep >= 1, "checkpoint.keep: expected at least 1");
+  expect(spec.while_uploading == "wait" || spec.while_uploading == "refuse",
+         "checkpoint.whileUploading: expected \"wait\" or \"refuse\"");
   expect(spec.durability == "host-loss" || spec.durability == "local" || spec.durability == "site",
          "durability: expected \"local\", \"host-loss\" or \"site\"");
   for (const auto& host : spec.hosts)

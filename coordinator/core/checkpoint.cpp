@@ -310,7 +310,11 @@ void on_request(Core& core, const CheckpointJob& event) {
   JobRecord* job = core.find(event.job);
   if (job == nullptr)
     return core.refuse(event.request, Error{ErrorKind::not_found, "checkpoint", event.job.value, "no such job"});
-  const auto& run = core.run(event.job);
+  auto& run = core.run(event.job);
+  if (job->attempt && job->spec.while_uploading == "wait" && !run.finish && run.turns.size() < kMaxTurns) {
+    run.turns.push_back(event);
+    return;
+  }
   std::string why;
   if (job->attempt)
     why = fmt::format("checkpoint {} is still under way ({}); wait for its end", job->attempt->value,
@@ -327,11 +331,16 @@ void on_request(Core& core, const CheckpointJob& event) {
                                fmt::format("host {} is not connected; try again when it is back", host.value)});
   if (const std::string obstacle = copies::obstacle(core, *job); !obstacle.empty())
     return core.refuse(event.request, refused("checkpoint", job->job.value, obstacle));
+  if (const auto full = store_full(core, *job)) return core.refuse(event.request, *full);
   begin(core, *job, event.request, event.control_gap_ms);
 }
 
+void refuse_turns(Core& core, const JobId& job, const std::string& why) {
+  for (const auto& turn : std::exchange(core.run(job).turns, {}))
+    core.refuse(turn.request, refused("checkpoint", job.value, why));
+}
+
 void on_wish(Core& core, JobRecord& job, const wire::RankWish& wish) {
-  if (const auto full = store_full(core, *job)) return core.refuse(event.request, *full);
   auto& runs = core.run(job.job);
   if (job.state != JobState::running || job.attempt || runs.finish) return;
   for (const auto& host : core.gang_hosts(job))
@@ -340,6 +349,7 @@ void on_wish(Core& core, JobRecord& job, const wire::RankWish& wish) {
   if (wish.kind() == wire::RankWish::GOOD_MOMENT &&
       (!periodic || core.now + std::chrono::seconds(*job.spec.interval_seconds) / 4 < runs.next_checkpoint))
     return;
+  if (!has_room(core, job)) return;
   core.note(Log::Level::info, job.job, {}, {}, "checkpoint wished", fmt::format("by rank {}", wish.rank()));
   begin(core, job, std::nullopt, std::nullopt);
 }
@@ -349,7 +359,6 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   auto& run = *core.run(request.job).checkpoint;  // cancel() took the requests when it ended
   if (answer.has_failure() || !take(core, job, run, request, answer)) {
     const Error error = host_error(request, answer);
-  if (!has_room(core, job)) return;
     const bool once_more = run.phase == Phase::freeze && !run.gap && error.kind == ErrorKind::not_quiet;
     if (!once_more) return abort(core, job, error);
     run.problems.push_back(error.message());
@@ -387,6 +396,7 @@ void abort(Core& core, JobRecord& job, const Error& cause) {
   else core.save(job);
   core.note(Log::Level::warn, job.job, {}, run.epoch, "epoch aborted", epoch.reason);
   clean_up(core, job, run.epoch);
+  const std::string room = cause.kind == ErrorKind::storage_full ? "; " + room_remedy(core) : "";
   if (run.request)
     core.refuse(*run.request,
                 Error{cause.kind, "checkpoint", fmt::format("{}, epoch {}", job.job.value, run.epoch.value),
@@ -396,7 +406,6 @@ void abort(Core& core, JobRecord& job, const Error& cause) {
 void clean_up(Core& core, const JobRecord& job, Epoch epoch) {
   auto& waiting = core.run(job.job).cleanup[epoch];
   core.ask_gang(Owner::background, job, epoch, waiting,
-  const std::string room = cause.kind == ErrorKind::storage_full ? "; " + room_remedy(core) : "";
                 [](wire::ToHost& m, const HostName&) { m.mutable_release()->set_discard(true); });
   if (waiting.empty()) on_cleaned(core, job.job, epoch, HostName{});
 }
@@ -416,11 +425,20 @@ void on_cleaned(Core& core, const JobId& job, Epoch epoch, const HostName& host)
 void tick(Core& core, JobRecord& job) {
   auto& runs = core.run(job.job);
   if (!runs.checkpoint) {
+    if (!runs.turns.empty() && !job.attempt) {
+      const CheckpointJob turn = runs.turns.front();
+      runs.turns.pop_front();
+      return on_request(core, turn);
+    }
     const bool due = job.state == JobState::running && job.spec.interval_seconds && !runs.finish && !job.attempt &&
                      core.now >= runs.next_checkpoint;
     if (!due) return;
     for (const auto& host : core.gang_hosts(job))
       if (!core.usable(host)) return;
+    if (!has_room(core, job)) {
+      runs.next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
+      return;
+    }
     return begin(core, job, std::nullopt, std::nullopt);
   }
   auto& run = *runs.checkpoint;
@@ -435,10 +453,6 @@ void tick(Core& core, JobRecord& job) {
   abort(core, job,
         Error{ErrorKind::deadline, std::string(name(run.phase)), fmt::format("epoch {}", run.epoch.value), cause});
 }
-    if (!has_room(core, job)) {
-      runs.next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
-      return;
-    }
 
 std::string_view name(Phase phase) {
   switch (phase) {

@@ -13,6 +13,9 @@
 //   release   ReleaseGang              every host says that it had held all along -> epoch captured, the job goes on
 //   upload    -                        every guest's image is durable -> ONE Persist: epoch committed
 //
+// One that is asked for while another is under way waits for its turn, unless the manifest says that it is refused.
+// None begins while a host of the gang says that its store is nearly full.
+//
 // Anything else that happens - a failure, a deadline, a lost host, the program's end - aborts: the epoch is aborted in
 // the catalog first, then the hosts let go and throw the images away, and the job goes on as if nothing had been. The
 // test-only control goes freeze, capture, release host by host, with a gap between them and no verification.
@@ -24,6 +27,8 @@ namespace stillpoint::coordinator::checkpoint {
 
 void on_request(Core& core, const CheckpointJob& event);
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
+// Those that wait for their turn will have none.
+void refuse_turns(Core& core, const JobId& job, const std::string& why);
 // A program's own wish (stillpoint.h): begins a checkpoint if one may begin, else nothing happens.
 void on_wish(Core& core, JobRecord& job, const wire::RankWish& wish);
 // Images of any epoch, also of one that is settled.

@@ -23,6 +23,7 @@ inline constexpr std::uint64_t kUndurableOutputBytes = 8u << 20;  // given to th
 inline constexpr std::uint64_t kUndurableInAll = 32u << 20;  // of all jobs: the disk's queue never makes the core wait
 inline constexpr std::size_t kMaxQueries = 64;               // rank queries under way, per job
 inline constexpr std::size_t kMaxStops = 64;                 // clients that wait for one stop
+inline constexpr std::size_t kMaxTurns = 16;                 // checkpoints of a job that wait for their turn
 inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};  // hosts answer at their deadline; hear them out
 inline constexpr std::chrono::milliseconds kEnoughRounds{500};   // of counting; then the freeze decides
 inline constexpr std::chrono::milliseconds kSettle{200};         // for the kernel's TCP to settle under freeze
@@ -31,8 +32,8 @@ inline constexpr std::chrono::milliseconds kDestroyDeadline{60'000};
 inline constexpr std::chrono::milliseconds kRemoveDeadline{60'000};
 inline constexpr std::chrono::milliseconds kVerifyDeadline{600'000};  // of an epoch, and longer for a large one:
 inline constexpr std::uint64_t kVerifyBytesPerMs = 10'000;            // what a busy disk reads at least
-inline constexpr std::chrono::milliseconds kRetry{5'000};             // between tries of a clean-up that failed
 inline constexpr std::chrono::milliseconds kFullNoteEvery{60'000};    // "no room" in a job's history, at most
+inline constexpr std::chrono::milliseconds kRetry{5'000};             // between tries of a clean-up that failed
 
 // Which machine a request's answer belongs to.
 enum class Owner { start, checkpoint, restart, finish, remove, verify, prune, query, background };
@@ -59,9 +60,9 @@ struct HostRun {
   bool ping_out = false;   // not answered yet: no further one is sent
   wire::HostHello hello;   // without its gangs
   std::uint64_t memory_free = 0;
-};
   std::uint64_t image_free = 0;
   wire::StoreFigures store;
+};
 
 // The program's output: received in order, durable up to, and what came before the stored length was known.
 struct OutputRun {
@@ -172,7 +173,6 @@ struct VerifyRun {
   std::vector<EpochCheck> done;
 };
 
-struct RanksQuery {
 // Whoever asked for a pruning hears of it when the images are deleted, or at the deadline.
 struct PruneRun {
   RequestId request;
@@ -180,6 +180,7 @@ struct PruneRun {
   Pruned answer;
 };
 
+struct RanksQuery {
   RequestId request;
   std::set<HostName> waiting;
   Time deadline{};
@@ -193,16 +194,17 @@ struct JobRun {
   std::optional<RemoveRun> remove;
   std::optional<VerifyRun> verify;
   std::optional<PruneRun> prune;
+  std::deque<CheckpointJob> turns;  // checkpoints that were asked for while one is under way
   OutputRun output;
   std::vector<RanksQuery> queries;
   std::map<std::uint32_t, wire::RankReport> ranks;                       // as last heard
   std::map<std::uint64_t, std::optional<wire::LaunchOutcome>> launches;  // of this incarnation; nothing: under way
   std::map<Epoch, std::set<HostName>> cleanup;  // aborted epochs that hosts still have to let go
   Time next_checkpoint{};
+  Time next_full_note{};  // when it may be said again that there is no room for a checkpoint
   unsigned failed_starts = 0;
   Time start_not_before{};                                // of a pending job
   std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before
-  Time next_full_note{};  // when it may be said again that there is no room for a checkpoint
 };
 
 struct Core {

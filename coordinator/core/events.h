@@ -42,6 +42,8 @@ struct JobSpec {
   std::vector<std::string> outputs;  // names in guest 0's workdir, fetched when the program has ended
   std::optional<std::uint32_t> interval_seconds;  // periodic checkpoints; nothing: only on demand
   std::uint32_t keep = 3;
+  // What becomes of a checkpoint that is asked for while another one is under way: "wait" for its turn, or "refuse".
+  std::string while_uploading = "wait";
   std::string durability = "host-loss";  // or "local", "site"
   bool restart_on_failure = true;
   std::uint32_t max_restarts = 5;
@@ -106,14 +108,14 @@ struct VerifyJob {
   JobId job;
   std::optional<Epoch> epoch;
 };
-struct CordonHost {
-  RequestId request;
 // Committed checkpoints beyond the newest `keep` go; nothing: the job's own keep.
 struct PruneJob {
   RequestId request;
   JobId job;
   std::optional<std::uint32_t> keep;
 };
+struct CordonHost {
+  RequestId request;
   HostName host;
   bool cordoned;
 };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "coordinator/core/checkpoint.h"
 #include "coordinator/core/finish.h"
 #include "coordinator/core/verify.h"
 
@@ -51,6 +52,7 @@ void on_remove(Core& core, const RemoveJob& event) {
   if (run.prune)
     return core.refuse(event.request,
                        refused("rm", event.job.value, "its checkpoints are being pruned; try again when that is done"));
+  checkpoint::refuse_turns(core, event.job, "the job is being removed");
   verify::cancel(core, event.job, refused("verify", event.job.value, "the job is being removed"));
   std::vector<Epoch> epochs;
   for (auto& [number, epoch] : core.catalog.epochs) {

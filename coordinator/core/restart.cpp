@@ -135,6 +135,7 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
 }
 
 void begin(Core& core, JobRecord& job, RestartRun fresh) {
+  checkpoint::refuse_turns(core, job.job, "the job is being restarted");
   auto& run = core.run(job.job).restart.emplace(std::move(fresh));
   run.asked = run.since = core.now;
   core.note(Log::Level::info, job.job, {}, run.epoch, "restart begun",

@@ -56,7 +56,9 @@ TEST_CASE("a checkpoint is committed and says what it cost; the job runs on") {
 TEST_CASE("the stall ends before the upload does, and no other checkpoint begins meanwhile") {
   World w(2);
   w.script.upload = milliseconds(5'000);
-  const JobId id = w.running(spec());
+  auto job = spec();
+  job.while_uploading = "refuse";
+  const JobId id = w.running(job);
   const auto request = w.checkpoint(id);
   w.run_for(milliseconds(300));
   CHECK(w.job(id).state == JobState::running);
@@ -70,6 +72,72 @@ TEST_CASE("the stall ends before the upload does, and no other checkpoint begins
   REQUIRE(result.has_value());
   CHECK(std::get<CheckpointTaken>(result.value()).epoch.stall_ms < 1'000);
   CHECK(std::get<CheckpointTaken>(result.value()).epoch.commit_ms >= 4'900);
+}
+
+TEST_CASE("a checkpoint that is asked for while one is under way waits for its turn, in order") {
+  World w(2);
+  w.script.upload = milliseconds(5'000);
+  const JobId id = w.running(spec());
+  const auto first = w.checkpoint(id);
+  const auto second = w.checkpoint(id), third = w.checkpoint(id);
+  w.run_for(milliseconds(2'000));
+  CHECK(w.durable.epochs.size() == 1);
+  const auto epoch_of = [&](RequestId request) {
+    const auto result = w.answer(request);
+    REQUIRE(result.has_value());
+    return std::get<CheckpointTaken>(result.value()).epoch.epoch;
+  };
+  CHECK(epoch_of(first) == Epoch{1});
+  CHECK_FALSE(w.replies.contains(second));
+  CHECK(epoch_of(second) == Epoch{2});
+  CHECK_FALSE(w.replies.contains(third));
+  CHECK(epoch_of(third) == Epoch{3});
+  unharmed(w, id);
+}
+
+TEST_CASE("the turn comes also when the checkpoint before it is aborted") {
+  World w(2);
+  const JobId id = w.running(spec());
+  w.script.failure = [](const HostName&, const wire::ToHost& m) { return m.has_capture() ? full(m) : std::nullopt; };
+  w.script.swallow = [](const HostName& host, const wire::ToHost& m) { return m.has_freeze() && host.value == "h1"; };
+  const auto first = w.checkpoint(id), second = w.checkpoint(id);
+  w.run_for(milliseconds(500));
+  w.script.swallow = nullptr;
+  w.script.failure = nullptr;
+  CHECK(w.answer(first).has_error());
+  CHECK(w.answer(second).has_value());
+  unharmed(w, id);
+}
+
+TEST_CASE("who waits for a turn is told when there will be none") {
+  World w(3);
+  w.script.upload = milliseconds(60'000);
+  const JobId id = w.running(spec());
+  w.committed(id);
+  const auto says_why = [&](const std::string& why, const auto& end) {
+    w.checkpoint(id);
+    w.run_for(milliseconds(500));
+    const auto second = w.checkpoint(id);
+    end();
+    const auto result = w.answer(second);
+    REQUIRE(result.has_error());
+    CHECK_MESSAGE(says(result.error().message(), why), result.error().message());
+  };
+  says_why("the job is being restarted", [&] { w.restart(id); });
+  REQUIRE(w.until_state(id, JobState::running));
+  says_why("job j1 is stopped", [&] { w.ask([&](RequestId r) { return StopJob{r, id}; }); });
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("only so many wait for their turn") {
+  World w(2);
+  w.script.upload = milliseconds(60'000);
+  const JobId id = w.running(spec());
+  w.checkpoint(id);
+  for (int i = 0; i < 16; ++i) w.checkpoint(id);
+  const auto result = w.answer(w.checkpoint(id));
+  REQUIRE(result.has_error());
+  CHECK(says(result.error().message(), "is still under way"));
 }
 
 TEST_CASE(
@@ -260,6 +328,7 @@ TEST_CASE("a failure of any step on any host aborts, names host and cause, and h
       REQUIRE(result.has_error());
       CHECK(result.error().kind == ErrorKind::storage_full);
       CHECK(says(result.error().message(), "capture of guest 1 on " + at + ": no space left on device"));
+      CHECK(says(result.error().message(), "no job holds checkpoints: make room there; the job goes on"));
       CHECK(says(w.epoch(Epoch{1}).reason, "no space left"));
       unharmed(w, id);
       w.script.failure = nullptr;
@@ -363,7 +432,6 @@ TEST_CASE("a session that breaks and comes back in any phase does not cost the c
   for (Body step : {&wire::ToHost::has_close, &wire::ToHost::has_count, &wire::ToHost::has_freeze,
                     &wire::ToHost::has_capture, &wire::ToHost::has_release}) {
     World w(2);
-      CHECK(says(result.error().message(), "no job holds checkpoints: make room there; the job goes on"));
     const JobId id = w.running(spec());
     bool once = false;
     w.script.swallow = [&](const HostName& host, const wire::ToHost& m) {
