@@ -228,6 +228,9 @@ class Transfer {
   Error failure(CURLcode code) const {
     if (broken_) return *broken_;
     const std::string words = words_[0] != '\0' ? words_.data() : curl_easy_strerror(code);
+    long verified = 0;  // X509_V_OK; otherwise the handshake failed with some code or other
+    curl_easy_getinfo(handle_, CURLINFO_SSL_VERIFYRESULT, &verified);
+    if (verified != 0) return error(ErrorKind::refused, "the server is not who it should be: " + words);
     switch (code) {
       case CURLE_ABORTED_BY_CALLBACK: return stopped();
       case CURLE_OPERATION_TIMEDOUT: return error(ErrorKind::transient, timeout_words(words));

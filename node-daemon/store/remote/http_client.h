@@ -42,9 +42,10 @@ struct HttpSettings {
   std::string connect_to;                             // "ADDR:PORT" instead of the URL's host and port, if not empty
   std::string proxy;                                  // URL; empty: none, whatever the environment says
   std::chrono::milliseconds connect_timeout{10'000};  // name, TCP and TLS
-  std::chrono::seconds stall_timeout{30};             // so long under a KiB/s, and the transfer is given up
-  std::uint64_t send_rate = 0;                        // bytes/s of each request; 0: no limit
-  std::size_t idle_connections = 8;                   // as many are kept
+  // So long under a KiB/s, and the transfer is given up; libcurl's measure is some seconds behind.
+  std::chrono::seconds stall_timeout{30};
+  std::uint64_t send_rate = 0;       // bytes/s of each request; 0: no limit
+  std::size_t idle_connections = 8;  // as many are kept
 };
 
 enum class HttpMethod { get, head, put, post, remove };
