@@ -1,5 +1,9 @@
 // A place for files (BlobStore) as the chunk store sees a file system, to read a store that lies there, and to delete
 // from it. Nothing is written: files are put there as a whole, by BlobStore::put. Paths are the place's names.
+//
+// Readers ask for a chunk store's blocks one after the other, some 80 KB each. A read that goes on where an earlier one
+// ended therefore takes more than was asked, twice as much each time; what others asked for is kept a while. What is
+// kept has a bound that does not depend on how many files are open.
 // Threads: as Files says.
 #pragma once
 
@@ -9,12 +13,16 @@
 
 namespace stillpoint::node {
 
+struct ReadAheadSettings {
+  std::size_t first = 128u << 10;  // bytes that a read takes at least
+  std::size_t most = 4u << 20;     // and that it grows to
+  std::size_t memory = 32u << 20;  // kept, of all files together
+};
+
 class RemoteFiles final : public Files {
  public:
-  // A reader in order asks the other side once for so many bytes.
-  static constexpr std::size_t kReadAhead = 4u << 20;
-
-  explicit RemoteFiles(std::shared_ptr<BlobStore> blobs) : blobs_(std::move(blobs)) {}
+  explicit RemoteFiles(std::shared_ptr<BlobStore> blobs, const ReadAheadSettings& settings = {});
+  ~RemoteFiles() override;
 
   Result<std::shared_ptr<const ReadableFile>> open(const std::filesystem::path& path) override;
   Result<std::vector<std::string>> list(const std::filesystem::path& path) override;
@@ -29,7 +37,10 @@ class RemoteFiles final : public Files {
   Result<std::uint64_t> free_bytes(const std::filesystem::path& path) override;
 
  private:
+  class ReadAhead;
+  class File;
   const std::shared_ptr<BlobStore> blobs_;
+  const std::shared_ptr<ReadAhead> read_ahead_;  // shared with the files, which may outlive this
 };
 
 }  // namespace stillpoint::node

@@ -138,6 +138,33 @@ TEST_CASE("remote files: blocks read in order are fetched in large pieces") {
   }
   CHECK(blobs->reads < 12);
   CHECK((*file)->read(bytes.size() - 1, 2).error().kind == ErrorKind::damaged);
+
+  // Nothing was asked twice of places far apart.
+  const auto others = std::make_shared<CountedBlobs>(bytes);
+  RemoteFiles scattered(others);
+  auto again = scattered.open("packs/a");
+  REQUIRE(again.has_value());
+  for (const std::size_t at : {0u, 8u << 20, 15u << 20, 0u, 8u << 20, 15u << 20})
+    REQUIRE((*again)->read(at, 40).value() == std::string_view(bytes).substr(at, 40));
+  CHECK(others->reads == 3);
+}
+
+TEST_CASE("remote files: readers of one file side by side do not make each other fetch again; memory has a bound") {
+  const std::string bytes = flat_bytes(3, 8u << 20);
+  const auto blobs = std::make_shared<CountedBlobs>(bytes);
+  ReadAheadSettings settings;
+  settings.memory = 1u << 20, settings.most = 256u << 10;
+  RemoteFiles files(blobs, settings);
+  auto file = files.open("packs/a");
+  REQUIRE(file.has_value());
+  for (std::size_t at = 0; at + 64'000 < bytes.size() / 2; at += 64'000)
+    for (const std::size_t from : {at, at + bytes.size() / 2})
+      REQUIRE((*file)->read(from, 64'000).value() == std::string_view(bytes).substr(from, 64'000));
+  CHECK(blobs->reads < 40);  // 32 pieces of 256 KiB, and the first ones
+  // The beginning is forgotten since, and asked for again.
+  const unsigned before = blobs->reads;
+  CHECK((*file)->read(0, 10).value() == bytes.substr(0, 10));
+  CHECK(blobs->reads == before + 1);
 }
 
 TEST_CASE("remote files: nothing is written through them") {
