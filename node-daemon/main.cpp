@@ -9,6 +9,7 @@
 
 #include "common/log.h"
 #include "node-daemon/domain/libvirt_driver.h"
+#include "node-daemon/object_store_flags.h"
 #include "node-daemon/peer/peer_blobs.h"
 #include "node-daemon/peer/peer_server.h"
 #include "node-daemon/shell/daemon.h"
@@ -27,6 +28,7 @@ struct Flags {
   std::uint16_t images_port = 7444;
   std::string domain;
   std::optional<std::uint64_t> store_reserve;
+  ObjectStoreFlags object_store;
 };
 
 int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
@@ -52,6 +54,7 @@ int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
                  "1 GiB and 5 % of the file system")
       ->transform(CLI::AsSizeValue(false))
       ->take_last();
+  add_flags(app, flags.object_store);
   app.add_option("--guest-image", flags.guest_image, "directory with vmlinuz, initrd.img, base.squashfs")->required();
   app.add_option("--libvirt", flags.libvirt, "embed, or qemu:///system")
       ->check(CLI::IsMember({"embed", "qemu:///system"}));
@@ -96,6 +99,10 @@ Status serve(const Flags& flags) {
   images.own = flags.own_images;
   images.connect = [identity = SiteIdentity{tls_file("ca.pem"), tls_file("cert.pem"), tls_file("key.pem")}](
                        const wire::StorePeer& peer) { return connect_peer(peer, identity, 0); };
+  auto object_store = open_object_store(flags.object_store, flags.tls, {flags.name});
+  if (!object_store) return object_store.error();
+  parts.settings.object_store = *object_store != nullptr;
+  images.object_store = std::move(*object_store);
   auto store = open_chunk_image_store(std::filesystem::absolute(flags.images), {flags.name}, keys, std::move(images));
   if (!store) return store.error();
   std::unique_ptr<PeerServer> peers;  // goes before the store

@@ -101,7 +101,7 @@ std::string obstacle(const Core& core, const JobRecord& job) {
   for (const auto& host : core.gang_hosts(job)) {
     const auto& hello = core.hosts.at(host).hello;
     if (wanted == wire::Durability::SITE && !hello.object_store())
-      return fmt::format("its durability is site, and host {} knows of no S3 store: start its daemon with --s3-config",
+      return fmt::format("its durability is site, and host {} knows of no S3 store: start its daemon with --s3-endpoint",
                          host.value);
     if (wanted == wire::Durability::HOST_LOSS && hello.store_is_own() && partners(core, job, host).empty())
       return fmt::format(

@@ -214,12 +214,15 @@ void Core::delete_images(Owner owner, const JobId& id, const std::vector<Epoch>&
   for (const auto& [name, host] : hosts)
     if (usable(name)) up.push_back(name);
   if (up.empty()) up.emplace_back();
-  bool first_of_shared = true;
+  bool first_of_shared = true, first_of_object_store = true;
   for (const HostName& host : up)
     ask(owner, host, id, Incarnation{}, Epoch{}, [&](wire::ToHost& m) {
       const bool is_own = !host.value.empty() && hosts.at(host).hello.store_is_own();
       for (auto e : epochs) m.mutable_delete_images()->add_epochs(e.value);
       m.mutable_delete_images()->set_all_hosts(is_own || std::exchange(first_of_shared, false));
+      if (!host.value.empty() && hosts.at(host).hello.object_store() && std::exchange(first_of_object_store, false))
+        for (const auto& [known, record] : catalog.hosts)
+          if (!usable(known)) m.mutable_delete_images()->add_lost_hosts(known.value);
     });
 }
 

@@ -108,6 +108,7 @@ struct DeleteImages {  // → ImagesDeleted
   std::vector<Epoch> epochs;
   bool all_hosts = false;   // also what other hosts stored, and copies of it
   std::uint64_t token = 0;  // 0: nobody waits for it
+  std::vector<HostName> lost_hosts = {};  // whose space in the S3 store is freed here
 };
 struct ListImages {};  // whose images the host's own store holds → ImagesListed
 struct VerifyImages {  // → ImagesVerified

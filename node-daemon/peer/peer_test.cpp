@@ -192,7 +192,7 @@ TEST_CASE("the next copy costs what is new, and compaction here makes no second 
   CHECK(second > first);
   CHECK(second - first < first);
   // h1 frees most of the first pack and writes the rest of it anew; what h2 has is still good for it.
-  REQUIRE(gang.h1->store().remove({"j7"}, {{1}}, ImageStore::Reach::own).has_value());
+  REQUIRE(gang.h1->store().remove({"j7"}, {{1}}, ImageStore::Reach::own, {}).has_value());
   const wire::GuestImage third = gang.copied(3, disk);
   CHECK(packs() - second < first / 10);
   gang.h1.reset();
@@ -238,7 +238,7 @@ TEST_CASE("deleting everywhere frees the copies") {
   Gang gang;
   gang.copied(12, gang.disk);
   REQUIRE(gang.h2->files_of("h1") > 2);
-  REQUIRE(gang.h2->store().remove({"j7"}, {{12}}, ImageStore::Reach::all_hosts).has_value());
+  REQUIRE(gang.h2->store().remove({"j7"}, {{12}}, ImageStore::Reach::all_hosts, {}).has_value());
   CHECK(gang.h2->files_of("h1") == 0);
   // A partner that lost it gets it whole again.
   const wire::GuestImage image = gang.copied(12, gang.disk);

@@ -243,7 +243,7 @@ class HangingStore final : public ImageStore {
   Result<ImageCheck> verify(const wire::ImageFile&, const std::stop_token&) override {
     return switch_->write().error();
   }
-  Status remove(const JobId&, const std::vector<Epoch>&, Reach) override { return {}; }
+  Status remove(const JobId&, const std::vector<Epoch>&, Reach, const std::vector<HostName>&) override { return {}; }
   void tidy() override {}
   void stop_freeing() override {}
   Result<std::uint64_t> free_bytes() override { return 1u << 30; }

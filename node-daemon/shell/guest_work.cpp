@@ -197,7 +197,8 @@ GangRemoved GuestWork::remove(const RemoveGang& work) {
 ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
   using Reach = ImageStore::Reach;
   const std::uint64_t before = store_.use().pack_bytes;
-  ImagesDeleted done{work.token, store_.remove(work.job, work.epochs, work.all_hosts ? Reach::all_hosts : Reach::own),
+  ImagesDeleted done{work.token, store_.remove(work.job, work.epochs, work.all_hosts ? Reach::all_hosts : Reach::own,
+                                    work.lost_hosts),
                      0};
   const std::uint64_t after = store_.use().pack_bytes;  // more, if a checkpoint was stored meanwhile
   done.freed_bytes = before > after ? before - after : 0;

@@ -148,7 +148,8 @@ class ChunkImageStore final : public SiteImageStore {
   Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
                                             const std::vector<wire::StorePeer>& peers) override;
   Result<ImageCheck> verify(const wire::ImageFile& file, const std::stop_token& stop) override;
-  Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) override;
+  Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach,
+                const std::vector<HostName>& lost_hosts) override;
   // Another host may have deleted lists here while this daemon was away, or was not asked.
   void tidy() override {
     if (!known_.all_there(*own_)) collect_own();
@@ -274,7 +275,8 @@ Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const st
   return place->store->verify_image(name->image, stop);
 }
 
-Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) {
+Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach,
+                               const std::vector<HostName>& lost_hosts) {
   std::vector<std::string> hosts{host_.value};
   if (reach == Reach::all_hosts) {
     auto all = system_files().list(hosts_);
@@ -290,7 +292,13 @@ Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epoch
   for (const std::string& host : hosts)
     if (host == host_.value) collect_own();
     else collect_of_other(host);
-  return {};
+  if (!copies_.has_object_store()) return {};
+  std::vector<std::string> directories;
+  for (const Epoch epoch : epochs) directories.push_back(epoch_name(job, epoch));
+  Status done = copies_.remove_from_object_store(host_.value, directories, stop_freeing_.get_token());
+  for (const HostName& lost : lost_hosts)
+    if (done) done = copies_.remove_from_object_store(lost.value, directories, stop_freeing_.get_token());
+  return done;
 }
 
 Result<std::vector<std::string>> ChunkImageStore::names_of_copies() {

@@ -120,10 +120,10 @@ TEST_CASE("a host deletes what it stored and frees the space; other hosts' image
   auto one = place.open("h1"), two = place.open("h2");
   put(*one, kDisk, test::flat_bytes(4, 300'000));
   const auto other = put(*two, kMemory, TestGuest(1).stream());
-  REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::own).has_value());
+  REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::own, {}).has_value());
   CHECK(place.files("hosts/h1") == 0);
   CHECK(get(*one, other).has_value());
-  REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::own).has_value());
+  REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::own, {}).has_value());
 }
 
 TEST_CASE(
@@ -137,7 +137,7 @@ TEST_CASE(
   }
   const auto kept = put(*three, disk_of(3), test::flat_bytes(6, 100'000));
   three.reset();  // as a dead host leaves it
-  REQUIRE(one->remove({"j7"}, {Epoch{1}, Epoch{2}}, Reach::all_hosts).has_value());
+  REQUIRE(one->remove({"j7"}, {Epoch{1}, Epoch{2}}, Reach::all_hosts, {}).has_value());
   CHECK(place.files("hosts/h1") == 0);
   CHECK(fs::is_empty(place.images() / "hosts/h2/images"));
   CHECK(place.files("hosts/h2") > 0);  // h2 alone may touch its packs
@@ -155,7 +155,7 @@ TEST_CASE("a host that was away frees what was deleted meanwhile") {
   {
     auto held = lock_store(place.images() / "hosts/h2", std::chrono::milliseconds(0));  // as if h1 could not tell
     REQUIRE(held.has_value());
-    REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::all_hosts).has_value());
+    REQUIRE(one->remove(kDisk.job, {kDisk.epoch}, Reach::all_hosts, {}).has_value());
     CHECK(place.files("hosts/h2") > 0);
   }
   two = place.open("h2");
@@ -192,7 +192,7 @@ TEST_CASE("an image is read to its end while its host moves its pages to another
   auto reader = two->open(file, {});
   REQUIRE_MESSAGE(reader.has_value(), reader.error());
   const auto before = packs();
-  REQUIRE(one->remove({"j7"}, {Epoch{1}}, Reach::own).has_value());
+  REQUIRE(one->remove({"j7"}, {Epoch{1}}, Reach::own, {}).has_value());
   REQUIRE(packs() != before);
   std::string raw;
   for (;;) {
@@ -252,8 +252,8 @@ TEST_CASE("a list that is not the one of the catalog is refused, and so are path
     bad.set_path(path);
     CHECK(get(*store, bad).error().kind == ErrorKind::refused);
   }
-  CHECK(store->remove({"a/b"}, {Epoch{1}}, Reach::own).error().kind == ErrorKind::refused);
-  CHECK(store->remove({".."}, {Epoch{1}}, Reach::all_hosts).error().kind == ErrorKind::refused);
+  CHECK(store->remove({"a/b"}, {Epoch{1}}, Reach::own, {}).error().kind == ErrorKind::refused);
+  CHECK(store->remove({".."}, {Epoch{1}}, Reach::all_hosts, {}).error().kind == ErrorKind::refused);
   CHECK(store->begin({{".."}, {1}, {0}}, {}).error().kind == ErrorKind::refused);
 }
 

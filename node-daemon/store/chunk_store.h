@@ -30,6 +30,7 @@ struct ChunkStoreOptions {
   std::uint64_t pack_bytes = 128u << 20;             // a pack that has so many is closed and another begun
   std::size_t index_entries = std::size_t{3} << 19;  // see PageIndex
   double compact_below = 0.7;                        // a pack with a smaller share of live pages is written anew
+  bool compact = true;                               // collections write packs; without, they only remove them
   bool read_only = false;                            // another host's store
 };
 

@@ -83,7 +83,36 @@ Status ImageCopies::to_object_store(ChunkStore& own, const std::vector<std::stri
                                     const std::stop_token& stop) {
   if (!object_store_)
     return Error{ErrorKind::refused, "copy images", self_.value, "this host's daemon knows of no S3 store"};
-  return copy(*place("s3", [&] { return object_store_; }), own, images, stop);
+  return copy(*object_place(), own, images, stop);
+}
+
+std::shared_ptr<ImageCopies::Place> ImageCopies::object_place() {
+  return place("s3", [&] { return object_store_; });
+}
+
+Status ImageCopies::remove_from_object_store(const std::string& owner, const std::vector<std::string>& directories,
+                                             const std::stop_token& stop) {
+  const auto at = object_place();
+  const std::lock_guard one(at->copying);  // packs whose image is still to come would count as dead
+  RemoteFiles files(at->blobs);
+  bool any = false;
+  for (const std::string& directory : directories) {
+    const std::string path = owner + "/images/" + directory.substr(0, directory.rfind('/'));
+    auto names = files.list(path);
+    if (!names) return names.error();
+    for (const std::string& name : *names) {
+      if (auto removed = files.remove(path + "/" + name); !removed) return removed;
+      any = true;
+    }
+  }
+  if (!any) return {};
+  ChunkStoreOptions options;
+  options.index_entries = 1;
+  options.compact = false;
+  auto store = ChunkStore::open(files, owner, keys_, options);
+  if (!store) return store.error();
+  auto freed = (*store)->collect(stop);
+  return freed ? Status{} : Status(freed.error());
 }
 
 Result<std::shared_ptr<CopiesView>> ImageCopies::at_peer(const wire::StorePeer& peer, const std::string& owner) {

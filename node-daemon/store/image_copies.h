@@ -41,6 +41,11 @@ class ImageCopies {
                                  const std::vector<wire::StorePeer>& partners, const std::stop_token& stop);
   Status to_object_store(ChunkStore& own, const std::vector<std::string>& images, const std::stop_token& stop);
 
+  // Images of owner below these directories ("j7/e12/"), and what only they needed. owner: this host, or one that puts
+  // nothing there any more.
+  Status remove_from_object_store(const std::string& owner, const std::vector<std::string>& directories,
+                                  const std::stop_token& stop);
+
   // What lies at a peer of owner's store, to be read. The list of packs is read now.
   Result<std::shared_ptr<CopiesView>> at_peer(const wire::StorePeer& peer, const std::string& owner);
   Result<std::shared_ptr<CopiesView>> at_object_store(const std::string& owner);
@@ -52,6 +57,7 @@ class ImageCopies {
     std::shared_ptr<CopiesView> view;  // of self's copies; made with the first copy. Guarded by copying
   };
   std::shared_ptr<Place> place(const std::string& key, const std::function<std::shared_ptr<BlobStore>()>& make);
+  std::shared_ptr<Place> object_place();
   Status copy(Place& place, ChunkStore& own, const std::vector<std::string>& images, const std::stop_token& stop);
   Result<std::shared_ptr<CopiesView>> view(const std::shared_ptr<BlobStore>& blobs, const std::string& owner) const;
 

@@ -64,8 +64,10 @@ class ImageStore {
   virtual Result<ImageCheck> verify(const wire::ImageFile& file, const std::stop_token& stop) = 0;
   // Images that are not there are deleted already. own: those that this host took; all_hosts: those of every host, and
   // copies. What the deletion leaves without use is freed before it returns, where that is this host's to do.
+  // In the site's S3 store, too; there also what hosts stored that are lost.
   enum class Reach { own, all_hosts };
-  virtual Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach) = 0;
+  virtual Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach,
+                        const std::vector<HostName>& lost_hosts) = 0;
   // Frees what another host's deletions left without use. To be called at the start, and now and then.
   virtual void tidy() = 0;
   // For good: what frees space ends soon, and later calls free none. The next process does it.

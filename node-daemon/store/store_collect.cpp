@@ -101,6 +101,7 @@ StoreState::Victims StoreState::choose_victims(Live& live) {
   for (const auto& [id, pack] : packs_) {
     const std::uint64_t count = live_pages[pack.get()];
     if (count == 0) victims.dead.push_back(pack);
+    else if (!options.compact) continue;
     else if (static_cast<double>(count) < options.compact_below * static_cast<double>(pack->pages))
       victims.sparse.push_back(pack);
     else if (pack->content.file_bytes < options.pack_bytes / kSmallPackShare) small.push_back(pack);

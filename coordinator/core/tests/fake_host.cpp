@@ -17,6 +17,12 @@ std::string image_path(const FakeGang& gang, std::uint64_t epoch, std::uint32_t 
   return fmt::format("{}/e{}/guest-{}", gang.job.value, epoch, guest);
 }
 
+// Where images are each host's own, the host's name stands before it.
+std::string key_of(const wire::ImageFile& file) {
+  const std::string& path = file.path();
+  return path.starts_with("h") ? path.substr(path.find('/') + 1) : path;
+}
+
 }  // namespace
 
 bool FakeGang::works() const {
@@ -35,6 +41,10 @@ wire::HostHello FakeHost::hello() const {
   hello.set_cpus(2);
   hello.set_memory_bytes(memory);
   hello.set_memory_free_bytes(memory);
+  hello.set_store_is_own(own_images);
+  hello.set_store_id(own_images ? name.value : "shared");
+  if (own_images) hello.set_store_endpoint("192.0.2." + name.value.substr(1) + ":7444");
+  hello.set_domain(domain);
   hello.set_image_free_bytes(image_free);
   hello.mutable_store()->set_reserve_bytes(image_reserve);
   for (const auto& [key, gang] : gangs) {
@@ -153,7 +163,7 @@ void FakeHost::make(const wire::ToHost& ask) {
                 [&](const auto& e) { return e.first.first == job && e.first.second < ask.gang().incarnation(); });
   if (ask.has_restore())
     for (const auto& image : ask.restore().images()) {
-      if (!store_.images.contains(image.memory().path()))
+      if (!store_.images.contains(key_of(image.memory())))
         return refuse(ask, ErrorKind::damaged, image.memory().path() + " is gone");
       if (store_.damaged.contains(image.memory().path()))
         return refuse(ask, ErrorKind::damaged, image.memory().path() + " does not match");
@@ -169,7 +179,7 @@ void FakeHost::make(const wire::ToHost& ask) {
     for (const auto& image : ask.restore().images()) {
       auto& guest = gang.guests[image.guest()];
       if (!fresh) continue;
-      guest.state = store_.images.at(image.memory().path());
+      guest.state = store_.images.at(key_of(image.memory()));
       guest.held = guest.frozen = true;
       guest.epoch = ask.epoch();
       gang.output_next = guest.state.output_acked;
@@ -241,7 +251,10 @@ void FakeHost::capture(FakeGang& gang, const wire::ToHost& ask, Time now) {
     for (auto& [index, guest] : gang.guests) {
       auto& image = *gang.images[epoch].add_images();
       image.set_guest(index);
-      image.mutable_memory()->set_path(image_path(gang, epoch, index));
+      image.mutable_memory()->set_path((own_images ? name.value + "/" : "") + image_path(gang, epoch, index));
+      if (own_images && ask.capture().durability().partners_size() > 0)
+        image.mutable_memory()->add_copies(ask.capture().durability().partners(0).host());
+      *image.mutable_disk() = image.memory();
       image.mutable_memory()->set_raw_bytes(1000);
       image.mutable_memory()->set_stored_bytes(100);
       store_.images[image_path(gang, epoch, index)] = guest.state;

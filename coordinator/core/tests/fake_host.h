@@ -96,6 +96,8 @@ class FakeHost {
   std::map<JobId, std::uint64_t> destroyed;
   std::deque<wire::FromHost> out;
   std::uint64_t memory = 4ull << 30;
+  bool own_images = false;  // no other host reaches its images; copies of others' are taken as asked
+  std::string domain;
   std::uint64_t image_free = 100ull << 30, image_reserve = 1ull << 30;
 
   wire::HostHello hello() const;

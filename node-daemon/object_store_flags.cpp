@@ -1,0 +1,37 @@
+#include "node-daemon/object_store_flags.h"
+
+#include "common/log.h"
+
+namespace stillpoint::node {
+
+void add_flags(CLI::App& app, ObjectStoreFlags& flags) {
+  auto* endpoint = app.add_option("--s3-endpoint", flags.s3.endpoint,
+                                  "URL of the site's S3 store, where images of jobs with durability site go");
+  const auto option = [&](const std::string& name, auto& value, const std::string& what) {
+    return app.add_option(name, value, what)->needs(endpoint);
+  };
+  endpoint->needs(option("--s3-bucket", flags.s3.bucket, "the bucket, which is there"));
+  option("--s3-prefix", flags.s3.prefix, "of all names in the bucket");
+  option("--s3-region", flags.s3.region, "us-east-1 if not given");
+  option("--s3-credentials", flags.s3.credentials,
+         "file with the key, 0600; s3.credentials beside the certificate if not given");
+  option("--s3-ca", flags.s3.ca, "file of the CAs that the server's certificate may be of; the system's if not given");
+  app.add_flag("--s3-virtual-host", flags.virtual_host, "the bucket is part of the server's name")->needs(endpoint);
+}
+
+Result<std::shared_ptr<BlobStore>> open_object_store(const ObjectStoreFlags& flags, const std::filesystem::path& tls,
+                                                     const HostName& host) {
+  if (flags.s3.endpoint.empty()) return std::shared_ptr<BlobStore>();
+  S3Settings settings = flags.s3;
+  settings.path_style = !flags.virtual_host;
+  if (settings.credentials.empty()) settings.credentials = tls / "s3.credentials";
+  auto store = S3Store::make(settings);
+  if (!store) return store.error();
+  if (auto usable = (*store)->check(); !usable) return usable.error();
+  auto ended = (*store)->end_unfinished(host.value);
+  if (!ended) log_warn("unfinished uploads not ended", {{"cause", ended.error().message()}});
+  else if (*ended > 0) log_info("unfinished uploads ended", {{"count", std::to_string(*ended)}});
+  return std::shared_ptr<BlobStore>(std::move(*store));
+}
+
+}  // namespace stillpoint::node
