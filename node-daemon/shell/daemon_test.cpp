@@ -3,24 +3,13 @@
 #include "node-daemon/shell/daemon.h"
 
 #include <doctest/doctest.h>
-#include <poll.h>
-#include <sched.h>
-#include <unistd.h>
 
-#include <atomic>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/post.hpp>
 #include <condition_variable>
-#include <cstring>
-#include <deque>
 #include <fstream>
 #include <thread>
 
-#include "common/framing.h"
-#include "common/net/frame_session.h"
-#include "common/net/test_certificates.h"
-#include "common/process.h"
-#include "node-daemon/domain/fake_driver.h"
+#include "node-daemon/shell/test_agent.h"
+#include "node-daemon/shell/test_site.h"
 #include "node-daemon/store/chunk_image_store.h"
 
 namespace stillpoint::node {
@@ -28,177 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using std::chrono::seconds;
-
-bool enter_namespace() {
-  static const bool entered = [] {
-    REQUIRE_MESSAGE(::unshare(CLONE_NEWNET) == 0, "a network namespace needs root: ", std::strerror(errno));
-    REQUIRE(run_checked({"ip", "link", "set", "lo", "up"}).has_value());
-    REQUIRE(run_checked({"ip", "link", "add", "under0", "type", "veth", "peer", "name", "under1"}).has_value());
-    REQUIRE(run_checked({"ip", "address", "add", "192.0.2.1/24", "dev", "under0"}).has_value());
-    return true;
-  }();
-  return entered;
-}
-
-// The coordinator's end: what hosts say lies in a queue until it is waited for.
-class TestCoordinator {
- public:
-  explicit TestCoordinator(net::TestSite& site) {
-    auto tls = net::TlsContext::load(site.identity("coordinator"), net::TlsRole::coordinator);
-    REQUIRE_MESSAGE(tls.has_value(), tls.error());
-    auto listener =
-        net::listen_for_sessions(io_.get_executor(), *tls, "127.0.0.1:0", {}, 4, [this](const auto& session) {
-          return net::FrameSession::Handlers{.opened = [this, session](const std::string&) { opened(session); },
-                                             .frame = [this](const std::string& payload) { took(payload); },
-                                             .closed = [this](const Error&) { closed(); }};
-        });
-    REQUIRE_MESSAGE(listener.has_value(), listener.error());
-    listener_ = *listener;
-    thread_ = std::thread([this] { io_.run(); });
-  }
-  TestCoordinator(const TestCoordinator&) = delete;
-  TestCoordinator& operator=(const TestCoordinator&) = delete;
-  ~TestCoordinator() {
-    boost::asio::post(io_, [this] {
-      listener_->close();
-      if (session_) session_->close({});
-      session_.reset();
-    });
-    thread_.join();
-  }
-
-  std::string endpoint() const { return "127.0.0.1:" + std::to_string(listener_->port()); }
-
-  // The next message that is no pong and fits; the others are dropped.
-  template <class Fits>
-  wire::FromHost wait(Fits fits) {
-    std::unique_lock lock(mutex_);
-    wire::FromHost found;
-    const bool came = changed_.wait_for(lock, seconds(20), [&] {
-      while (!messages_.empty()) {
-        wire::FromHost message = std::move(messages_.front());
-        messages_.pop_front();
-        if (fits(message)) {
-          found = std::move(message);
-          return true;
-        }
-      }
-      return false;
-    });
-    REQUIRE_MESSAGE(came, "the host did not say what was waited for");
-    return found;
-  }
-  void send(const wire::ToHost& message) {
-    std::unique_lock lock(mutex_);
-    REQUIRE(changed_.wait_for(lock, seconds(10), [this] { return session_ != nullptr; }));
-    session_->send(message.SerializeAsString());
-  }
-  wire::HostHello welcome() {
-    const wire::FromHost hello = wait([](const auto& m) { return m.has_hello(); });
-    wire::ToHost welcome;
-    welcome.mutable_welcome()->set_coordinator("c1");
-    welcome.mutable_welcome()->set_lease_ms(60'000);
-    send(welcome);
-    return hello.hello();
-  }
-  wire::FromHost ask(wire::ToHost message) {
-    message.set_request(++request_);
-    send(message);
-    return wait([id = request_](const auto& m) { return m.request() == id; });
-  }
-
- private:
-  void opened(const std::shared_ptr<net::FrameSession>& session) {
-    const std::lock_guard lock(mutex_);
-    session_ = session;
-    changed_.notify_all();
-  }
-  void took(const std::string& payload) {
-    wire::FromHost message;
-    if (!message.ParseFromString(payload)) return;
-    const std::lock_guard lock(mutex_);
-    messages_.push_back(std::move(message));
-    changed_.notify_all();
-  }
-  void closed() {
-    const std::lock_guard lock(mutex_);
-    session_.reset();
-  }
-
-  boost::asio::io_context io_;
-  std::shared_ptr<net::FrameListener> listener_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::shared_ptr<net::FrameSession> session_;
-  std::deque<wire::FromHost> messages_;
-  std::uint64_t request_ = 0;
-  std::thread thread_;
-};
-
-// One guest's agent: says hello until it is asked something, and answers everything.
-class TestAgent {
- public:
-  TestAgent(FakeDriver& driver, DomainId id) {
-    thread_ = std::jthread([&driver, id](const std::stop_token& stop) {
-      const Fd link = driver.take_agent_end(id, seconds(20));
-      FrameReader reader;
-      bool asked = false;
-      while (link && !stop.stop_requested()) {
-        if (!asked) {
-          wire::FromGuest hello;
-          hello.mutable_hello()->set_boot_id("boot-" + std::to_string(id.guest.value));
-          say(link, hello);
-        }
-        pollfd poll{link.get(), POLLIN, 0};
-        if (::poll(&poll, 1, 100) <= 0) continue;
-        char block[65536];
-        const ssize_t n = ::read(link.get(), block, sizeof block);
-        if (n == 0) return;
-        if (n < 0) continue;
-        reader.feed(std::string_view(block, static_cast<std::size_t>(n)));
-        while (auto payload = reader.next()) {
-          wire::GuestRequest request;
-          if (!request.ParseFromString(*payload)) continue;
-          asked = true;
-          wire::FromGuest reply;
-          *reply.mutable_gang() = request.gang();
-          reply.mutable_reply()->set_id(request.id());
-          if (request.has_release_ranks()) reply.mutable_reply()->mutable_release()->set_held(true);
-          say(link, reply);
-        }
-      }
-    });
-  }
-
- private:
-  static void say(const Fd& link, const wire::FromGuest& message) {
-    const std::string frame = encode_frame(message.SerializeAsString());
-    (void)!::write(link.get(), frame.data(), frame.size());
-  }
-  std::jthread thread_;
-};
-
-struct Site {
-  bool inside = enter_namespace();  // first: what listens must listen in there
-  fs::path path;
-  net::TestSite certificates;
-  fs::path identity = certificates.identity("h1");
-  TestCoordinator coordinator{certificates};
-
-  Site() {
-    char name[] = "/tmp/stillpoint-node-XXXXXX";
-    REQUIRE(::mkdtemp(name) != nullptr);
-    path = name;
-    fs::create_directory(path / "guest");
-    for (const char* file : {"vmlinuz", "initrd.img", "base.squashfs"}) std::ofstream(path / "guest" / file) << "x";
-  }
-  Site(const Site&) = delete;
-  Site& operator=(const Site&) = delete;
-  ~Site() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-};
 
 // A store that hangs, as a network file system may whose server is gone: no write ends before go_on().
 class HangingStore final : public ImageStore {
@@ -297,36 +115,6 @@ struct Running {
     thread.join();
   }
 };
-
-DomainId guest(std::uint64_t incarnation, std::uint64_t index) { return {{"j1"}, {incarnation}, {index}}; }
-
-wire::ToHost about(std::uint64_t incarnation, std::uint64_t epoch = 0) {
-  wire::ToHost m;
-  m.mutable_gang()->set_job("j1");
-  m.mutable_gang()->set_incarnation(incarnation);
-  m.set_epoch(epoch);
-  return m;
-}
-
-void fill(wire::GangNetwork& network, std::uint32_t vni) {
-  network.set_vni(vni);
-  network.set_prefix_length(16);
-  for (std::uint32_t g = 0; g < 2; ++g) {
-    auto& place = *network.add_places();
-    place.set_guest(g);
-    place.set_name("guest-" + std::to_string(g));
-    place.set_ip("10.99.0." + std::to_string(g + 1));
-    place.set_mac("52:54:00:00:00:0" + std::to_string(g));
-    place.set_host_address("192.0.2.1");
-  }
-}
-
-void fill(wire::GuestHardware& hardware) {
-  hardware.set_vcpus(1);
-  hardware.set_memory_bytes(64 << 20);
-  hardware.set_disk_bytes(64 << 20);
-  hardware.set_image("openmpi");
-}
 
 void start_gang(Site& site, FakeDriver& driver, std::vector<std::unique_ptr<TestAgent>>& agents) {
   auto start = about(1);

@@ -59,6 +59,16 @@ Result<Record> load(const fs::path& path) {
   return record;
 }
 
+// What publish_file() left when its process was killed.
+Status remove_unfinished(const fs::path& directory, const std::string& name) {
+  std::error_code failed;
+  for (fs::directory_iterator entry(directory, failed), end; !failed && entry != end; entry.increment(failed))
+    if (entry->path().filename().string().starts_with(name + ".") && ::unlink(entry->path().c_str()) != 0)
+      return errno_error("remove", entry->path().string(), errno);
+  if (failed) return errno_error("read directory", directory.string(), failed.value());
+  return {};
+}
+
 }  // namespace
 
 Result<StateDirectory> StateDirectory::open(const fs::path& given) {
@@ -73,6 +83,7 @@ Result<StateDirectory> StateDirectory::open(const fs::path& given) {
     return Error{ErrorKind::refused, "lock", path.string(), "another node daemon uses this state directory"};
   for (const char* name : {"gangs", "libvirt"})
     if (auto made = make_directory(path / name); !made) return made.error();
+  if (auto cleared = remove_unfinished(path, "host.record"); !cleared) return cleared.error();
   return StateDirectory(path, std::move(lock));
 }
 

@@ -9,6 +9,7 @@
 #include <charconv>
 #include <sstream>
 
+#include "common/fd.h"
 #include "common/file.h"
 #include "node-daemon/store/bytes.h"
 
@@ -40,8 +41,8 @@ Result<std::string> new_line() {
   return hex(as_text(*id).substr(0, 8)) + " " + hex(as_text(*key)) + "\n";
 }
 
-// Unless another host was faster: then its file is the one that counts.
-Status make_file(const std::filesystem::path& path, const std::string& text) {
+// Where the file system has no files without a name.
+Status make_named_file(const std::filesystem::path& path, const std::string& text) {
   auto id = random_id();
   if (!id) return id.error();
   const std::filesystem::path own = path.string() + "." + hex(as_text(*id));
@@ -49,7 +50,28 @@ Status make_file(const std::filesystem::path& path, const std::string& text) {
   const int failed = ::link(own.c_str(), path.c_str()) == 0 ? 0 : errno;
   ::unlink(own.c_str());
   if (failed != 0 && failed != EEXIST) return errno_error("make site keys", path.string(), failed);
-  return sync_directory(path.parent_path().empty() ? std::filesystem::path(".") : path.parent_path());
+  return {};
+}
+
+// Unless another host was faster: then its file is the one that counts. The file gets its name when it is whole; a
+// process that dies before leaves nothing, least of all keys.
+Status make_file(const std::filesystem::path& path, const std::string& text) {
+  const std::filesystem::path directory = path.parent_path().empty() ? "." : path.parent_path();
+  const Fd fd(::open(directory.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
+  if (fd) {
+    const ssize_t n = ::write(fd.get(), text.data(), text.size());
+    if (n != static_cast<ssize_t>(text.size()))
+      return errno_error("make site keys", path.string(), n < 0 ? errno : ENOSPC);
+    if (::fsync(fd.get()) != 0) return errno_error("make site keys", path.string(), errno);
+    const std::string self = "/proc/self/fd/" + std::to_string(fd.get());
+    if (::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) != 0 && errno != EEXIST)
+      return errno_error("make site keys", path.string(), errno);
+  } else if (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL) {
+    if (auto made = make_named_file(path, text); !made) return made;
+  } else {
+    return errno_error("make site keys", path.string(), errno);
+  }
+  return sync_directory(directory);
 }
 
 // Nothing: no key was used here yet.

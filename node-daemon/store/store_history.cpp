@@ -28,7 +28,7 @@ Status write(ImageIngest& ingest, std::string_view bytes) {
 using Pages = std::set<std::pair<Id, std::uint32_t>>;
 
 // All pages that the images list.
-Pages wanted_pages(Files& files, const fs::path& images, std::vector<std::string>& found) {
+Pages wanted_pages(Files& files, const fs::path& images, const SiteKeys& keys, std::vector<std::string>& found) {
   Pages wanted;
   const auto list = [&](const fs::path& path) {
     auto names = files.list(path);
@@ -42,7 +42,7 @@ Pages wanted_pages(Files& files, const fs::path& images, std::vector<std::string
         const fs::path path = images / job / epoch / name;
         auto file = files.open(path);
         auto bytes = file ? (*file)->read(0, (*file)->size()) : Result<std::string>(file.error());
-        auto manifest = bytes ? open_manifest(*bytes, some_keys()) : Result<ImageManifest>(bytes.error());
+        auto manifest = bytes ? open_manifest(*bytes, keys) : Result<ImageManifest>(bytes.error());
         if (!manifest) {
           found.push_back("not an image: " + path.string() + ": " + manifest.error().message());
           continue;
@@ -216,15 +216,15 @@ std::vector<std::string> broken_promises(ChunkStore& store, const std::vector<Im
   return broken;
 }
 
-std::vector<std::string> rubbish(Files& files, const fs::path& directory) {
+std::vector<std::string> rubbish(Files& files, const fs::path& directory, const SiteKeys& keys) {
   std::vector<std::string> found;
-  const Pages wanted = wanted_pages(files, directory / "images", found);
+  const Pages wanted = wanted_pages(files, directory / "images", keys, found);
   auto names = files.list(directory / "packs");
   if (!names) return {names.error().message()};
   std::uint64_t stored = 0;
   for (const std::string& name : *names) {
     auto file = files.open(directory / "packs" / name);
-    auto content = file ? read_pack(**file, some_keys()) : Result<PackContent>(file.error());
+    auto content = file ? read_pack(**file, keys) : Result<PackContent>(file.error());
     if (!content || pack_name(content->id) != name) {
       found.push_back("not a pack: " + name);
       continue;
@@ -241,8 +241,9 @@ std::vector<std::string> rubbish(Files& files, const fs::path& directory) {
   if (static_cast<double>(stored) * options().compact_below > static_cast<double>(wanted.size()))
     found.push_back(std::to_string(stored) + " pages are stored for " + std::to_string(wanted.size()));
   auto others = files.list(directory);
-  if (others && *others != std::vector<std::string>{"images", "packs"})
-    found.push_back("another name beside packs and images");
+  if (!others) return {others.error().message()};
+  for (const std::string& name : *others)
+    if (name != "images" && name != "packs" && name != "lock") found.push_back("another name: " + name);
   return found;
 }
 

@@ -61,6 +61,7 @@ class History {
 // and not removed is there.
 std::vector<std::string> broken_promises(ChunkStore& store, const std::vector<Image>& images, const Facts& facts);
 // Files and directories of a store that no image needs, one line each. More dead pages than a collection leaves count.
-std::vector<std::string> rubbish(Files& files, const std::filesystem::path& directory);
+std::vector<std::string> rubbish(Files& files, const std::filesystem::path& directory,
+                                 const SiteKeys& keys = some_keys());
 
 }  // namespace stillpoint::node::test
