@@ -72,6 +72,7 @@ struct VerifyReport {
   std::vector<std::string> damaged_images;  // by name: these cannot be restored from here
 };
 
+// Of a store that is read only: of the packs that were opened so far.
 struct StoreFigures {
   std::uint64_t packs = 0, pack_bytes = 0, pages = 0;
   std::size_t index_bytes = 0;
@@ -94,7 +95,8 @@ class ChunkStore {
  public:
   virtual ~ChunkStore() = default;
   // Makes the directory if it is not there and removes what an earlier process left half written. Packs that cannot be
-  // read are left alone: verify() names them.
+  // read are left alone: verify() names them. Another host's store is opened without a look at it: read() opens the
+  // packs that it needs, verify() all.
   static Result<std::unique_ptr<ChunkStore>> open(Files& files, const std::filesystem::path& directory, SiteKeys keys,
                                                   const ChunkStoreOptions& options = {});
 

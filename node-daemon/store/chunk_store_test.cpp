@@ -6,12 +6,13 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <functional>
+#include <set>
 #include <thread>
 
 #include "node-daemon/store/memory_files.h"
 #include "node-daemon/store/pack_file.h"
 #include "node-daemon/store/store_test_data.h"
+#include "node-daemon/store/watched_files.h"
 
 namespace stillpoint::node {
 namespace {
@@ -214,36 +215,11 @@ TEST_CASE("an image being read stays readable when it is removed and collected")
   CHECK(files.names().empty());
 }
 
-// Another process's view of a store, in which something happens after the n-th look at files.
-class Watched final : public Files {
- public:
-  Watched(MemoryFiles& files, unsigned n, std::function<void()> then)
-      : files_(files), left_(n), then_(std::move(then)) {}
-  Result<std::unique_ptr<WritableFile>> create(const fs::path& path) override { return files_.create(path); }
-  Result<std::shared_ptr<const ReadableFile>> open(const fs::path& path) override { return seen(files_.open(path)); }
-  Status rename(const fs::path& from, const fs::path& to) override { return files_.rename(from, to); }
-  Status remove(const fs::path& path) override { return files_.remove(path); }
-  Status make_directory(const fs::path& path) override { return files_.make_directory(path); }
-  Status remove_directory(const fs::path& path) override { return files_.remove_directory(path); }
-  Status sync_directory(const fs::path& path) override { return files_.sync_directory(path); }
-  Result<std::vector<std::string>> list(const fs::path& path) override { return seen(files_.list(path)); }
-  Result<std::uint64_t> free_bytes(const fs::path& path) override { return files_.free_bytes(path); }
-  bool happened() const { return happened_; }
-
- private:
-  template <class Answer>
-  Answer seen(Answer answer) {
-    if (!happened_ && left_-- == 0) {
-      happened_ = true;
-      then_();
-    }
-    return answer;
-  }
-  MemoryFiles& files_;
-  unsigned left_;
-  const std::function<void()> then_;
-  bool happened_ = false;
-};
+ChunkStoreOptions another_hosts() {
+  ChunkStoreOptions options;
+  options.read_only = true;
+  return options;
+}
 
 TEST_CASE("another process reads an image while the store moves its pages, at whatever moment") {
   std::string all, part;
@@ -256,15 +232,50 @@ TEST_CASE("another process reads an image while the store moves its pages, at wh
     must_put(*store, "j1/e1/guest-0.disk", all, ImageKind::flat);
     must_put(*store, "j1/e2/guest-0.disk", part, ImageKind::flat);
     REQUIRE(store->remove("j1/e1/").has_value());
-    Watched watched(files, n, [&] { CHECK(must_collect(*store).packs_compacted == 1); });
-    ChunkStoreOptions options;
-    options.read_only = true;
-    CHECK(must_get(*open_store(watched, options), "j1/e2/guest-0.disk") == part);
-    if (!watched.happened()) {
-      CHECK(n > 4);
+    unsigned looks = 0;
+    test::WatchedFiles watched(files, {}, [&](const test::FileStep&) {
+      if (looks++ == n) CHECK(must_collect(*store).packs_compacted == 1);
+    });
+    CHECK(must_get(*open_store(watched, another_hosts()), "j1/e2/guest-0.disk") == part);
+    if (looks <= n) {
+      CHECK(n > 2);
       break;
     }
   }
+}
+
+TEST_CASE("another host opens the packs of the image that it reads, and all of them only when pages have moved") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  std::string parts;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    const std::string image = flat_bytes(seed, 400'000);
+    must_put(*store, "j1/e" + std::to_string(seed) + "/guest-0.disk", image, ImageKind::flat);
+    parts += image.substr(0, 40'000 - 40'000 % kPageBytes);
+  }
+  must_put(*store, "j2/e1/guest-0.disk", parts, ImageKind::flat);
+  REQUIRE(store->figures().packs == 20);
+  std::set<fs::path> opened;
+  test::WatchedFiles watched(files, {}, [&](const test::FileStep& step) {
+    if (step.kind == test::FileStep::Kind::open && step.path.extension() == ".pack") opened.insert(step.path);
+  });
+  const auto count = [&](const std::string& name, const std::string& bytes) {
+    opened.clear();
+    CHECK(must_get(*open_store(watched, another_hosts()), name) == bytes);
+    return opened.size();
+  };
+  CHECK(count("j1/e7/guest-0.disk", flat_bytes(7, 400'000)) == 1);
+  CHECK(count("j2/e1/guest-0.disk", parts) == 20);
+  // What two images need of the others moves into one pack; the origins' files are gone.
+  for (std::uint64_t seed = 1; seed <= 20; ++seed)
+    if (seed != 7) REQUIRE(store->remove("j1/e" + std::to_string(seed) + "/").has_value());
+  CHECK(must_collect(*store).packs_compacted == 19);
+  CHECK(count("j1/e7/guest-0.disk", flat_bytes(7, 400'000)) == 1);
+  CHECK(count("j2/e1/guest-0.disk", parts) == 2);
+  const auto checked = open_store(watched, another_hosts())->verify({"j2/e1/guest-0.disk"});
+  REQUIRE(checked.has_value());
+  CHECK(checked->packs == 2);
+  CHECK(checked->problems.empty());
 }
 
 TEST_CASE("keys: made when missing, for their owner only, rotated without losing what is there") {

@@ -81,6 +81,8 @@ class Source final : public ImageSource {
 Status Source::open() {
   auto manifest = state_.read_manifest(name_);
   if (!manifest) return manifest.error().kind == ErrorKind::not_found ? damaged("it is gone") : manifest.error();
+  if (state_.options.read_only)
+    if (auto loaded = state_.load_packs_for(*manifest); !loaded) return loaded;
   std::vector<std::uint32_t> numbers;
   for (const Id& id : manifest->origins) {
     const auto number = state_.origin_number(id);

@@ -91,7 +91,7 @@ Status StoreState::load() {
       if (name.ends_with(kTemporarySuffix))
         if (auto removed = files.remove(images_directory / name); !removed) return removed;
   }
-  return load_packs();
+  return options.read_only ? Status() : load_packs();
 }
 
 // A store that nobody else writes to is read in one go. Another host's may have a pack moved meanwhile, and a directory
@@ -127,17 +127,49 @@ bool StoreState::take_up(const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     if (looked_at_.contains(name)) continue;
     changed = true;
-    auto file = files.open(packs_directory / name);
-    if (!file && file.error().kind == ErrorKind::not_found) continue;  // moved: the next listing tells
-    looked_at_.insert(name);
-    if (!file) continue;
-    const auto content = read_pack(**file, keys);
-    if (!content || pack_name(content->id) != name) continue;
-    const std::lock_guard lock(mutex_);
-    add_pack(*content, false);
-    if (!options.read_only) index_pages(*content);
+    take_up_pack(name);
   }
   return changed;
+}
+
+void StoreState::take_up_pack(const std::string& name) {
+  auto file = files.open(packs_directory / name);
+  if (!file && file.error().kind == ErrorKind::not_found) return;  // moved: the next listing tells
+  looked_at_.insert(name);
+  if (!file) return;
+  const auto content = read_pack(**file, keys);
+  if (!content || pack_name(content->id) != name) return;
+  const std::lock_guard lock(mutex_);
+  add_pack(*content, false);
+  if (!options.read_only) index_pages(*content);
+}
+
+Status StoreState::load_packs_for(const ImageManifest& manifest) {
+  {
+    const std::lock_guard one(collect_mutex_);
+    auto names = files.list(packs_directory);
+    if (!names) return names.error();
+    for (const Id& id : manifest.origins)
+      if (const std::string name = pack_name(id);
+          !looked_at_.contains(name) && std::ranges::binary_search(*names, name))
+        take_up_pack(name);
+  }
+  return has_pages_of(manifest) ? Status() : load_packs();
+}
+
+bool StoreState::has_pages_of(const ImageManifest& manifest) {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::uint32_t> numbers;
+  for (const Id& id : manifest.origins) {
+    const auto known = origin_numbers_.find(id);
+    if (known == origin_numbers_.end()) return false;
+    numbers.push_back(known->second);
+  }
+  return std::ranges::all_of(manifest.spaces, [&](const Space& space) {
+    return std::ranges::all_of(space.pages, [&](const PageRef& ref) {
+      return !is_stored(ref) || usable({numbers[ref.origin], ref.page});
+    });
+  });
 }
 
 bool StoreState::forget_packs_but(const std::vector<std::string>& names) {

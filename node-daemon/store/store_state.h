@@ -75,6 +75,9 @@ class StoreState {
   Status load_packs();
   // The same of what is there at this moment, beside others that put packs there.
   Status refresh_packs();
+  // Of another host's store: packs that the image's pages were first written into, which is most often where they are;
+  // all packs only if some page is not there.
+  Status load_packs_for(const ImageManifest& manifest);
 
   std::shared_ptr<Holder> hold();
   void release(const std::shared_ptr<Holder>& holder);
@@ -118,9 +121,11 @@ class StoreState {
   // replace: this is where its blocks are from now on, even if they are elsewhere too.
   void add_pack(const PackContent& content, bool replace);
   void place_blocks(const std::shared_ptr<const PackInfo>& pack, bool replace);
-  // Parts of load_packs(), under collect_mutex_. Both: whether anything was new, or gone. names: in order.
+  // Parts of load_packs(), under collect_mutex_. The first two: whether anything was new, or gone. names: in order.
   bool take_up(const std::vector<std::string>& names);
   bool forget_packs_but(const std::vector<std::string>& names);
+  void take_up_pack(const std::string& name);
+  bool has_pages_of(const ImageManifest& manifest);
   void index_pages(const PackContent& content);
   const OpenPack* unpublished(std::uint32_t origin) const { return origins_[origin].open.get(); }
   bool usable(const PageRef& ref) const;

@@ -75,6 +75,8 @@ std::optional<Error> StoreState::image_problem(const std::string& name,
 }
 
 Result<VerifyReport> StoreState::verify(const std::vector<std::string>& expected) {
+  if (options.read_only)
+    if (auto loaded = load_packs(); !loaded) return loaded.error();
   const std::lock_guard one(collect_mutex_);  // so that nothing moves
   VerifyReport report;
   Bad bad;

@@ -57,6 +57,8 @@ void Checker::note(Error problem) {
 Result<std::vector<PageRef>> Checker::pages() {
   auto manifest = state_.read_manifest(name_);
   if (!manifest) return manifest.error().kind == ErrorKind::not_found ? damaged(name_, "it is gone") : manifest.error();
+  if (state_.options.read_only)
+    if (auto loaded = state_.load_packs_for(*manifest); !loaded) return loaded.error();
   std::vector<std::optional<std::uint32_t>> numbers;
   for (const Id& id : manifest->origins) {
     numbers.push_back(state_.origin_number(id));
