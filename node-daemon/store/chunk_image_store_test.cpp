@@ -163,6 +163,24 @@ TEST_CASE("a host that was away frees what was deleted meanwhile") {
   CHECK(place.files("hosts/h2") == 0);
 }
 
+TEST_CASE("a daemon that ends frees no more space; the next one does") {
+  Place place;
+  auto store = place.open("h1");
+  put(*store, disk_of(1), test::flat_bytes(4, 300'000));
+  const auto kept = put(*store, disk_of(2), test::flat_bytes(5, 300'000));
+  store->stop_freeing();
+  REQUIRE(store->remove({"j7"}, {Epoch{1}}, Reach::own).has_value());
+  store->tidy();
+  CHECK(place.files("hosts/h1/packs") == 2);
+  CHECK(place.files("hosts/h1/images") == 1);
+  CHECK(get(*store, kept).has_value());
+  store.reset();
+  store = place.open("h1");
+  store->tidy();
+  CHECK(place.files("hosts/h1/packs") == 1);
+  CHECK(get(*store, kept).has_value());
+}
+
 TEST_CASE("one process at a time writes to a host's store") {
   Place place;
   auto store = place.open("h1");
