@@ -248,16 +248,45 @@ Result<OpenedPack> Store::pack(const Id& origin, std::uint32_t block) {
   return Error{ErrorKind::damaged, "copy image", pack_name(origin), "a pack that it needs is missing or damaged"};
 }
 
+// Keeps the pages of an image alive that no file lists yet.
+class Held {
+ public:
+  Held(StoreState& state, const ImageManifest& manifest) : state_(state), holder_(state.hold()) {
+    std::vector<std::optional<std::uint32_t>> numbers;
+    for (const Id& id : manifest.origins) numbers.push_back(state.origin_number(id));
+    std::vector<Space> spaces = manifest.spaces;
+    for (Space& space : spaces)
+      for (PageRef& ref : space.pages)
+        if (is_stored(ref))
+          ref = numbers[ref.origin] ? PageRef{*numbers[ref.origin], ref.page} : kAbsentPage;  // not here at all
+    state.add_spaces(*holder_, std::move(spaces));
+  }
+  ~Held() { state_.release(holder_); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+ private:
+  StoreState& state_;
+  const std::shared_ptr<Holder> holder_;
+};
+
 Status Store::put_image(const std::string& image, std::string_view file) {
-  const auto damaged = [&](std::string cause) { return Error{ErrorKind::damaged, "copy image", image, std::move(cause)}; };
+  const auto damaged = [&](std::string cause) {
+    return Error{ErrorKind::damaged, "copy image", image, std::move(cause)};
+  };
   if (!is_image_name(image)) return Error{ErrorKind::refused, "copy image", image, "not an image's name"};
   auto manifest = open_manifest(file, state_.keys);
   if (!manifest) return damaged(manifest.error().cause);
   if (manifest->name != image) return damaged("it is " + manifest->name);
+  // From before its pages are looked for until its file is there: a collection beside this may have read the files
+  // already.
+  const Held held(state_, *manifest);
   for (const BlockSlots& block : blocks_of(*manifest))
     if ((block.slots & ~state_.place_of(block.origin, block.number).slots) != 0)
       return damaged("pages of it are not here");
-  return publish_image(state_, image, file);
+  const Status published = publish_image(state_, image, file);
+  if (published) state_.image_replaced(image);
+  return published;
 }
 
 }  // namespace

@@ -278,6 +278,38 @@ TEST_CASE("another host opens the packs of the image that it reads, and all of t
   CHECK(checked->problems.empty());
 }
 
+TEST_CASE("a copy of an image that comes beside a collection, at whatever moment, is refused or stays") {
+  MemoryFiles origin;
+  const std::string image = flat_bytes(8, 300'000), name = "j1/e1/guest-0.disk";
+  must_put(*open_store(origin), name, image, ImageKind::flat);
+  unsigned taken = 0;
+  for (unsigned n = 0;; ++n) {
+    CAPTURE(n);
+    MemoryFiles files;
+    bool collecting = false, came = false;
+    Status put;
+    unsigned looks = 0;
+    std::unique_ptr<ChunkStore> copy;
+    test::WatchedFiles watched(files, {}, [&](const test::FileStep&) {
+      if (!collecting || looks++ != n) return;
+      came = true;
+      put = copy->put_image(name, origin.names().at("/s/images/" + name)->bytes);
+    });
+    copy = open_store(watched);
+    for (const auto& [path, content] : origin.names())
+      if (path.extension() == ".pack") files.names()[path] = content;
+    REQUIRE(copy->refresh().has_value());
+    collecting = true;
+    must_collect(*copy);
+    collecting = false;
+    if (!came) break;
+    if (put) CHECK(must_get(*open_store(files), name) == image);
+    else CHECK(put.error().kind == ErrorKind::damaged);
+    taken += put ? 1 : 0;
+  }
+  CHECK(taken > 0);
+}
+
 TEST_CASE("keys: made when missing, for their owner only, rotated without losing what is there") {
   char name[] = "/tmp/stillpoint-keys-XXXXXX";
   REQUIRE(::mkdtemp(name) != nullptr);
