@@ -179,7 +179,7 @@ bool story(Site& site, Life& node, Told& told) {
 // What a site without gangs has, and no more. Directories may be empty.
 void check_files(const fs::path& site) {
   static const std::regex expected(
-      "guest/.*|store\\.keys|state/(lock|host\\.record|last-word)|images/key-ids|images/hosts/h1/lock|"
+      "guest/.*|store\\.keys|state/(lock|host\\.record|last-word)|images/(key-ids|id)|images/hosts/h1/lock|"
       "images/hosts/h1/(packs|images)/.*");
   for (const auto& entry : fs::recursive_directory_iterator(site)) {
     if (entry.is_directory()) continue;

@@ -214,7 +214,7 @@ TEST_CASE("an image with a flipped bit is refused as damaged and leaves nothing"
   const auto refused = coordinator.ask(restore);
   REQUIRE(refused.has_failure());
   CHECK(refused.failure().kind() == wire::Failure::DAMAGED);
-  CHECK(refused.failure().object() == image.string());
+  CHECK(refused.failure().object() == "h1/j1/e5/guest-0.disk");
   auto destroy = about(2);
   destroy.mutable_destroy();
   CHECK(coordinator.ask(destroy).has_done());

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <map>
 #include <mutex>
@@ -15,6 +14,7 @@
 #include "node-daemon/store/chunk_store.h"
 #include "node-daemon/store/image_reader.h"
 #include "node-daemon/store/image_writer.h"
+#include "node-daemon/store/new_file.h"
 #include "node-daemon/store/store_lock.h"
 
 namespace stillpoint::node {
@@ -358,13 +358,7 @@ Result<std::string> directory_id(const fs::path& directory) {
   if (!fs::exists(path, failed)) {
     auto id = stillpoint::random_id();
     if (!id) return id.error();
-    const fs::path mine = directory / ("id." + *id);
-    if (auto written = publish_file(mine, *id + "\n", 0600); !written) return written.error();
-    const bool linked = ::link(mine.c_str(), path.c_str()) == 0 || errno == EEXIST;
-    const int why = errno;
-    ::unlink(mine.c_str());
-    if (!linked) return errno_error("make", path.string(), why);
-    if (auto synced = sync_directory(directory); !synced) return synced.error();
+    if (auto made = make_new_file(path, *id + "\n"); !made) return made.error();
   }
   auto text = read_file(path, 256);
   if (!text) return text.error();

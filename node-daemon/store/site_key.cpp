@@ -9,9 +9,9 @@
 #include <charconv>
 #include <sstream>
 
-#include "common/fd.h"
 #include "common/file.h"
 #include "node-daemon/store/bytes.h"
+#include "node-daemon/store/new_file.h"
 
 namespace stillpoint::node {
 namespace {
@@ -39,39 +39,6 @@ Result<std::string> new_line() {
   auto key = random_key();
   if (!key) return key.error();
   return hex(as_text(*id).substr(0, 8)) + " " + hex(as_text(*key)) + "\n";
-}
-
-// Where the file system has no files without a name.
-Status make_named_file(const std::filesystem::path& path, const std::string& text) {
-  auto id = random_id();
-  if (!id) return id.error();
-  const std::filesystem::path own = path.string() + "." + hex(as_text(*id));
-  if (auto written = publish_file(own, text, 0600); !written) return written;
-  const int failed = ::link(own.c_str(), path.c_str()) == 0 ? 0 : errno;
-  ::unlink(own.c_str());
-  if (failed != 0 && failed != EEXIST) return errno_error("make site keys", path.string(), failed);
-  return {};
-}
-
-// Unless another host was faster: then its file is the one that counts. The file gets its name when it is whole; a
-// process that dies before leaves nothing, least of all keys.
-Status make_file(const std::filesystem::path& path, const std::string& text) {
-  const std::filesystem::path directory = path.parent_path().empty() ? "." : path.parent_path();
-  const Fd fd(::open(directory.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
-  if (fd) {
-    const ssize_t n = ::write(fd.get(), text.data(), text.size());
-    if (n != static_cast<ssize_t>(text.size()))
-      return errno_error("make site keys", path.string(), n < 0 ? errno : ENOSPC);
-    if (::fsync(fd.get()) != 0) return errno_error("make site keys", path.string(), errno);
-    const std::string self = "/proc/self/fd/" + std::to_string(fd.get());
-    if (::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) != 0 && errno != EEXIST)
-      return errno_error("make site keys", path.string(), errno);
-  } else if (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL) {
-    if (auto made = make_named_file(path, text); !made) return made;
-  } else {
-    return errno_error("make site keys", path.string(), errno);
-  }
-  return sync_directory(directory);
 }
 
 // Nothing: no key was used here yet.
@@ -146,7 +113,7 @@ Result<SiteKeys> load_site_keys(const std::filesystem::path& path) {
     if (errno != ENOENT) return errno_error("read site keys", path.string(), errno);
     auto line = new_line();
     if (!line) return line.error();
-    if (auto made = make_file(path, std::string(kFirstLine) + "\n" + *line); !made) return made.error();
+    if (auto made = make_new_file(path, std::string(kFirstLine) + "\n" + *line); !made) return made.error();
   } else if ((state.st_mode & 077) != 0) {
     return bad_file(path.string(), "others than its owner may use it: make its mode 0600");
   }
@@ -168,7 +135,7 @@ Result<SiteKeys> load_keys_of_site(const std::filesystem::path& path, const std:
   auto keys = load_site_keys(path);
   if (!keys) return keys;
   if (!*used) {
-    if (auto made = make_file(ids, text_of(std::set{text_of(keys->active())})); !made) return made.error();
+    if (auto made = make_new_file(ids, text_of(std::set{text_of(keys->active())})); !made) return made.error();
     if (used = read_ids(ids); !used) return used.error();
   }
   if (std::ranges::none_of(keys->all(), [&](const SiteKey& key) { return (*used)->contains(text_of(key)); }))
