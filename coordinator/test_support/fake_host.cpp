@@ -148,6 +148,7 @@ wire::HostHello FakeHost::hello() {
   hello.set_protocol(1);
   hello.set_host(name_);
   hello.set_address("192.0.2.1");
+  hello.set_store_id("1");
   hello.set_accelerator("tcg");
   hello.set_accelerator_reason("a fake has no machines");
   hello.set_capture_mode("background-snapshot");
@@ -191,9 +192,11 @@ void FakeHost::take(const std::string& payload) {
       auto* image = images.mutable_images()->add_images();
       image->set_guest(captured.guest());
       image->mutable_memory()->set_path("h1/" + request.gang().job() + "/e1/guest-0.ram");
+      image->mutable_memory()->add_copies("dir:1");
       image->mutable_memory()->set_raw_bytes(512u << 20);
       image->mutable_memory()->set_stored_bytes(50u << 20);
       image->mutable_disk()->set_path("h1/" + request.gang().job() + "/e1/guest-0.disk");
+      image->mutable_disk()->add_copies("dir:1");
       image->mutable_disk()->set_raw_bytes(1000);
       image->mutable_disk()->set_stored_bytes(100);
       image->set_domain_xml("<domain/>");

@@ -207,7 +207,7 @@ void Host::Impl::forget_older(Gang& gang, Epoch epoch) {
 void Host::Impl::delete_images(const wire::ToHost& ask) {
   const std::uint64_t token = next_token++;
   DeleteImages work{{ask.gang().job()}, {}, ask.delete_images().all_hosts(), token};
-  for (const std::string& host : ask.delete_images().lost_hosts()) work.lost_hosts.push_back({host});
+  for (const std::string& lost : ask.delete_images().lost_hosts()) work.lost_hosts.push_back({lost});
   for (std::uint64_t number : ask.delete_images().epochs()) {
     work.epochs.push_back(Epoch{number});
     for (auto& [id, gang] : gangs)

@@ -169,7 +169,7 @@ TEST_CASE("a daemon that ends frees no more space; the next one does") {
   put(*store, disk_of(1), test::flat_bytes(4, 300'000));
   const auto kept = put(*store, disk_of(2), test::flat_bytes(5, 300'000));
   store->stop_freeing();
-  REQUIRE(store->remove({"j7"}, {Epoch{1}}, Reach::own).has_value());
+  REQUIRE(store->remove({"j7"}, {Epoch{1}}, Reach::own, {}).has_value());
   store->tidy();
   CHECK(place.files("hosts/h1/packs") == 2);
   CHECK(place.files("hosts/h1/images") == 1);

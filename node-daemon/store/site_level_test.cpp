@@ -12,12 +12,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// One for all tests: it takes a second to start, and enters namespaces of its own.
+S3TestServer& server() {
+  static S3TestServer one;
+  return one;
+}
+
 struct Site {
   Site() {
     char name[] = "/tmp/stillpoint-site-XXXXXX";
     REQUIRE(::mkdtemp(name) != nullptr);
     path = name;
-    auto made = S3Store::make(server.settings());
+    auto made = S3Store::make(server().settings());
     REQUIRE_MESSAGE(made.has_value(), made.error());
     s3 = std::move(*made);
   }
@@ -38,7 +44,6 @@ struct Site {
   }
   std::size_t packs() const { return s3->list("h1/packs").value().size(); }
 
-  S3TestServer server;  // first: it enters namespaces of its own
   fs::path path;
   std::shared_ptr<BlobStore> s3;
 };
@@ -113,7 +118,7 @@ TEST_CASE("a site store that is not there: the checkpoint fails in words, what i
   wire::GuestImage image;
   *image.mutable_memory() = put(*h1, {{"j7"}, {1}, {0}, ImageName::Part::memory}, TestGuest(1).stream());
   *image.mutable_disk() = put(*h1, {{"j7"}, {1}, {0}, ImageName::Part::disk}, "disk");
-  site.server.kill();
+  server().kill();
   wire::Durability asked;
   asked.set_level(wire::Durability::SITE);
   const Status done = h1->replicate(image, asked, {});
@@ -121,7 +126,7 @@ TEST_CASE("a site store that is not there: the checkpoint fails in words, what i
   CHECK(done.error().kind == ErrorKind::transient);
   CHECK(image.disk().copies_size() == 0);
   CHECK(*get(*h1, image.disk()) == "disk");
-  site.server.start();
+  server().start();
   const Status again = h1->replicate(image, asked, {});
   REQUIRE_MESSAGE(again.has_value(), again.error());
 }

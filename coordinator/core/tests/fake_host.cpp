@@ -17,13 +17,13 @@ std::string image_path(const FakeGang& gang, std::uint64_t epoch, std::uint32_t 
   return fmt::format("{}/e{}/guest-{}", gang.job.value, epoch, guest);
 }
 
-// Where images are each host's own, the host's name stands before it.
+
+}  // namespace
+
 std::string key_of(const wire::ImageFile& file) {
   const std::string& path = file.path();
   return path.starts_with("h") ? path.substr(path.find('/') + 1) : path;
 }
-
-}  // namespace
 
 bool FakeGang::works() const {
   return (launched || restored_from != 0 || !guests.contains(0)) && !ended &&

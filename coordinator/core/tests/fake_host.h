@@ -62,6 +62,9 @@ struct SharedStore {
   std::map<HostName, std::set<std::string>> space;  // by host: images whose space it has not freed yet
 };
 
+// An image's path in SharedStore: where images are each host's own, the host's name stands before it.
+std::string key_of(const wire::ImageFile& file);
+
 struct Script {
   // Says what goes wrong with a request, before the host looks at it.
   std::function<std::optional<Error>(const HostName&, const wire::ToHost&)> failure;

@@ -360,7 +360,7 @@ void World::check() {
   for (const auto& [number, epoch] : durable.epochs)
     if (epoch.state == EpochState::committed)
       for (const auto& image : epoch.images)
-        if (!store.images.contains(image.memory().path()) && !store.damaged.contains(image.memory().path()))
+        if (!store.images.contains(key_of(image.memory())) && !store.damaged.contains(image.memory().path()))
           broken_.push_back("committed image " + image.memory().path() + " is gone");
 }
 
