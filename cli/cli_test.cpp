@@ -213,8 +213,14 @@ TEST_CASE("verify: exit code 0 when all is well, 1 with what is wrong and what t
   CHECK(outcome.out == "checkpoint 3 of melt is whole, 2.0 KiB read\n");
   CHECK(server.requests()[0].target == "/v1/jobs/melt/verify");
   CHECK(json::parse(server.requests()[0].body) == json({{"epoch", 3}}));
-  answer["epochs"].push_back({{"epoch", 4}, {"state", "ok"}, {"bytes", 1024}, {"problems", json::array()}});
-  CHECK(run_with(server, {"verify", "melt"}).out == "all 2 checkpoints of melt are whole, 3.0 KiB read\n");
+  answer["epochs"].push_back({{"epoch", 4},
+                              {"state", "ok"},
+                              {"bytes", 1024},
+                              {"problems", json::array()},
+                              {"mended", {"guest 0: h1/j7/e4/guest-0.ram was put right from host h2: …"}}});
+  CHECK(run_with(server, {"verify", "melt"}).out ==
+        "all 2 checkpoints of melt are whole, 3.0 KiB read\n"
+        "checkpoint 4: guest 0: h1/j7/e4/guest-0.ram was put right from host h2: …\n");
   CHECK(json::parse(server.requests()[1].body) == json::object());
   answer["epochs"].push_back(
       {{"epoch", 5}, {"state", "damaged"}, {"bytes", 0}, {"problems", {"guest 1: bad", "guest 0: gone"}}});

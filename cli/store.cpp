@@ -48,6 +48,16 @@ std::string show_problems(const json& epochs) {
   return table({"EPOCH", "STATE", "WHAT"}, rows);
 }
 
+// A line for each image that was damaged and is whole again.
+std::string show_mended(const json& epochs) {
+  std::string text;
+  for (const auto& epoch : epochs)
+    for (const auto& what : list(epoch, "mended"))
+      text += fmt::format("checkpoint {}: {}\n", cell(epoch, "epoch"),
+                          plain(what.is_string() ? what.get<std::string>() : what.dump()));
+  return text;
+}
+
 // What to do, or nothing when all is well.
 std::string advice(const json& answer, const std::string& job) {
   bool damaged = false, unchecked = false;
@@ -89,6 +99,7 @@ int verify(CommandContext& context, const VerifyArguments& arguments) {
                                                   : fmt::format("all {} checkpoints", epochs.size()),
                                plain(arguments.job) + (epochs.size() == 1 ? " is" : " are"), human_bytes(bytes))
                 << std::flush;
+  if (!context.json) context.out << show_mended(epochs) << std::flush;
   if (todo.empty()) return kDone;
   note(context, todo);
   return kFailed;

@@ -189,8 +189,11 @@ TEST_CASE("a checkpoint that a host finds damaged is shown as that, over a resta
   const auto epoch = site.http().post("/v1/jobs/heat/checkpoint").json()["epoch"];
   auto checked = site.http().post("/v1/jobs/heat/verify").json();
   REQUIRE(checked["epochs"].size() == 1);
-  CHECK(checked["epochs"][0] ==
-        json({{"epoch", epoch}, {"state", "ok"}, {"bytes", 2 * (50u << 20)}, {"problems", json::array()}}));
+  CHECK(checked["epochs"][0] == json({{"epoch", epoch},
+                                      {"state", "ok"},
+                                      {"bytes", 2 * (50u << 20)},
+                                      {"problems", json::array()},
+                                      {"mended", json::array()}}));
   CHECK(site.http().get("/v1/jobs/heat/checkpoints").json()[0]["verified"].is_string());
   // The images of this site are h1's: it reads them both.
   CHECK(site.hosts[0]->count(wire::ToHost::kVerifyImages) == 1);

@@ -93,8 +93,8 @@ Status serve(const Flags& flags) {
   if (!state) return state.error();
   parts.state = std::make_unique<StateDirectory>(std::move(*state));
   const auto tls_file = [&](const char* name) { return std::filesystem::absolute(flags.tls) / name; };
-  const std::filesystem::path keys = flags.store_keys.empty() ? tls_file("store.keys")
-                                                              : std::filesystem::path(flags.store_keys);
+  const std::filesystem::path keys =
+      flags.store_keys.empty() ? tls_file("store.keys") : std::filesystem::path(flags.store_keys);
   ImageStoreOptions images;
   images.own = flags.own_images;
   images.connect = [identity = SiteIdentity{tls_file("ca.pem"), tls_file("cert.pem"), tls_file("key.pem")}](

@@ -235,7 +235,8 @@ json verified_json(const Verified& verified) {
     epochs.push_back({{"epoch", check.epoch.value},
                       {"state", check_state(check.state)},
                       {"bytes", check.bytes},
-                      {"problems", check.problems}});
+                      {"problems", check.problems},
+                      {"mended", check.mended}});
   return {{"job", verified.job.value}, {"epochs", std::move(epochs)}};
 }
 

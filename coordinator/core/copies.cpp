@@ -61,6 +61,12 @@ void add_peer(const Core& core, const HostName& host, wire::StorePeer& peer) {
   peer.set_endpoint(core.hosts.at(host).hello.store_endpoint());
 }
 
+template <class Message>
+void add_all(const Core& core, Message& message) {
+  for (const auto& [name, host] : core.hosts)
+    if (core.usable(name) && !host.hello.store_endpoint().empty()) add_peer(core, name, *message.add_peers());
+}
+
 bool can_be_had(const Core& core, const wire::ImageFile& file) {
   const bool in_object_store = std::ranges::find(file.copies(), kObjectStore) != file.copies().end();
   return std::ranges::any_of(core.hosts, [&](const auto& entry) {
@@ -101,8 +107,8 @@ std::string obstacle(const Core& core, const JobRecord& job) {
   for (const auto& host : core.gang_hosts(job)) {
     const auto& hello = core.hosts.at(host).hello;
     if (wanted == wire::Durability::SITE && !hello.object_store())
-      return fmt::format("its durability is site, and host {} knows of no S3 store: start its daemon with --s3-endpoint",
-                         host.value);
+      return fmt::format(
+          "its durability is site, and host {} knows of no S3 store: start its daemon with --s3-endpoint", host.value);
     if (wanted == wire::Durability::HOST_LOSS && hello.store_is_own() && partners(core, job, host).empty())
       return fmt::format(
           "its durability is host-loss, and no other host is up that could keep a copy of what {} stores: bring one "
@@ -113,10 +119,8 @@ std::string obstacle(const Core& core, const JobRecord& job) {
   return {};
 }
 
-void add_peers(const Core& core, wire::RestoreGuests& restore) {
-  for (const auto& [name, host] : core.hosts)
-    if (core.usable(name) && !host.hello.store_endpoint().empty()) add_peer(core, name, *restore.add_peers());
-}
+void add_peers(const Core& core, wire::RestoreGuests& restore) { add_all(core, restore); }
+void add_peers(const Core& core, wire::VerifyImages& verify) { add_all(core, verify); }
 
 std::string lost_images(const Core& core, const EpochRecord& epoch) {
   std::string text;

@@ -1,5 +1,5 @@
-// Where checkpoint images lie and what stands when hosts are lost: partners for the copies of a checkpoint, and which of
-// the catalog's images can still be had. Reads the core, changes nothing.
+// Where checkpoint images lie and what stands when hosts are lost: partners for the copies of a checkpoint, and which
+// of the catalog's images can still be had. Reads the core, changes nothing.
 #pragma once
 
 #include <string>
@@ -18,6 +18,7 @@ std::string obstacle(const Core& core, const JobRecord& job);
 
 // Hosts that serve images, to be asked for those that are not at hand.
 void add_peers(const Core& core, wire::RestoreGuests& restore);
+void add_peers(const Core& core, wire::VerifyImages& verify);
 
 // Whether the image is in the host's directory: it stored it, keeps a copy of it, or shares the directory with who did.
 bool keeps(const Core& core, const HostName& host, const wire::ImageFile& file);

@@ -45,8 +45,9 @@ struct Ranks {
 struct EpochCheck {
   Epoch epoch;
   enum class State { ok, damaged, unchecked } state = State::unchecked;
-  std::uint64_t bytes = 0;            // read
-  std::vector<std::string> problems;  // what is damaged, or why it could not be checked
+  std::uint64_t bytes = 0;               // read
+  std::vector<std::string> problems;     // what is damaged, or why it could not be checked
+  std::vector<std::string> mended = {};  // what was, and is whole again, from a copy
 };
 struct Verified {
   JobId job;

@@ -42,6 +42,7 @@ void ask(Core& core, const JobId& job, Epoch epoch, const std::vector<wire::Gues
         one = *image;
         one.clear_domain_xml();
       }
+      copies::add_peers(core, *m.mutable_verify_images());
     });
 }
 
@@ -139,6 +140,11 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   for (const auto& image : answer.verified().images()) {
     if (missing.erase(image.guest()) == 0) continue;
     check.bytes += image.bytes();
+    for (const std::string& mended : image.mended()) {
+      const std::string words = fmt::format("guest {}: {}", image.guest(), mended);
+      core.note(Log::Level::warn, request.job, request.host, Epoch{request.message.epoch()}, "image mended", words);
+      check.mended.push_back(words);
+    }
     for (const auto& problem : image.problems())
       note_problem(
           check, problem.kind() == wire::Failure::DAMAGED ? State::damaged : State::unchecked,

@@ -66,7 +66,7 @@ struct RestoreGuest {
   GuestPlan plan;
   wire::GuestImage image;
   std::vector<wire::StorePeer> peers;  // that may have it
-};  // → GuestRestored
+};                                     // → GuestRestored
 struct ResumeGuest {
   DomainId id;
 };  // → GuestResumed
@@ -106,14 +106,15 @@ struct RemoveGang {
 struct DeleteImages {  // → ImagesDeleted
   JobId job;
   std::vector<Epoch> epochs;
-  bool all_hosts = false;   // also what other hosts stored, and copies of it
-  std::uint64_t token = 0;  // 0: nobody waits for it
+  bool all_hosts = false;                 // also what other hosts stored, and copies of it
+  std::uint64_t token = 0;                // 0: nobody waits for it
   std::vector<HostName> lost_hosts = {};  // whose space in the S3 store is freed here
 };
 struct ListImages {};  // whose images the host's own store holds → ImagesListed
 struct VerifyImages {  // → ImagesVerified
   std::vector<wire::GuestImage> images;
   std::uint64_t token = 0;
+  std::vector<wire::StorePeer> peers = {};  // that may have them, too
 };
 
 struct Log {

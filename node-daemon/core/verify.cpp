@@ -14,7 +14,9 @@ void Host::Impl::verify_images(const wire::ToHost& ask) {
   }
   const std::uint64_t token = next_token++;
   verifications[token] = {ask, {ask.request()}};
-  effects.push_back(VerifyImages{{ask.verify_images().images().begin(), ask.verify_images().images().end()}, token});
+  const auto& what = ask.verify_images();
+  effects.push_back(
+      VerifyImages{{what.images().begin(), what.images().end()}, token, {what.peers().begin(), what.peers().end()}});
 }
 
 void Host::Impl::images_listed(const ImagesListed& event) {

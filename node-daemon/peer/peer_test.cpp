@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <fstream>
+#include <functional>
 
 #include "common/net/test_certificates.h"
 #include "node-daemon/peer/peer_blobs.h"
 #include "node-daemon/peer/peer_server.h"
 #include "node-daemon/peer/peer_target.h"
 #include "node-daemon/store/chunk_image_store.h"
+#include "node-daemon/store/remote/remote_files.h"
 #include "node-daemon/store/store_test_data.h"
 
 namespace stillpoint::node {
@@ -176,6 +178,61 @@ TEST_CASE("nobody who has it is there: said, and not as damage") {
   CHECK(read.error().cause.find("host h2: ") != std::string::npos);
 }
 
+// Packs cannot be opened while it is away.
+class Flaky final : public BlobStore {
+ public:
+  explicit Flaky(std::shared_ptr<BlobStore> blobs) : blobs_(std::move(blobs)) {}
+  bool away = true;
+
+  const std::string& where() const override { return blobs_->where(); }
+  Status put(const std::string& name, const ReadableFile& content, std::stop_token stop) override {
+    return blobs_->put(name, content, std::move(stop));
+  }
+  Result<std::shared_ptr<const ReadableFile>> open(const std::string& name) override {
+    if (away && name.find("/packs/") != std::string::npos)
+      return Error{ErrorKind::transient, "open", name, "nobody answers"};
+    return blobs_->open(name);
+  }
+  Result<std::vector<std::string>> list(const std::string& directory) override { return blobs_->list(directory); }
+  Status remove(const std::string& name) override { return blobs_->remove(name); }
+
+ private:
+  const std::shared_ptr<BlobStore> blobs_;
+};
+
+TEST_CASE("a place that cannot be asked for a moment says nothing of damage, and serves when it is back") {
+  Gang gang;
+  const wire::GuestImage image = gang.copied(12, gang.disk);
+  const auto flaky = std::make_shared<Flaky>(connect_peer(gang.h2->peer(), gang.h1->identity(), 0));
+  RemoteFiles files(flaky);
+  ChunkStoreOptions options;
+  options.read_only = true;
+  auto keys = load_site_keys(gang.site.keys());
+  REQUIRE(keys.has_value());
+  const auto read = [&](ChunkStore& store) -> Result<std::string> {
+    auto source = store.read("j7/e12/guest-0.disk");
+    if (!source) return source.error();
+    std::string raw;
+    for (;;) {
+      auto piece = (*source)->read();
+      if (!piece) return piece.error();
+      if (piece->empty()) return raw;
+      raw += *piece;
+    }
+  };
+  flaky->away = false;
+  auto store = ChunkStore::open(files, "h1", *keys, options);
+  REQUIRE_MESSAGE(store.has_value(), store.error());
+  flaky->away = true;
+  const auto away = read(**store);
+  REQUIRE_FALSE(away.has_value());
+  CHECK(away.error().kind == ErrorKind::transient);
+  flaky->away = false;
+  const auto back = read(**store);
+  REQUIRE_MESSAGE(back.has_value(), back.error());
+  CHECK(*back == gang.disk);
+}
+
 TEST_CASE("the next copy costs what is new, and compaction here makes no second copy there") {
   Gang gang;
   std::string disk = gang.disk;
@@ -212,6 +269,80 @@ TEST_CASE("a copy that is damaged on the way is left for another one") {
   const auto none = gang.h1->get(image.disk(), {gang.h1->peer(), gang.h2->peer()});
   REQUIRE_FALSE(none.has_value());
   CHECK(none.error().kind == ErrorKind::damaged);
+}
+
+// verify puts right whatever one damages, from the other place, and says so.
+struct Damage {
+  const char* words;
+  std::function<void(const fs::path& host)> make;  // below IMAGES/hosts/h1 of the host that is damaged
+};
+
+void cut_short(const fs::path& path) { fs::resize_file(path, fs::file_size(path) / 2); }
+
+const std::vector<Damage>& damages() {
+  static const fs::path list = "images/j7/e12/guest-0.disk";
+  static const std::vector<Damage> all{
+      {"a bit in each pack", [](const fs::path& store) { flip_a_byte_of_each(store / "packs"); }},
+      {"no packs",
+       [](const fs::path& store) {
+         for (const auto& entry : fs::directory_iterator(store / "packs")) fs::remove(entry.path());
+       }},
+      {"packs cut short",
+       [](const fs::path& store) {
+         for (const auto& entry : fs::directory_iterator(store / "packs")) cut_short(entry.path());
+       }},
+      {"no list", [](const fs::path& store) { fs::remove(store / list); }},
+      {"a list cut short", [](const fs::path& store) { cut_short(store / list); }},
+      {"nothing", [](const fs::path& store) {
+         fs::remove(store / list);
+         for (const auto& entry : fs::directory_iterator(store / "packs")) fs::remove(entry.path());
+       }}};
+  return all;
+}
+
+TEST_CASE("verify puts right what is damaged, here and at the partner, from the other one") {
+  for (const Damage& damage : damages())
+    for (const bool at_partner : {false, true}) {
+      CAPTURE(damage.words);
+      CAPTURE(at_partner);
+      Gang gang;
+      const wire::GuestImage image = gang.copied(12, gang.disk);
+      HostUnderTest& hurt = at_partner ? *gang.h2 : *gang.h1;
+      const std::vector<wire::StorePeer> peers{gang.h1->peer(), gang.h2->peer()};
+      damage.make(hurt.packs("h1").parent_path());
+      const auto verified = hurt.store().verify(image.disk(), peers, {});
+      REQUIRE_MESSAGE(verified.has_value(), verified.error());
+      CHECK_MESSAGE(verified->problems.empty(), verified->problems.front());
+      REQUIRE(verified->mended.size() == 1);
+      CHECK(verified->mended[0].find(at_partner ? "host h1" : "host h2") != std::string::npos);
+      // What was one file's damage was others', too.
+      CHECK(hurt.store().verify(image.memory(), peers, {}).value().problems.empty());
+      // Now it stands alone.
+      const auto read = hurt.get(image.disk(), {});
+      REQUIRE_MESSAGE(read.has_value(), read.error());
+      CHECK(*read == gang.disk);
+      const auto again = hurt.store().verify(image.disk(), {}, {});
+      REQUIRE(again.has_value());
+      CHECK(again->problems.empty());
+      CHECK(again->mended.empty());
+    }
+}
+
+TEST_CASE("verify: damaged everywhere is damaged; damaged here and nobody to ask is not known") {
+  Gang gang;
+  const wire::GuestImage image = gang.copied(12, gang.disk);
+  const std::vector<wire::StorePeer> peers{gang.h1->peer(), gang.h2->peer()};
+  flip_a_byte_of_each(gang.h1->packs("h1"));
+  const auto unknown = gang.h1->store().verify(image.disk(), {}, {});
+  REQUIRE(unknown.has_value());
+  REQUIRE_FALSE(unknown->problems.empty());
+  for (const Error& problem : unknown->problems) CHECK(problem.kind == ErrorKind::transient);
+  flip_a_byte_of_each(gang.h2->packs("h1"));
+  const auto lost = gang.h1->store().verify(image.disk(), peers, {});
+  REQUIRE(lost.has_value());
+  REQUIRE_FALSE(lost->problems.empty());
+  for (const Error& problem : lost->problems) CHECK(problem.kind == ErrorKind::damaged);
+  CHECK(lost->mended.empty());
 }
 
 TEST_CASE("the next partner is asked when one does not take it; none: each is named") {
@@ -333,7 +464,8 @@ TEST_CASE("names and ranges of requests") {
   REQUIRE(range.has_value());
   CHECK(range->begin == 10);
   CHECK(range->end == 20);
-  for (const char* bad : {"bytes=10-20", "bytes=-5", "bytes=5-", "bytes=1-2,4-5", "pages=1-2", "bytes=18446744073709551616-1"})
+  for (const char* bad :
+       {"bytes=10-20", "bytes=-5", "bytes=5-", "bytes=1-2,4-5", "pages=1-2", "bytes=18446744073709551616-1"})
     CHECK_MESSAGE(!parse_byte_range(bad, 20), bad);
 }
 

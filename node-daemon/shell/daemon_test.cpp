@@ -58,7 +58,8 @@ class HangingStore final : public ImageStore {
   Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile&, const std::vector<wire::StorePeer>&) override {
     return Error{ErrorKind::not_found, "open image", "", "there is none"};
   }
-  Result<ImageCheck> verify(const wire::ImageFile&, const std::stop_token&) override {
+  Result<ImageCheck> verify(const wire::ImageFile&, const std::vector<wire::StorePeer>&,
+                            const std::stop_token&) override {
     return switch_->write().error();
   }
   Status remove(const JobId&, const std::vector<Epoch>&, Reach, const std::vector<HostName>&) override { return {}; }

@@ -197,9 +197,9 @@ GangRemoved GuestWork::remove(const RemoveGang& work) {
 ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
   using Reach = ImageStore::Reach;
   const std::uint64_t before = store_.use().pack_bytes;
-  ImagesDeleted done{work.token, store_.remove(work.job, work.epochs, work.all_hosts ? Reach::all_hosts : Reach::own,
-                                    work.lost_hosts),
-                     0};
+  ImagesDeleted done{
+      work.token, store_.remove(work.job, work.epochs, work.all_hosts ? Reach::all_hosts : Reach::own, work.lost_hosts),
+      0};
   const std::uint64_t after = store_.use().pack_bytes;  // more, if a checkpoint was stored meanwhile
   done.freed_bytes = before > after ? before - after : 0;
   return done;
@@ -213,11 +213,12 @@ ImagesVerified GuestWork::verify(const VerifyImages& work) {
     auto& check = *done.report.add_images();
     check.set_guest(image.guest());
     for (const wire::ImageFile* file : {&image.memory(), &image.disk()}) {
-      const auto found = store_.verify(*file, stopping_.get_token());
+      const auto found = store_.verify(*file, work.peers, stopping_.get_token());
       if (!found) *check.add_problems() = to_wire(not_checked(found.error()));
       else check.set_bytes(check.bytes() + found->bytes);
       for (const Error& problem : found ? found->problems : std::vector<Error>{})
         *check.add_problems() = to_wire(problem);
+      for (const std::string& what : found ? found->mended : std::vector<std::string>{}) check.add_mended(what);
     }
   }
   return done;

@@ -16,6 +16,7 @@
 #include "node-daemon/store/image_writer.h"
 #include "node-daemon/store/new_file.h"
 #include "node-daemon/store/store_lock.h"
+#include "node-daemon/store/store_mend.h"
 
 namespace stillpoint::node {
 namespace {
@@ -147,7 +148,8 @@ class ChunkImageStore final : public SiteImageStore {
   Status replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) override;
   Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
                                             const std::vector<wire::StorePeer>& peers) override;
-  Result<ImageCheck> verify(const wire::ImageFile& file, const std::stop_token& stop) override;
+  Result<ImageCheck> verify(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
+                            const std::stop_token& stop) override;
   Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach,
                 const std::vector<HostName>& lost_hosts) override;
   // Another host may have deleted lists here while this daemon was away, or was not asked.
@@ -262,17 +264,69 @@ Status ChunkImageStore::replicate(wire::GuestImage& image, const wire::Durabilit
   return {};
 }
 
-Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const std::stop_token& stop) {
+// list_is_bad: the image's file itself is damaged or gone.
+Result<ImageCheck> check(ChunkStore& store, const wire::ImageFile& file, const std::string& image, bool& list_is_bad,
+                         const std::stop_token& stop) {
+  auto same = check_digest(store, file, image);
+  list_is_bad = !same && same.error().kind == ErrorKind::damaged;
+  if (list_is_bad) return ImageCheck{0, {same.error()}, {}, {}};
+  if (!same) return same.error();
+  return store.verify_image(image, stop);
+}
+
+// Puts right what is wrong with the image here, from one other place, and looks again.
+Result<ImageCheck> mend_from(ChunkStore& there, ChunkStore& here, const wire::ImageFile& file, const std::string& image,
+                             const std::stop_token& stop) {
+  if (auto same = check_digest(there, file, image); !same) return same.error();
+  bool list_is_bad = false;
+  auto found = check(here, file, image, list_is_bad, stop);
+  if (found && list_is_bad) {
+    if (auto mended = mend_list(here, there, image, stop); !mended) return mended.error();
+    found = check(here, file, image, list_is_bad, stop);
+  }
+  if (!found || found->bad.empty()) return found;
+  if (auto mended = mend_blocks(here, there, found->bad, stop); !mended) return mended.error();
+  return check(here, file, image, list_is_bad, stop);
+}
+
+Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
+                                           const std::stop_token& stop) {
   const auto name = split_path(file);
   if (!name) return name.error();
+  const std::string& image = name->image;
   const Error not_here{ErrorKind::transient, "verify image", file.path(), "no copy of it is kept on this host"};
+  const bool is_keeper = std::ranges::find(file.copies(), host_.value) != file.copies().end();
   auto place = here(name->owner);
+  if (!place && place.error().kind == ErrorKind::not_found && is_keeper)
+    if (auto mirror = mirrors_.open({name->owner}); mirror) place = ImagePlace{*mirror, mirror->get()};
   if (!place) return place.error().kind == ErrorKind::not_found ? not_here : place.error();
-  if (is_own_ && name->owner != host_.value && !place->store->image_file(name->image)) return not_here;
-  auto same = check_digest(*place->store, file, name->image);
-  if (!same && same.error().kind == ErrorKind::damaged) return ImageCheck{0, {same.error()}};
-  if (!same) return same.error();
-  return place->store->verify_image(name->image, stop);
+  if (is_own_ && name->owner != host_.value && !is_keeper && !place->store->image_file(image)) return not_here;
+  bool list_is_bad = false;
+  auto found = check(*place->store, file, image, list_is_bad, stop);
+  const bool may_write = is_own_ || name->owner == host_.value;
+  if (!found || found->problems.empty() || !may_write) return found;
+
+  auto places = places_of(file, name->owner, peers);
+  const bool all_named = places.size() > static_cast<std::size_t>(file.copies_size());  // this host is one of them
+  bool all_asked = is_own_ ? all_named : true;
+  for (std::size_t i = 1; i < places.size(); ++i) {
+    auto other = places[i].open();
+    auto mended = other ? mend_from(*other->store, *place->store, file, image, stop) : other.error();
+    if (mended && mended->problems.empty()) {
+      mended->mended.push_back(file.path() + " was put right from " + places[i].words + ": " +
+                               found->problems.front().message());
+      return mended;
+    }
+    const Error why = mended ? mended->problems.front() : mended.error();
+    log_warn("image not put right", {{"image", file.path()}, {"from", places[i].words}, {"cause", why.message()}});
+    if (why.kind != ErrorKind::damaged && why.kind != ErrorKind::not_found) all_asked = false;
+  }
+  if (!all_asked)
+    for (Error& problem : found->problems) {
+      problem.kind = ErrorKind::transient;
+      problem.cause += "; a copy may be whole, but the one who has it could not be asked";
+    }
+  return found;
 }
 
 Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach,

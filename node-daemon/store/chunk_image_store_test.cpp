@@ -34,7 +34,8 @@ struct Place {
     fs::remove_all(path, ignored);
   }
   fs::path images() const { return path / "images"; }
-  Result<std::unique_ptr<SiteImageStore>> try_open(const std::string& host, const std::string& keys = "store.keys") const {
+  Result<std::unique_ptr<SiteImageStore>> try_open(const std::string& host,
+                                                   const std::string& keys = "store.keys") const {
     return open_chunk_image_store(images(), {host}, path / keys);
   }
   std::unique_ptr<ImageStore> open(const std::string& host) const {
@@ -286,7 +287,7 @@ TEST_CASE("an image is verified by any host, and what is wrong with it is named"
   auto one = place.open("h1"), two = place.open("h2");
   const auto memory = put(*one, kMemory, TestGuest(1).stream());
   for (ImageStore* store : {one.get(), two.get()}) {
-    const auto check = store->verify(memory, {});
+    const auto check = store->verify(memory, {}, {});
     REQUIRE_MESSAGE(check.has_value(), check.error());
     CHECK(check->problems.empty());
     CHECK(check->bytes > 0);
@@ -299,17 +300,17 @@ TEST_CASE("an image is verified by any host, and what is wrong with it is named"
   file.put(byte);
   file.close();
   for (ImageStore* store : {one.get(), two.get()}) {
-    const auto check = store->verify(memory, {});
+    const auto check = store->verify(memory, {}, {});
     REQUIRE(check.has_value());
     REQUIRE(check->problems.size() == 1);
     CHECK(check->problems[0].kind == ErrorKind::damaged);
     CHECK(check->problems[0].object == pack.string());
   }
   fs::remove(pack);
-  for (ImageStore* store : {one.get(), two.get()}) CHECK_FALSE(store->verify(memory, {})->problems.empty());
+  for (ImageStore* store : {one.get(), two.get()}) CHECK_FALSE(store->verify(memory, {}, {})->problems.empty());
   fs::remove(place.images() / "hosts" / memory.path().substr(0, 2) / "images" / memory.path().substr(3));
   for (ImageStore* store : {one.get(), two.get()})
-    CHECK(store->verify(memory, {})->problems.at(0).cause == "it is gone");
+    CHECK(store->verify(memory, {}, {})->problems.at(0).cause == "it is gone");
 }
 
 TEST_CASE("where the image directory is not mounted nothing is said of an image, and a check can be stopped") {
@@ -318,9 +319,9 @@ TEST_CASE("where the image directory is not mounted nothing is said of an image,
   const auto file = put(*store, kDisk, test::flat_bytes(4, 50'000));
   std::stop_source stop;
   stop.request_stop();
-  CHECK(store->verify(file, stop.get_token()).error().kind == ErrorKind::transient);
+  CHECK(store->verify(file, {}, stop.get_token()).error().kind == ErrorKind::transient);
   fs::rename(place.images(), place.path / "away");
-  CHECK(store->verify(file, {}).error().kind == ErrorKind::transient);
+  CHECK(store->verify(file, {}, {}).error().kind == ErrorKind::transient);
 }
 
 TEST_CASE("whose images a host holds is known by name, and what they take without reading") {

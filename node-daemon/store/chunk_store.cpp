@@ -211,23 +211,15 @@ class Store final : public ChunkStore {
     if (!is_image_name(image)) return Error{ErrorKind::refused, "open image", image, "not an image's name"};
     return state_.files.open(state_.images_directory / image);
   }
+  Status put_pack(const ReadableFile& content, const std::vector<BlockSlots>& instead) override {
+    if (state_.options.read_only) return Error{ErrorKind::refused, "copy pack", "", "this store is read only"};
+    return state_.put_pack(content, instead);
+  }
   Status put_image(const std::string& image, std::string_view file) override;
 
  private:
   StoreState state_;
 };
-
-std::vector<BlockSlots> blocks_of(const ImageManifest& manifest) {
-  std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint64_t> found;
-  for (const Space& space : manifest.spaces)
-    for (const PageRef& ref : space.pages)
-      if (is_stored(ref))
-        found[{ref.origin, ref.page / kPagesPerBlock}] |= std::uint64_t{1} << (ref.page % kPagesPerBlock);
-  std::vector<BlockSlots> blocks;
-  blocks.reserve(found.size());
-  for (const auto& [place, slots] : found) blocks.push_back({manifest.origins[place.first], place.second, slots});
-  return blocks;
-}
 
 Result<std::vector<BlockSlots>> Store::blocks(const std::string& image) {
   if (!is_image_name(image)) return Error{ErrorKind::refused, "read image", image, "not an image's name"};

@@ -78,13 +78,6 @@ struct StoreFigures {
   std::size_t index_bytes = 0;
 };
 
-// Some pages of a block of an origin; bit i: the page of slot i.
-struct BlockSlots {
-  Id origin{};
-  std::uint32_t number = 0;  // of the block in its origin
-  std::uint64_t slots = 0;
-};
-
 // A pack's file, to be copied; readable even if the store deletes it meanwhile.
 struct OpenedPack {
   std::string name;
@@ -131,6 +124,9 @@ class ChunkStore {
   // The pack that has the block. damaged: there is none.
   virtual Result<OpenedPack> pack(const Id& origin, std::uint32_t block) = 0;
   virtual Result<std::shared_ptr<const ReadableFile>> image_file(const std::string& image) = 0;
+  // A pack's file from elsewhere, every block of it checked; durable when it returns. It becomes the place of blocks
+  // that are nowhere, and of those in `instead` whatever was. damaged, and nothing is changed, if it is not whole.
+  virtual Status put_pack(const ReadableFile& content, const std::vector<BlockSlots>& instead) = 0;
   // An image's file from elsewhere; durable when it returns. damaged, and nothing is there, if it is not the file of an
   // image of that name, or a page that it lists is not here.
   virtual Status put_image(const std::string& image, std::string_view file) = 0;

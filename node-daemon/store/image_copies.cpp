@@ -120,7 +120,8 @@ Result<std::shared_ptr<CopiesView>> ImageCopies::at_peer(const wire::StorePeer& 
 }
 
 Result<std::shared_ptr<CopiesView>> ImageCopies::at_object_store(const std::string& owner) {
-  if (!object_store_) return Error{ErrorKind::not_found, "open copies", owner, "this host's daemon knows of no S3 store"};
+  if (!object_store_)
+    return Error{ErrorKind::not_found, "open copies", owner, "this host's daemon knows of no S3 store"};
   return view(object_store_, owner);
 }
 

@@ -3,6 +3,7 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <map>
 
 #include "node-daemon/store/bytes.h"
 
@@ -194,6 +195,18 @@ Result<ImageManifest> open_manifest(std::string_view file, const SiteKeys& keys)
   const std::size_t size = ZSTD_decompress(plain.data(), plain.size(), compressed->data(), compressed->size());
   if (ZSTD_isError(size) || size != plain.size()) return damaged("it does not unpack");
   return decode_manifest(plain);
+}
+
+std::vector<BlockSlots> blocks_of(const ImageManifest& manifest) {
+  std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint64_t> found;
+  for (const Space& space : manifest.spaces)
+    for (const PageRef& ref : space.pages)
+      if (is_stored(ref))
+        found[{ref.origin, ref.page / kPagesPerBlock}] |= std::uint64_t{1} << (ref.page % kPagesPerBlock);
+  std::vector<BlockSlots> blocks;
+  blocks.reserve(found.size());
+  for (const auto& [place, slots] : found) blocks.push_back({manifest.origins[place.first], place.second, slots});
+  return blocks;
 }
 
 }  // namespace stillpoint::node

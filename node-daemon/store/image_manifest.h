@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "node-daemon/store/image_check.h"
 #include "node-daemon/store/page_index.h"
 #include "node-daemon/store/ram_stream.h"
 #include "node-daemon/store/seal.h"
@@ -32,6 +33,9 @@ struct ImageManifest {
   std::vector<Id> origins;
   std::vector<Space> spaces;
 };
+
+// The blocks that its pages are in, in order.
+std::vector<BlockSlots> blocks_of(const ImageManifest& manifest);
 
 std::string encode_manifest(const ImageManifest& manifest);
 // max_pages: an image of more is refused before anything is allocated for it.

@@ -61,7 +61,8 @@ class Source final : public ImageSource {
   Status some_others(std::string& out, std::uint64_t until);
   Result<std::string_view> page(const PageRef& ref);
   Result<BlockCache::Block> fetch(const PageRef& ref);
-  BlockReader* reader(const PackInfo& pack);
+  // The pages of the block there; not_found: the pack has moved.
+  Result<std::string> read_there(const BlockPlace& at);
   Error damaged(std::string cause) const { return {ErrorKind::damaged, "read image", name_, std::move(cause)}; }
   const std::vector<Space>& spaces() const { return holder_->spaces; }
 
@@ -193,12 +194,12 @@ Result<BlockCache::Block> Source::fetch(const PageRef& ref) {
   // so without our knowing.
   for (int attempt = 0; attempt < 3; ++attempt) {
     const BlockPlace at = state_.place(ref);
-    if (BlockReader* const from = at.pack ? reader(*at.pack) : nullptr; from != nullptr) {
-      const PackBlock& block = at.pack->content.blocks[at.index];
-      auto pages = from->read(at.pack->content, block, at.index);
-      if (!pages)
+    if (at.pack) {
+      auto pages = read_there(at);
+      if (pages) return BlockCache::Block{at.pack->content.blocks[at.index].slots, std::move(*pages)};
+      if (pages.error().kind != ErrorKind::not_found)
         return Error{pages.error().kind, "read image", name_, at.pack->path.string() + ": " + pages.error().cause};
-      return BlockCache::Block{block.slots, std::move(*pages)};
+      readers_.erase(at.pack->content.id);  // a file that lies elsewhere does not stay because it was opened
     }
     if (!at.pack && !state_.options.read_only) return damaged("a page of it is missing");
     if (state_.options.read_only)
@@ -207,13 +208,15 @@ Result<BlockCache::Block> Source::fetch(const PageRef& ref) {
   return damaged("a pack that it needs is gone");
 }
 
-BlockReader* Source::reader(const PackInfo& pack) {
-  const auto known = readers_.find(pack.content.id);
-  if (known != readers_.end()) return &known->second;
-  auto file = state_.files.open(pack.path);
-  if (!file) return nullptr;
-  const SiteKey& key = *state_.keys.find(pack.content.key);
-  return &readers_.try_emplace(pack.content.id, *file, key, pack.content).first->second;
+Result<std::string> Source::read_there(const BlockPlace& at) {
+  const PackContent& content = at.pack->content;
+  auto known = readers_.find(content.id);
+  if (known == readers_.end()) {
+    auto file = state_.files.open(at.pack->path);
+    if (!file) return file.error();
+    known = readers_.try_emplace(content.id, *file, *state_.keys.find(content.key), content).first;
+  }
+  return known->second.read(content, content.blocks[at.index], at.index);
 }
 
 }  // namespace

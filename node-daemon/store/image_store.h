@@ -59,9 +59,12 @@ class ImageStore {
   virtual Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
                                                     const std::vector<wire::StorePeer>& peers) = 0;
   // Reads back what this host's directory has of an image, all that the image needs, and compares every page with its
-  // fingerprint. An error: it could not be checked, so nothing is known; transient when it is not kept here, or when
-  // `stop` was requested.
-  virtual Result<ImageCheck> verify(const wire::ImageFile& file, const std::stop_token& stop) = 0;
+  // fingerprint. What is damaged or gone, where this host may write, is put right from the other places that the file
+  // names, peers among them. An error: it could not be checked, so nothing is known; transient when it is not kept
+  // here, or when `stop` was requested. Problems are transient, too, while a place that may have it whole cannot be
+  // asked.
+  virtual Result<ImageCheck> verify(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
+                                    const std::stop_token& stop) = 0;
   // Images that are not there are deleted already. own: those that this host took; all_hosts: those of every host, and
   // copies. What the deletion leaves without use is freed before it returns, where that is this host's to do.
   // In the site's S3 store, too; there also what hosts stored that are lost.

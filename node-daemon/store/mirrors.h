@@ -34,6 +34,8 @@ class Mirrors {
   // name: "packs/ID.pack" or "images/j7/e12/guest-0.ram". storage_full if so many bytes have no room.
   Result<std::unique_ptr<Incoming>> begin(const HostName& owner, const std::string& name, std::uint64_t bytes);
 
+  // The owner's copies here, also if none are kept yet.
+  Result<std::shared_ptr<ChunkStore>> open(const HostName& owner);
   // The owner's copies here, to be read; not_found if there are none.
   Result<std::shared_ptr<ChunkStore>> find(const HostName& owner);
   // Frees what deleted images of the owner held.
@@ -48,7 +50,6 @@ class Mirrors {
   class IncomingImage;
 
   std::filesystem::path directory(const HostName& owner) const { return hosts_ / owner.value; }
-  Result<std::shared_ptr<ChunkStore>> open(const HostName& owner);
 
   Files& files_;
   const std::filesystem::path hosts_;

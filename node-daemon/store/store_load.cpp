@@ -107,8 +107,9 @@ Status StoreState::load_packs() {
         if (name.ends_with(kTemporarySuffix))
           if (auto removed = files.remove(packs_directory / name); !removed) return removed;
     std::erase_if(*names, [](const std::string& name) { return !name.ends_with(".pack"); });
-    const bool changed = take_up(*names);
-    if (!options.read_only || !changed) return {};
+    auto changed = take_up(*names);
+    if (!changed) return changed.error();
+    if (!options.read_only || !*changed) return {};
   }
   return Error{ErrorKind::transient, "open store", packs_directory.string(), "it changes all the time; try again"};
 }
@@ -118,30 +119,41 @@ Status StoreState::refresh_packs() {
   auto names = files.list(packs_directory);
   if (!names) return names.error();
   std::erase_if(*names, [](const std::string& name) { return !name.ends_with(".pack"); });
-  take_up(*names);
-  return {};
+  auto changed = take_up(*names);
+  return changed ? Status{} : Status(changed.error());
 }
 
-bool StoreState::take_up(const std::vector<std::string>& names) {
+Result<bool> StoreState::take_up(const std::vector<std::string>& names) {
   bool changed = forget_packs_but(names);
   for (const std::string& name : names) {
     if (looked_at_.contains(name)) continue;
     changed = true;
-    take_up_pack(name);
+    if (auto taken = take_up_pack(name); !taken) return taken.error();
   }
   return changed;
 }
 
-void StoreState::take_up_pack(const std::string& name) {
+Status StoreState::take_up_pack(const std::string& name) {
+  // Where the store lies elsewhere a pack that cannot be asked for now may be whole.
+  const auto says_nothing = [&](const Error& error) {
+    return error.kind == ErrorKind::transient || (options.read_only && error.kind != ErrorKind::damaged);
+  };
   auto file = files.open(packs_directory / name);
-  if (!file && file.error().kind == ErrorKind::not_found) return;  // moved: the next listing tells
+  if (!file && file.error().kind == ErrorKind::not_found) return {};  // moved: the next listing tells
+  if (!file && says_nothing(file.error())) return file.error();
   looked_at_.insert(name);
-  if (!file) return;
+  if (!file) return {};
   const auto content = read_pack(**file, keys);
-  if (!content || pack_name(content->id) != name) return;
+  if (!content && content.error().kind == ErrorKind::not_found) looked_at_.erase(name);
+  else if (!content && says_nothing(content.error())) {
+    looked_at_.erase(name);
+    return content.error();
+  }
+  if (!content || pack_name(content->id) != name) return {};
   const std::lock_guard lock(mutex_);
   add_pack(*content, false);
   if (!options.read_only) index_pages(*content);
+  return {};
 }
 
 Status StoreState::load_packs_for(const ImageManifest& manifest) {
@@ -152,7 +164,7 @@ Status StoreState::load_packs_for(const ImageManifest& manifest) {
     for (const Id& id : manifest.origins)
       if (const std::string name = pack_name(id);
           !looked_at_.contains(name) && std::ranges::binary_search(*names, name))
-        take_up_pack(name);
+        if (auto taken = take_up_pack(name); !taken) return taken;
   }
   return has_pages_of(manifest) ? Status() : load_packs();
 }

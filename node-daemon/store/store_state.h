@@ -79,6 +79,9 @@ class StoreState {
   // all packs only if some page is not there.
   Status load_packs_for(const ImageManifest& manifest);
 
+  // ChunkStore::put_pack().
+  Status put_pack(const ReadableFile& file, const std::vector<BlockSlots>& instead);
+
   std::shared_ptr<Holder> hold();
   void release(const std::shared_ptr<Holder>& holder);
 
@@ -122,9 +125,10 @@ class StoreState {
   void add_pack(const PackContent& content, bool replace);
   void place_blocks(const std::shared_ptr<const PackInfo>& pack, bool replace);
   // Parts of load_packs(), under collect_mutex_. The first two: whether anything was new, or gone. names: in order.
-  bool take_up(const std::vector<std::string>& names);
+  Result<bool> take_up(const std::vector<std::string>& names);
   bool forget_packs_but(const std::vector<std::string>& names);
-  void take_up_pack(const std::string& name);
+  // A pack that is damaged, or gone since, is left out. An error: it could not be read, which says nothing of it.
+  Status take_up_pack(const std::string& name);
   bool has_pages_of(const ImageManifest& manifest);
   void index_pages(const PackContent& content);
   const OpenPack* unpublished(std::uint32_t origin) const { return origins_[origin].open.get(); }

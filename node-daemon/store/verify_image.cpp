@@ -39,6 +39,10 @@ class Checker {
   Status check_there(const BlockPlace& at, std::uint64_t slots);
   Result<CheckedPack*> open(const PackInfo& pack);
   void note(Error problem);
+  void note_bad(const Id& origin, std::uint32_t number, std::uint64_t slots, Error problem) {
+    found_.bad.push_back({origin, number, slots});
+    note(std::move(problem));
+  }
 
   StoreState& state_;
   const std::string name_;
@@ -64,6 +68,8 @@ Result<std::vector<PageRef>> Checker::pages() {
     numbers.push_back(state_.origin_number(id));
     if (!numbers.back()) note(damaged(name_, "pack " + pack_name(id) + " is missing or damaged"));
   }
+  for (const BlockSlots& block : blocks_of(*manifest))
+    if (!state_.origin_number(block.origin)) found_.bad.push_back(block);
   std::vector<PageRef> needed;
   for (Space& space : manifest->spaces)
     for (PageRef& ref : space.pages) {
@@ -126,7 +132,7 @@ Status Checker::check_block(const PageRef& first, std::uint64_t slots) {
       Status done = check_there(at, slots);
       if (done) return done;
       if (done.error().kind == ErrorKind::damaged) {
-        note(done.error());
+        note_bad(state_.origin_id(first.origin), first.page / kPagesPerBlock, slots, done.error());
         return {};
       }
       if (done.error().kind != ErrorKind::not_found) return done;
@@ -137,7 +143,8 @@ Status Checker::check_block(const PageRef& first, std::uint64_t slots) {
     if (state_.options.read_only)
       if (auto again = state_.load_packs(); !again) return again;
   }
-  note(damaged(name_, "a pack that it needs is missing or damaged"));
+  note_bad(state_.origin_id(first.origin), first.page / kPagesPerBlock, slots,
+           damaged(name_, "a pack that it needs is missing or damaged"));
   return {};
 }
 

@@ -1,8 +1,9 @@
-// Hosts that share no directory: each keeps its own images, with copies at a partner. What a dead host had stored is gone
-// with it.
+// Hosts that share no directory: each keeps its own images, with copies at a partner. What a dead host had stored is
+// gone with it.
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <set>
 
 #include "tests/e2e/examples.h"
@@ -29,6 +30,25 @@ std::vector<std::set<std::string>> keepers(const TestLab& lab, const std::string
   return all;
 }
 
+std::vector<fs::path> own_packs(const TestLab& lab, const std::string& host) {
+  const fs::path directory = lab.lab({"status"}).at("dir").get<std::string>();
+  std::vector<fs::path> packs;
+  for (const auto& entry : fs::directory_iterator(directory / "hosts" / host / "images/hosts" / host / "packs"))
+    packs.push_back(entry.path());
+  REQUIRE_FALSE(packs.empty());
+  return packs;
+}
+
+void flip_a_bit(const fs::path& path) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  const auto middle = static_cast<std::streamoff>(fs::file_size(path) / 2);
+  file.seekg(middle);
+  const char byte = static_cast<char>(file.get() ^ 1);
+  file.seekp(middle);
+  file.put(byte);
+  REQUIRE(file.flush().good());
+}
+
 bool stands(const std::vector<std::set<std::string>>& images, const std::set<std::string>& lost) {
   return std::ranges::all_of(images, [&](const auto& hosts) { return !std::ranges::includes(lost, hosts); });
 }
@@ -50,7 +70,15 @@ TEST_CASE("a dead host's images come from its partner; two dead hosts' are said 
   const auto of_first = keepers(lab, job, first);
   go_on(1);
 
+  // A bit flips in each pack of one of its hosts: verify puts them right from the partner's copies.
   const std::string victim = lab.hosts_of(job).at(0);
+  for (const fs::path& pack : own_packs(lab, victim)) flip_a_bit(pack);
+  const json verified = lab.ok({"verify", job});
+  CHECK(verified.at("epochs").at(0).at("state") == "ok");
+  CHECK_MESSAGE(!verified.at("epochs").at(0).at("mended").empty(), verified.dump(2));
+  const json again = lab.ok({"verify", job});
+  CHECK(again.at("epochs").at(0).at("mended").empty());
+
   lab.lab({"kill-host", victim});
   REQUIRE(until(kPatience, [&] { return lab.status(job).at("restarts") == 1 && lab.state(job) == "running"; }));
   CHECK(lab.status(job).at("restoredFrom") == first);

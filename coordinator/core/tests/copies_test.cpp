@@ -1,7 +1,8 @@
 // Hosts that share no directory: who keeps copies, and what a restart takes when hosts are lost with what they kept.
+#include "coordinator/core/copies.h"
+
 #include <doctest/doctest.h>
 
-#include "coordinator/core/copies.h"
 #include "coordinator/core/tests/world.h"
 
 using namespace stillpoint;

@@ -17,7 +17,6 @@ std::string image_path(const FakeGang& gang, std::uint64_t epoch, std::uint32_t 
   return fmt::format("{}/e{}/guest-{}", gang.job.value, epoch, guest);
 }
 
-
 }  // namespace
 
 std::string key_of(const wire::ImageFile& file) {
