@@ -97,6 +97,7 @@ Status serve(const Flags& flags) {
       flags.store_keys.empty() ? tls_file("store.keys") : std::filesystem::path(flags.store_keys);
   ImageStoreOptions images;
   images.own = flags.own_images;
+  images.reserve = flags.store_reserve.value_or(std::uint64_t{1} << 30);
   images.connect = [identity = SiteIdentity{tls_file("ca.pem"), tls_file("cert.pem"), tls_file("key.pem")}](
                        const wire::StorePeer& peer) { return connect_peer(peer, identity, 0); };
   auto object_store = open_object_store(flags.object_store, flags.tls, {flags.name});
@@ -105,7 +106,7 @@ Status serve(const Flags& flags) {
   images.object_store = std::move(*object_store);
   auto store = open_chunk_image_store(std::filesystem::absolute(flags.images), {flags.name}, keys, std::move(images));
   if (!store) return store.error();
-  std::unique_ptr<PeerServer> peers;  // goes before the store
+  std::unique_ptr<PeerServer> peers;
   if (flags.own_images) {
     auto listening = PeerServer::listen(*parts.tls, flags.address + ":" + std::to_string(flags.images_port),
                                         system_files(), (*store)->hosts(), (*store)->mirrors());
@@ -138,7 +139,10 @@ Status serve(const Flags& flags) {
   parts.guest_image = std::filesystem::absolute(flags.guest_image);
   parts.coordinator = flags.coordinator;
   parts.store_reserve = flags.store_reserve;
-  return Daemon(std::move(parts)).run();
+  Daemon daemon(std::move(parts));
+  Status served = daemon.run();
+  peers.reset();  // it lives on what the daemon has
+  return served;
 }
 
 }  // namespace

@@ -3,6 +3,11 @@
 #include "common/log.h"
 
 namespace stillpoint::node {
+namespace {
+
+constexpr std::chrono::seconds kLook{3};
+
+}  // namespace
 
 void add_flags(CLI::App& app, ObjectStoreFlags& flags) {
   auto* endpoint = app.add_option("--s3-endpoint", flags.s3.endpoint,
@@ -27,8 +32,19 @@ Result<std::shared_ptr<BlobStore>> open_object_store(const ObjectStoreFlags& fla
   if (settings.credentials.empty()) settings.credentials = tls / "s3.credentials";
   auto store = S3Store::make(settings);
   if (!store) return store.error();
-  if (auto usable = (*store)->check(); !usable) return usable.error();
-  auto ended = (*store)->end_unfinished(host.value);
+  // Machines of this host may wait to be taken up: one look, and a store that does not answer now is used when it does.
+  S3Settings look = settings;
+  look.retries.attempts = 1;
+  look.connect_timeout = kLook;
+  look.stall_timeout = kLook;
+  auto once = S3Store::make(look);
+  if (!once) return once.error();
+  if (auto usable = (*once)->check(); !usable) {
+    if (usable.error().kind != ErrorKind::transient) return usable.error();
+    log_warn("the S3 store does not answer", {{"cause", usable.error().message()}});
+    return std::shared_ptr<BlobStore>(std::move(*store));
+  }
+  auto ended = (*once)->end_unfinished(host.value);
   if (!ended) log_warn("unfinished uploads not ended", {{"cause", ended.error().message()}});
   else if (*ended > 0) log_info("unfinished uploads ended", {{"count", std::to_string(*ended)}});
   return std::shared_ptr<BlobStore>(std::move(*store));

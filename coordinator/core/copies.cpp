@@ -75,6 +75,11 @@ bool can_be_had(const Core& core, const wire::ImageFile& file) {
   });
 }
 
+std::string words_of(const std::string& copy) {
+  if (copy == kObjectStore) return "in the S3 store";
+  return copy.starts_with(kDirectory) ? "in the directory that it shares" : copy;
+}
+
 std::string level_of(const wire::ImageFile& file) {
   const auto has = [&](auto matches) { return std::ranges::any_of(file.copies(), matches); };
   if (has([](const std::string& copy) { return copy == kObjectStore; })) return "site";
@@ -128,7 +133,7 @@ std::string lost_images(const Core& core, const EpochRecord& epoch) {
     for (const auto* file : {&image.memory(), &image.disk()}) {
       if (can_be_had(core, *file)) continue;
       std::string places = owner_of(*file);
-      for (const auto& copy : file->copies()) places += " and " + copy;
+      for (const auto& copy : file->copies()) places += " and " + words_of(copy);
       text += fmt::format("{}guest {}'s image is on {} alone, which {} not up", text.empty() ? "" : "; ", image.guest(),
                           places, file->copies().empty() ? "is" : "are");
       break;

@@ -141,6 +141,12 @@ void Core::transmit(Request& request) {
         break;
       }
   if (!usable(request.host)) return;
+  if (request.message.has_delete_images()) {
+    // Who is back meanwhile may be putting something there, and frees his own.
+    auto& lost = *request.message.mutable_delete_images()->mutable_lost_hosts();
+    for (int i = lost.size(); i-- > 0;)
+      if (!fenced_by_lease(HostName{lost[i]})) lost.DeleteSubrange(i, 1);
+  }
   auto& host = hosts.at(request.host);
   request.sent_on = host.session;
   host.last_sent = now;
@@ -222,7 +228,7 @@ void Core::delete_images(Owner owner, const JobId& id, const std::vector<Epoch>&
       m.mutable_delete_images()->set_all_hosts(is_own || std::exchange(first_of_shared, false));
       if (!host.value.empty() && hosts.at(host).hello.object_store() && std::exchange(first_of_object_store, false))
         for (const auto& [known, record] : catalog.hosts)
-          if (!usable(known)) m.mutable_delete_images()->add_lost_hosts(known.value);
+          if (fenced_by_lease(known)) m.mutable_delete_images()->add_lost_hosts(known.value);
     });
 }
 

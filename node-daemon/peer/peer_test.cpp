@@ -317,6 +317,9 @@ TEST_CASE("verify puts right what is damaged, here and at the partner, from the 
       CHECK(verified->mended[0].find(at_partner ? "host h1" : "host h2") != std::string::npos);
       // What was one file's damage was others', too.
       CHECK(hurt.store().verify(image.memory(), peers, {}).value().problems.empty());
+      // Nor did what was put right become less with the next collection.
+      REQUIRE(hurt.store().remove({"j7"}, {{99}}, ImageStore::Reach::all_hosts, {}).has_value());
+      CHECK(hurt.store().verify(image.memory(), {}, {}).value().problems.empty());
       // Now it stands alone.
       const auto read = hurt.get(image.disk(), {});
       REQUIRE_MESSAGE(read.has_value(), read.error());

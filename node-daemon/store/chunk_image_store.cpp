@@ -121,7 +121,7 @@ class ChunkImageStore final : public SiteImageStore {
         host_(host),
         keys_(keys),
         is_own_(options.own),
-        mirrors_(system_files(), hosts_, host, keys),
+        mirrors_(system_files(), hosts_, host, keys, options.reserve),
         copies_(host, keys, std::move(options.connect), std::move(options.object_store)) {}
 
   Status load() {
@@ -304,12 +304,13 @@ Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const st
   bool list_is_bad = false;
   auto found = check(*place->store, file, image, list_is_bad, stop);
   const bool may_write = is_own_ || name->owner == host_.value;
-  if (!found || found->problems.empty() || !may_write) return found;
+  if (!found || found->problems.empty()) return found;
 
   auto places = places_of(file, name->owner, peers);
   const bool all_named = places.size() > static_cast<std::size_t>(file.copies_size());  // this host is one of them
-  bool all_asked = is_own_ ? all_named : true;
-  for (std::size_t i = 1; i < places.size(); ++i) {
+  const bool in_object_store = std::ranges::find(file.copies(), "s3") != file.copies().end();
+  bool all_asked = is_own_ ? all_named : !in_object_store || (may_write && copies_.has_object_store());
+  for (std::size_t i = 1; may_write && i < places.size(); ++i) {
     auto other = places[i].open();
     auto mended = other ? mend_from(*other->store, *place->store, file, image, stop) : other.error();
     if (mended && mended->problems.empty()) {
@@ -352,6 +353,9 @@ Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epoch
   Status done = copies_.remove_from_object_store(host_.value, directories, stop_freeing_.get_token());
   for (const HostName& lost : lost_hosts)
     if (done) done = copies_.remove_from_object_store(lost.value, directories, stop_freeing_.get_token());
+  // Whatever it is, a wrong key or a wrong clock: it is tried again until somebody has put it right.
+  if (!done && done.error().kind == ErrorKind::refused)
+    return Error{ErrorKind::transient, done.error().step, done.error().object, done.error().cause};
   return done;
 }
 

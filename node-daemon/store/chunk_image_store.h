@@ -23,6 +23,7 @@ struct ImageStoreOptions {
   bool own = false;              // no other host reaches the directory
   ImageCopies::Connect connect;  // how other hosts are reached; null: they are not
   std::shared_ptr<BlobStore> object_store;  // the site's; may be null
+  std::uint64_t reserve = 0;                // bytes that copies for other hosts leave free
 };
 
 class SiteImageStore : public ImageStore {

@@ -197,6 +197,7 @@ Result<BlockCache::Block> Source::fetch(const PageRef& ref) {
     if (at.pack) {
       auto pages = read_there(at);
       if (pages) return BlockCache::Block{at.pack->content.blocks[at.index].slots, std::move(*pages)};
+      if (pages.error().kind == ErrorKind::damaged) state_.note_bad(ref.origin, ref.page / kPagesPerBlock);
       if (pages.error().kind != ErrorKind::not_found)
         return Error{pages.error().kind, "read image", name_, at.pack->path.string() + ": " + pages.error().cause};
       readers_.erase(at.pack->content.id);  // a file that lies elsewhere does not stay because it was opened

@@ -18,9 +18,8 @@ constexpr std::uint64_t kMaxImageFile = 256u << 20;
 bool is_pack_name(std::string_view name) {
   if (!name.ends_with(kPackSuffix)) return false;
   name.remove_suffix(kPackSuffix.size());
-  return name.size() == kIdDigits && std::ranges::all_of(name, [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
+  return name.size() == kIdDigits &&
+         std::ranges::all_of(name, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 }  // namespace
@@ -29,11 +28,7 @@ class Mirrors::IncomingPack final : public Incoming {
  public:
   IncomingPack(Files& files, const SiteKeys& keys, fs::path path, fs::path temporary,
                std::unique_ptr<WritableFile> file)
-      : files_(files),
-        keys_(keys),
-        path_(std::move(path)),
-        temporary_(std::move(temporary)),
-        file_(std::move(file)) {}
+      : files_(files), keys_(keys), path_(std::move(path)), temporary_(std::move(temporary)), file_(std::move(file)) {}
   ~IncomingPack() override {
     if (file_) (void)files_.remove(temporary_);  // else the next opening of the mirror does it
   }
@@ -50,6 +45,9 @@ class Mirrors::IncomingPack final : public Incoming {
     if (!content || pack_name(content->id) != path_.filename())
       return Error{ErrorKind::damaged, "keep a copy", path_.filename().string(),
                    content ? "it has another's name" : content.error().cause};
+    // Before it may take the place of blocks that are here whole.
+    if (auto whole = check_blocks(*content, keys_, **written); !whole)
+      return Error{whole.error().kind, "keep a copy", path_.filename().string(), whole.error().cause};
     if (auto renamed = files_.rename(temporary_, path_); !renamed) return renamed;
     file_.reset();
     return files_.sync_directory(path_.parent_path());
@@ -96,7 +94,7 @@ Result<std::unique_ptr<Mirrors::Incoming>> Mirrors::begin(const HostName& owner,
   if (!store) return store.error();
   auto free = files_.free_bytes(hosts_);
   if (!free) return free.error();
-  if (*free < bytes + reserve_)
+  if (*free < reserve_ || *free - reserve_ < bytes)
     return Error{ErrorKind::storage_full, "keep a copy", hosts_.string(),
                  std::to_string(*free >> 20) + " MiB are free on " + self_.value};
   if (name.starts_with(kImages)) {
@@ -132,7 +130,8 @@ Result<std::shared_ptr<ChunkStore>> Mirrors::open(const HostName& owner) {
 }
 
 Result<std::shared_ptr<ChunkStore>> Mirrors::find(const HostName& owner) {
-  if (!is_host_directory(owner.value)) return Error{ErrorKind::refused, "open copies", owner.value, "not a host's name"};
+  if (!is_host_directory(owner.value))
+    return Error{ErrorKind::refused, "open copies", owner.value, "not a host's name"};
   auto packs = files_.list(directory(owner) / "packs");
   if (!packs) return packs.error();
   if (packs->empty()) return Error{ErrorKind::not_found, "open copies", owner.value, "none are kept here"};

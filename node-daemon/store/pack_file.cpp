@@ -236,4 +236,13 @@ Result<std::string> BlockReader::read(const PackContent& content, const PackBloc
   return pages;
 }
 
+Status check_blocks(const PackContent& content, const SiteKeys& keys, const ReadableFile& file) {
+  // Borrowed for as long as the reader lives.
+  const std::shared_ptr<const ReadableFile> borrowed(&file, [](const ReadableFile*) {});
+  BlockReader reader(borrowed, *keys.find(content.key), content);
+  for (std::uint32_t index = 0; index < content.blocks.size(); ++index)
+    if (auto pages = reader.read(content, content.blocks[index], index); !pages) return pages.error();
+  return {};
+}
+
 }  // namespace stillpoint::node

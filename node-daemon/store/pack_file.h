@@ -90,6 +90,9 @@ std::string pack_name(const Id& id);  // "<id>.pack"
 // Reads a pack's index: every byte of the file that is not in a block is checked.
 Result<PackContent> read_pack(const ReadableFile& file, const SiteKeys& keys);
 
+// Reads every block of it: damaged if one is not what was written.
+Status check_blocks(const PackContent& content, const SiteKeys& keys, const ReadableFile& file);
+
 // Reads blocks of one pack.
 class BlockReader {
  public:

@@ -9,8 +9,8 @@ constexpr int kAttempts = 3;
 
 // By name, opened: they are there to the end of the copy.
 Result<std::map<std::string, std::shared_ptr<const ReadableFile>>> packs_lacking(ChunkStore& from,
-                                                                                const std::string& image,
-                                                                                ChunkStore& there) {
+                                                                                 const std::string& image,
+                                                                                 ChunkStore& there) {
   auto blocks = from.blocks(image);
   if (!blocks) return blocks.error();
   std::map<std::string, std::shared_ptr<const ReadableFile>> packs;
@@ -37,6 +37,12 @@ Status copy_once(ChunkStore& from, const std::string& image, ChunkStore& there, 
   if (!file) return file.error();
   if (auto put = to.put(directory + "/images/" + image, **file, stop); !put) return put;
   copied.bytes += (*file)->size();
+  // Somebody may have freed there, meanwhile, what no image had listed yet.
+  if (auto known = there.refresh(); !known) return known;
+  auto still = packs_lacking(from, image, there);
+  if (!still) return still.error();
+  if (!still->empty())
+    return Error{ErrorKind::damaged, "copy image", image, "pages of it have gone from " + to.where()};
   return {};
 }
 

@@ -12,15 +12,6 @@ constexpr std::size_t kPiece = 1u << 20;
 
 Error named(const Error& error, const std::string& pack) { return {error.kind, "copy pack", pack, error.cause}; }
 
-Status check_blocks(const PackContent& content, const SiteKey& key, const ReadableFile& file) {
-  // Borrowed for as long as the reader lives.
-  const std::shared_ptr<const ReadableFile> borrowed(&file, [](const ReadableFile*) {});
-  BlockReader reader(borrowed, key, content);
-  for (std::uint32_t index = 0; index < content.blocks.size(); ++index)
-    if (auto pages = reader.read(content, content.blocks[index], index); !pages) return pages.error();
-  return {};
-}
-
 Status write_as(Files& files, const fs::path& path, const ReadableFile& content) {
   auto file = files.create(path);
   if (!file) return file.error();
@@ -38,7 +29,7 @@ Status StoreState::put_pack(const ReadableFile& file, const std::vector<BlockSlo
   const auto content = read_pack(file, keys);
   if (!content) return named(content.error(), "elsewhere");
   const std::string name = pack_name(content->id);
-  if (auto whole = check_blocks(*content, *keys.find(content->key), file); !whole) return named(whole.error(), name);
+  if (auto whole = check_blocks(*content, keys, file); !whole) return named(whole.error(), name);
 
   const std::lock_guard one(collect_mutex_);  // no collection, and no other copy of the same pack
   const fs::path path = packs_directory / name;
@@ -62,6 +53,7 @@ Status StoreState::put_pack(const ReadableFile& file, const std::vector<BlockSlo
       const PackBlock& block = content->blocks[index];
       if (content->origins[block.origin] != bad.origin || block.number != bad.number) continue;
       origins_[number_of(bad.origin)].blocks[bad.number] = {pack, index, block.slots};
+      bad_.erase({number_of(bad.origin), bad.number});
     }
   return {};
 }

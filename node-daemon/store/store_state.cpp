@@ -24,11 +24,15 @@ std::uint32_t StoreState::number_of(const Id& id) {
 }
 
 void StoreState::add_pack(const PackContent& content, bool replace) {
-  auto info = std::make_shared<PackInfo>(PackInfo{content, packs_directory / pack_name(content.id), 0});
-  info->pages = content.fingerprints.size();
-  info->content.fingerprints = {};
-  packs_[content.id] = info;
-  place_blocks(info, replace);
+  auto& known = packs_[content.id];
+  // A pack never changes: one that is put again stays the place of all its blocks.
+  if (!known || known->content.blocks != content.blocks) {
+    auto info = std::make_shared<PackInfo>(PackInfo{content, packs_directory / pack_name(content.id), 0});
+    info->pages = content.fingerprints.size();
+    info->content.fingerprints = {};
+    known = std::move(info);
+  }
+  place_blocks(known, replace);
 }
 
 void StoreState::place_blocks(const std::shared_ptr<const PackInfo>& pack, bool replace) {
@@ -49,6 +53,15 @@ bool StoreState::usable(const PageRef& ref) const {
   if (origin.open) return !origin.open->failed;
   const std::uint32_t block = ref.page / kPagesPerBlock;
   return block < origin.blocks.size() && (origin.blocks[block].slots >> (ref.page % kPagesPerBlock) & 1) != 0;
+}
+
+bool StoreState::is_bad(const PageRef& ref) const {
+  return !bad_.empty() && bad_.contains({ref.origin, ref.page / kPagesPerBlock});
+}
+
+void StoreState::note_bad(std::uint32_t origin, std::uint32_t block) {
+  const std::lock_guard lock(mutex_);
+  bad_.insert({origin, block});
 }
 
 BlockPlace StoreState::place(const PageRef& ref) {
@@ -121,7 +134,7 @@ Status StoreState::put_page(Holder& holder, PageRef& ref, const Fingerprint& fin
   };
   std::unique_lock lock(mutex_);
   is_new = false;
-  if (const auto known = index_.find(fingerprint); known && usable(*known)) {
+  if (const auto known = index_.find(fingerprint); known && usable(*known) && !is_bad(*known)) {
     ref = *known;
     if (const auto& open = origins_[ref.origin].open) join(open);
     return {};

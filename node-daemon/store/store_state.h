@@ -82,6 +82,9 @@ class StoreState {
   // ChunkStore::put_pack().
   Status put_pack(const ReadableFile& file, const std::vector<BlockSlots>& instead);
 
+  // A block was found damaged: no new image relies on it, until it is put right.
+  void note_bad(std::uint32_t origin, std::uint32_t block);
+
   std::shared_ptr<Holder> hold();
   void release(const std::shared_ptr<Holder>& holder);
 
@@ -133,6 +136,7 @@ class StoreState {
   void index_pages(const PackContent& content);
   const OpenPack* unpublished(std::uint32_t origin) const { return origins_[origin].open.get(); }
   bool usable(const PageRef& ref) const;
+  bool is_bad(const PageRef& ref) const;
   Status open_pack();
   Status write_block(OpenPack& pack, std::uint32_t number, const std::string& pages,
                      const std::vector<Fingerprint>& fingerprints, PageCompressor& compressor, std::uint64_t& written);
@@ -162,6 +166,7 @@ class StoreState {
   std::map<Id, std::uint32_t> origin_numbers_;
   std::map<Id, std::shared_ptr<const PackInfo>> packs_;
   std::set<std::string> looked_at_;  // guarded by collect_mutex_: names of packs, also of those that cannot be read
+  std::set<std::pair<std::uint32_t, std::uint32_t>> bad_;  // origin and block; as far as this process has met them
   std::shared_ptr<OpenPack> open_;
   std::list<std::shared_ptr<Holder>> holders_;
 

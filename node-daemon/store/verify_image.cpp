@@ -132,6 +132,7 @@ Status Checker::check_block(const PageRef& first, std::uint64_t slots) {
       Status done = check_there(at, slots);
       if (done) return done;
       if (done.error().kind == ErrorKind::damaged) {
+        state_.note_bad(first.origin, first.page / kPagesPerBlock);
         note_bad(state_.origin_id(first.origin), first.page / kPagesPerBlock, slots, done.error());
         return {};
       }
