@@ -226,7 +226,9 @@ TEST_CASE("verify: exit code 0 when all is well, 1 with what is wrong and what t
       {{"epoch", 5}, {"state", "damaged"}, {"bytes", 0}, {"problems", {"guest 1: bad", "guest 0: gone"}}});
   outcome = run_with(server, {"verify", "melt"});
   CHECK(outcome.code == 1);
-  CHECK(outcome.out == "EPOCH  STATE    WHAT\n5      damaged  guest 1: bad\n5      damaged  guest 0: gone\n");
+  CHECK(outcome.out ==
+        "EPOCH  STATE    WHAT\n5      damaged  guest 1: bad\n5      damaged  guest 0: gone\n"
+        "checkpoint 4: guest 0: h1/j7/e4/guest-0.ram was put right from host h2: …\n");
   CHECK(outcome.err.find("stillpoint checkpoint melt") != std::string::npos);
   CHECK(outcome.err.find("could not be checked") == std::string::npos);
   outcome = run_with(server, {"verify", "melt", "--json"});

@@ -58,7 +58,7 @@ void check_refused(const ProcessOutcome& outcome, int exit_code, const std::stri
 
 TEST_CASE("mistakes and full disks") {
   SmallStore store("700m");
-  TestLab lab("bad", 3, {"--images-dir", store.path.string(), "--lease-ms", "60000", "--node-arg=--store-reserve=1MiB"});
+  TestLab lab("bad", 3, {"--images-dir", store.path.string(), "--lease-ms", "60000", "--node-arg=--store-reserve=0"});
 
   JobText text = Ring{}.job("ring");
   const std::string job = lab.submit(text);
