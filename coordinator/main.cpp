@@ -31,6 +31,8 @@ void add_settings(CLI::App& app, Settings& settings) {
                "For a job's guests to boot and its program to start");
   add_duration(app, "--drain-deadline-ms", settings.drain_deadline, "For a job to come to its still point");
   add_duration(app, "--hold-ms", settings.hold, "Hosts let a held job go by themselves after it");
+  add_duration(app, "--prepare-deadline-ms", settings.prepare_deadline,
+               "For memory to be copied beforehand, while the job works");
   add_duration(app, "--capture-deadline-ms", settings.capture_deadline, "For all guests to be captured");
   add_duration(app, "--upload-deadline-ms", settings.upload_deadline, "For all images to be durable");
   add_duration(app, "--restore-deadline-ms", settings.restore_deadline, "For all guests to be restored");

@@ -38,6 +38,13 @@ void ask_hosts(Core& core, const JobRecord& job, CheckpointRun& run, Fill fill) 
   core.ask(Owner::checkpoint, host, job.job, job.incarnation, run.epoch, [&](wire::ToHost& m) { each(m, host); });
 }
 
+void prepare(Core& core, JobRecord& job, CheckpointRun& run) {
+  run.deadline = core.now + core.settings.prepare_deadline;
+  core.ask_gang(Owner::checkpoint, job, run.epoch, run.waiting, [&](wire::ToHost& m, const HostName& host) {
+    *m.mutable_prepare_capture()->mutable_durability() = copies::asked_of(core, job, host);
+  });
+}
+
 void close(Core& core, JobRecord& job, CheckpointRun& run) {
   const auto left = std::max(milliseconds(1), run.quiet_by - core.now);
   run.shut = core.now;
@@ -116,9 +123,7 @@ bool enough_rounds(const Core& core, const CheckpointRun& run) {
 void capture(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::capture);
   run.deadline = core.now + core.settings.capture_deadline;
-  ask_hosts(core, job, run, [&](wire::ToHost& m, const HostName& host) {
-    *m.mutable_capture()->mutable_durability() = copies::asked_of(core, job, host);
-  });
+  ask_hosts(core, job, run, [](wire::ToHost& m) { m.mutable_capture(); });
 }
 
 void release(Core& core, JobRecord& job, CheckpointRun& run) {
@@ -195,6 +200,11 @@ void captured(Core& core, JobRecord& job, CheckpointRun& run) {
 
 void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
   switch (run.phase) {
+    case Phase::prepare:
+      if (run.gap) return freeze(core, job, run);
+      enter(core, run, Phase::close);
+      run.quiet_by = core.now + core.settings.drain_deadline;
+      return close(core, job, run);
     case Phase::close:
       run.deferring = deferring(core, job, run);
       if (!run.deferring.empty()) return reopen(core, job, run);
@@ -245,6 +255,7 @@ bool take(Core& core, JobRecord& job, CheckpointRun& run, const Request& request
         ranks::learn(core, job, guest.ranks());
       }
       return true;
+    case Phase::prepare:
     case Phase::reopen:
     case Phase::thaw: return answer.has_done();
     case Phase::capture: return answer.has_capture();
@@ -267,7 +278,6 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
   run.request = request;
   run.epoch = core.catalog.next_epoch;
   run.asked = run.shut = run.since = core.now;
-  run.quiet_by = core.now + core.settings.drain_deadline;
   core.catalog.next_epoch = run.epoch.next();
   EpochRecord epoch;
   epoch.epoch = run.epoch;
@@ -283,14 +293,9 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
   core.note(Log::Level::info, job.job, {}, run.epoch, "epoch begun", gap ? "test only: without quiescing" : "");
   if (job.spec.interval_seconds)
     core.run(job.job).next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
-  if (!gap) {
-    run.phase = Phase::close;
-    return close(core, job, run);
-  }
-  run.gap = std::chrono::milliseconds(*gap);
+  if (gap) run.gap = std::chrono::milliseconds(*gap);
   for (const auto& host : core.gang_hosts(job)) run.turns.push_back(host);
-  run.phase = Phase::freeze;
-  freeze(core, job, run);
+  prepare(core, job, run);
 }
 
 // For a checkpoint that nobody asked for: who reads the history learns why there is none.
@@ -456,6 +461,7 @@ void tick(Core& core, JobRecord& job) {
 
 std::string_view name(Phase phase) {
   switch (phase) {
+    case Phase::prepare: return "prepare";
     case Phase::close: return "close";
     case Phase::reopen: return "reopen";
     case Phase::defer: return "defer";

@@ -1,6 +1,7 @@
 // One checkpoint of a running job. Core's strand.
 //
 //   phase     asked of every host      leaves when
+//   prepare   PrepareCapture           every host has done what it can while the job works
 //   close     CloseGang                every host has reported its first round; a rank defers: -> reopen
 //   reopen    ReopenGang               every host has opened its gates again
 //   defer     -                        a pause, longer each time; then close again, until the drain deadline

@@ -16,6 +16,7 @@ struct Settings {
   // How long gates stay shut for a rank inside a call that must finish first, before all are opened again.
   std::chrono::milliseconds defer_wait{200};
   std::chrono::milliseconds hold{20'000};  // hosts release by themselves after it
+  std::chrono::milliseconds prepare_deadline{600'000};
   std::chrono::milliseconds capture_deadline{15'000};
   std::chrono::milliseconds upload_deadline{600'000};
   std::chrono::milliseconds restore_deadline{180'000};

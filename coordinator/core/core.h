@@ -94,7 +94,8 @@ struct StartRun {
 };
 
 struct CheckpointRun {
-  enum class Phase { close, reopen, defer, drain, freeze, thaw, capture, release, upload, gap } phase = Phase::close;
+  enum class Phase { prepare, close, reopen, defer, drain, freeze, thaw, capture, release, upload, gap };
+  Phase phase = Phase::prepare;
   Epoch epoch;
   std::optional<RequestId> request;
   std::set<HostName> waiting;

@@ -22,59 +22,86 @@ wire::CaptureReport capture_report(const Capture& capture) {
   return report;
 }
 
-// Work that a capture would have to wait for, with the gang held.
 bool Gang::disk_busy() const {
   return std::ranges::any_of(guests, [](const auto& entry) { return entry.second.flattening; }) ||
          std::ranges::any_of(captures, [](const auto& entry) { return !entry.second.running.empty(); });
 }
 
+std::optional<Error> Host::Impl::obstacle_to(const Gang& gang, Epoch epoch) const {
+  const auto of_guest = [&](std::uint32_t index) {
+    return "guest " + std::to_string(index) + " of " + gang.id.job.value;
+  };
+  for (const auto& [index, guest] : gang.guests)
+    if (guest.lost) return Error{ErrorKind::not_found, "capture", of_guest(index), guest.lost_reason};
+  const std::string object = "job " + gang.id.job.value;
+  if (!gang.captures.empty() && gang.captures.rbegin()->first > epoch)
+    return Error{ErrorKind::refused, "capture", object, "a newer epoch was captured already"};
+  if (std::ranges::any_of(gang.captures,
+                          [](const auto& e) { return !e.second.running.empty() && !e.second.discarded; }))
+    return Error{ErrorKind::transient, "capture", object, "images of the epoch before are still being stored"};
+  for (const auto& [index, guest] : gang.guests)
+    if (guest.layers >= settings.max_layers)
+      return Error{ErrorKind::transient, "capture", of_guest(index),
+                   "its disk has " + std::to_string(guest.layers) +
+                       " layers, which have to be joined before one more is added; try again later"};
+  return std::nullopt;
+}
+
+// Why nothing more will come of a capture that was begun.
+std::optional<Error> Capture::over(const GangId& gang) const {
+  if (!discarded) return failure;
+  return Error{ErrorKind::refused, "capture", "job " + gang.job.value, "this epoch was discarded here"};
+}
+
+// While the job works: what has to wait, for disk work or for the images of an epoch that was given up, waits here.
+void Host::Impl::prepare_capture(Gang& gang, const wire::ToHost& ask) {
+  const Epoch epoch{ask.epoch()};
+  if (const auto found = gang.captures.find(epoch); found != gang.captures.end()) {
+    if (const auto over = found->second.over(gang.id)) return answer_failure(ask, ask.request(), *over);
+    wire::FromHost message;  // a request under way would have been joined: it was answered before
+    message.mutable_done();
+    return answer(ask, ask.request(), std::move(message));
+  }
+  if (const auto obstacle = obstacle_to(gang, epoch)) return answer_failure(ask, ask.request(), *obstacle);
+  forget_older(gang, epoch);
+  Capture& capture = gang.captures[epoch];
+  // Durable before anybody counts on images: whoever finds the record knows that some may be there.
+  gang.record.set_capturing(epoch.value);
+  store_record(gang);
+  begin(gang, ask, gang.local()).needs_version = gang.version;
+  for (std::uint32_t guest : gang.local()) {
+    capture.running.insert(guest);
+    effects.push_back(PrepareCapture{domain_of(gang.id, guest), epoch, ask.prepare_capture().durability()});
+  }
+}
+
+void Host::Impl::guest_ready(const GuestReady& event) {
+  Gang* gang = find_settled(event.id);
+  if (gang == nullptr) return;
+  for (const auto& [key, operation] : gang->operations)
+    if (operation.ask.has_prepare_capture() && operation.ask.epoch() == event.epoch.value)
+      return guest_done(*gang, std::string(key), index_of(event.id), {});
+}
+
 void Host::Impl::capture_gang(Gang& gang, const wire::ToHost& ask) {
   const Epoch epoch{ask.epoch()};
-  const std::string object = "job " + gang.id.job.value;
-  if (const auto found = gang.captures.find(epoch); found != gang.captures.end()) {
-    const Capture& capture = found->second;
-    if (capture.discarded)
-      return answer_failure(ask, ask.request(),
-                            {ErrorKind::refused, "capture", object, "this epoch was discarded here"});
-    if (capture.failure) return answer_failure(ask, ask.request(), *capture.failure);
+  const auto found = gang.captures.find(epoch);
+  if (found == gang.captures.end())
+    return answer_failure(ask, ask.request(),
+                          {ErrorKind::refused, "capture", "job " + gang.id.job.value, "it was not prepared here"});
+  Capture& capture = found->second;
+  if (const auto over = capture.over(gang.id)) return answer_failure(ask, ask.request(), *over);
+  if (capture.taken) {  // a request under way would have been joined: it was answered before
     wire::FromHost message;
     *message.mutable_capture() = capture_report(capture);
     return answer(ask, ask.request(), std::move(message));
   }
-  for (const auto& [index, guest] : gang.guests)
-    if (guest.lost)
-      return answer_failure(ask, ask.request(),
-                            {ErrorKind::not_found, "capture",
-                             "guest " + std::to_string(index) + " of " + gang.id.job.value, guest.lost_reason});
-  if (!gang.captures.empty() && gang.captures.rbegin()->first > epoch)
-    return answer_failure(ask, ask.request(),
-                          {ErrorKind::refused, "capture", object, "a newer epoch was captured already"});
-  if (std::ranges::any_of(gang.captures,
-                          [](const auto& e) { return !e.second.running.empty() && !e.second.discarded; }))
-    return answer_failure(
-        ask, ask.request(),
-        {ErrorKind::transient, "capture", object, "images of the epoch before are still being stored"});
-  for (const auto& [index, guest] : gang.guests)
-    if (guest.layers >= settings.max_layers)
-      return answer_failure(
-          ask, ask.request(),
-          {ErrorKind::transient, "capture", "guest " + std::to_string(index) + " of " + gang.id.job.value,
-           "its disk has " + std::to_string(guest.layers) +
-               " layers, which have to be joined before one more is added; try again later"});
-  forget_older(gang, epoch);
-  Capture& capture = gang.captures[epoch];
-  // Durable before the CaptureReport goes out: whoever finds the record knows that images were promised. It is written
-  // while the machines are captured.
-  gang.record.set_capturing(epoch.value);
-  store_record(gang);
-  begin(gang, ask, gang.local()).needs_version = gang.version;
+  capture.taken = true;
+  begin(gang, ask, gang.local());
   // All hosts are frozen and verified by now, and none lets go before all are captured: what the taps carry from here
   // to the release was sent against the cut.
   effects.push_back(WatchTaps{gang.id, gang.record.network().vni(), epoch});
-  for (std::uint32_t guest : gang.local()) {
-    capture.running.insert(guest);
-    effects.push_back(CaptureGuest{domain_of(gang.id, guest), epoch, ask.capture().durability()});
-  }
+  for (std::uint32_t guest : gang.local()) effects.push_back(TakeInstant{domain_of(gang.id, guest), epoch});
 }
 
 void Host::Impl::guest_captured(const GuestCaptured& event) {
@@ -132,7 +159,6 @@ void Host::Impl::guest_stored(const GuestStored& event) {
     store_record(*gang);
     capture.stored_version = gang->version;  // then images_durable()
   }
-  release_back(*gang);
 }
 
 void Host::Impl::capture_failed(Gang& gang, Epoch epoch, const Error& error) {
@@ -143,7 +169,8 @@ void Host::Impl::capture_failed(Gang& gang, Epoch epoch, const Error& error) {
   for (std::uint32_t guest : capture.running) effects.push_back(CancelCapture{domain_of(gang.id, guest), epoch});
   std::vector<std::string> keys;
   for (const auto& [key, operation] : gang.operations)
-    if (operation.ask.has_capture() && operation.ask.epoch() == epoch.value) keys.push_back(key);
+    if ((operation.ask.has_capture() || operation.ask.has_prepare_capture()) && operation.ask.epoch() == epoch.value)
+      keys.push_back(key);
   for (const auto& key : keys) fail(gang, key, error);
   if (!capture.reported) return;
   log(Log::Level::warn, "images not stored", gang.id, epoch, error.message());
@@ -182,7 +209,8 @@ void Host::Impl::discard(Gang& gang, Epoch epoch) {
   for (std::uint32_t guest : capture.running) effects.push_back(CancelCapture{domain_of(gang.id, guest), epoch});
   std::vector<std::string> keys;
   for (const auto& [key, operation] : gang.operations)
-    if (operation.ask.has_capture() && operation.ask.epoch() == epoch.value) keys.push_back(key);
+    if ((operation.ask.has_capture() || operation.ask.has_prepare_capture()) && operation.ask.epoch() == epoch.value)
+      keys.push_back(key);
   for (const auto& key : keys)
     fail(gang, key, {ErrorKind::refused, "capture", "job " + gang.id.job.value, "the coordinator gave this epoch up"});
   if (gang.record.stored().epoch() == epoch.value) {
@@ -247,7 +275,6 @@ void Host::Impl::disk_flattened(const DiskFlattened& event) {
   guest.flattening = false;
   if (event.status) guest.layers = 2;
   else log(Log::Level::warn, "disk chain not shortened", gang->id, {}, event.status.error().message());
-  release_back(*gang);
 }
 
 }  // namespace stillpoint::node

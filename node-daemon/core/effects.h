@@ -73,11 +73,15 @@ struct ResumeGuest {
 struct ContinueGuest {
   DomainId id;
 };  // a machine that stands still → GuestContinued
-struct CaptureGuest {
+struct PrepareCapture {
   DomainId id;
   Epoch epoch;
   wire::Durability durability;
-};  // → GuestCaptured, GuestStored
+};  // → GuestReady; after TakeInstant GuestCaptured, GuestStored
+struct TakeInstant {
+  DomainId id;
+  Epoch epoch;
+};  // at once, whatever else is being done with the guest
 struct CancelCapture {
   DomainId id;
   Epoch epoch;
@@ -127,8 +131,8 @@ struct Log {
 
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
                             StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
-                            CaptureGuest, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang,
-                            DeleteImages, ListImages, VerifyImages, Log>;
+                            PrepareCapture, TakeInstant, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest,
+                            RemoveGang, DeleteImages, ListImages, VerifyImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

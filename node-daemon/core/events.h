@@ -63,6 +63,10 @@ struct GuestContinued {
   DomainId id;
   Status status;
 };  // it runs; where the cause is still there another DomainStopped follows
+struct GuestReady {
+  DomainId id;
+  Epoch epoch;
+};  // its capture waits for the instant
 struct GuestCaptured {
   DomainId id;
   Epoch epoch;
@@ -116,7 +120,7 @@ struct Tick {};  // time has passed; step() compares deadlines with now
 
 using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
                            GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
-                           GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
+                           GuestReady, GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
                            ImagesDeleted, ImagesListed, ImagesVerified, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

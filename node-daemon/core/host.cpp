@@ -58,6 +58,7 @@ void Host::Impl::handle(Event& event) {
         else if constexpr (std::is_same_v<E, GuestStarted>) guest_started(e);
         else if constexpr (std::is_same_v<E, GuestRestored>) guest_restored(e);
         else if constexpr (std::is_same_v<E, GuestResumed>) guest_resumed(e);
+        else if constexpr (std::is_same_v<E, GuestReady>) guest_ready(e);
         else if constexpr (std::is_same_v<E, GuestCaptured>) guest_captured(e);
         else if constexpr (std::is_same_v<E, GuestStored>) guest_stored(e);
         else if constexpr (std::is_same_v<E, DiskFlattened>) disk_flattened(e);
@@ -104,13 +105,13 @@ void Host::Impl::take_up(HostFindings found) {
       for (const auto& guest : gang.record.stored().capture().guests())
         capture.captured[guest.guest()] = {guest.pause_ms(), guest.capture_ms()};
       for (const auto& image : gang.record.stored().images()) capture.images[image.guest()] = image;
-      capture.reported = capture.durable = capture.repeat_report = true;
+      capture.taken = capture.reported = capture.durable = capture.repeat_report = true;
     }
     if (const Epoch lost{gang.record.capturing()}; lost.value != 0) {
       Capture& capture = gang.captures[lost];
       capture.failure = Error{ErrorKind::transient, "store images", "job " + id.job.value,
                               "the node daemon stopped before they were durable"};
-      capture.reported = capture.repeat_report = true;
+      capture.taken = capture.reported = capture.repeat_report = true;
       drop_discarded(gang, lost);
     }
     effects.push_back(PrepareGang{gang.record});  // its network, should it be gone
@@ -176,7 +177,8 @@ wire::HostHello Host::Impl::hello() const {
       if (!guest.lost) presence.add_guests(index);
     presence.set_held_epoch(gang.held.value);
     for (const auto& [epoch, capture] : gang.captures)
-      if (!capture.discarded && !capture.failure) presence.set_captured_epoch(epoch.value);  // the newest stays
+      if (capture.taken && !capture.discarded && !capture.failure)
+        presence.set_captured_epoch(epoch.value);  // the newest stays
   }
   return hello;
 }
@@ -265,8 +267,7 @@ void Host::Impl::tick() {
         silent += (silent.empty() ? "guest " : ", guest ") + std::to_string(guest);
       fail(gang, key,
            {ErrorKind::deadline, request_name(found->second.ask.body_case()), "job " + id.job.value,
-            found->second.held_back ? "the disk work of the checkpoint before it is not done yet; try again"
-                                    : "no answer in time from " + silent});
+            "no answer in time from " + silent});
     }
     for (auto& [request, waiting] : gang.outstanding) {
       if (waiting.next_send > now) continue;

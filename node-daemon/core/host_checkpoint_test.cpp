@@ -4,32 +4,36 @@
 namespace stillpoint::node {
 namespace {
 
-TEST_CASE("a checkpoint: closed, frozen, captured, released, stored, reported") {
+TEST_CASE("a checkpoint: prepared, closed, frozen, captured, released, stored, reported") {
   World w;
   w.start(2);
+  CHECK(w.say(w.prepare_request(5)) == Lines{"store record", "prepare guest 0", "prepare guest 1"});
+  CHECK(w.stored().empty());
+  CHECK(w.capture_ready(1, 5).empty());
+  CHECK(w.capture_ready(0, 5) == Lines{"answer 102: done"});
   ToHost close = w.ask(5);
   close.mutable_close()->set_deadline_ms(5000);
   close.mutable_close()->add_ranks_per_guest(2);
   close.mutable_close()->add_ranks_per_guest(3);
   CHECK(w.say(close) == Lines{"ask guest 0: close expecting 2", "ask guest 1: close expecting 3"});
-  CHECK(w.all_reply() == Lines{"answer 102: round of 2"});
+  CHECK(w.all_reply() == Lines{"answer 103: round of 2"});
   ToHost freeze = w.ask(5);
   freeze.mutable_freeze();
   CHECK(w.say(freeze) == Lines{"ask guest 0: freeze", "ask guest 1: freeze"});
-  CHECK(w.all_reply() == Lines{"answer 103: cut of 2"});
+  CHECK(w.all_reply() == Lines{"answer 104: cut of 2"});
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  CHECK(w.say_capture(capture) == Lines{"store record", "watch taps", "capture guest 0", "capture guest 1"});
+  CHECK(w.say(capture) == Lines{"watch taps", "capture guest 0", "capture guest 1"});
   CHECK(w.capture_done(1, 5).empty());
-  CHECK(w.capture_done(0, 5) == Lines{"answer 104: captured 2"});
+  CHECK(w.capture_done(0, 5) == Lines{"answer 105: captured 2"});
   ToHost release = w.ask(5);
   release.mutable_release();
   CHECK(w.say(release) == Lines{"read taps"});
   CHECK(w.step(TapsRead{gang_of(w.guest(0)), {5}, 0, {}}) == Lines{"ask guest 0: release", "ask guest 1: release"});
   wire::GuestReply held;
   held.mutable_release()->set_held(true);
-  CHECK(w.all_reply(held) == Lines{"answer 105: held"});
-  CHECK(w.say(release) == Lines{"answer 105: held"});  // from memory: the guests are not held any more
+  CHECK(w.all_reply(held) == Lines{"answer 106: held"});
+  CHECK(w.say(release) == Lines{"answer 106: held"});  // from memory: the guests are not held any more
   CHECK(w.stored_image(0, 5).empty());
   CHECK(w.stored_image(1, 5) == Lines{"store record"});
   CHECK(w.stored() == Lines{"say: images of 2"});
@@ -41,24 +45,71 @@ TEST_CASE("a checkpoint: closed, frozen, captured, released, stored, reported") 
   CHECK(w.say(welcome) == Lines{"say: images of 2"});  // nobody knows whether it arrived
 }
 
-TEST_CASE("a capture is reported only when the record says that images were promised") {
+TEST_CASE("a capture is prepared only when the record says that there may be images") {
+  World w;
+  w.start(1);
+  CHECK(w.say(w.prepare_request(5)) == Lines{"store record", "prepare guest 0"});
+  const auto record = w.of<StoreRecord>()[0];
+  CHECK(record.record.capturing() == 5);
+  CHECK(w.capture_ready(0, 5).empty());
+  CHECK(w.step(RecordStored{gang_of(w.guest(0)), record.version, {}}) == Lines{"answer 102: done"});
+}
+
+TEST_CASE("no instant is taken that was not prepared, and none twice") {
   World w;
   w.start(1);
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  CHECK(w.say(capture) == Lines{"store record", "watch taps", "capture guest 0"});
-  const auto record = w.of<StoreRecord>()[0];
-  CHECK(record.record.capturing() == 5);
-  CHECK(w.capture_done(0, 5).empty());
-  CHECK(w.step(RecordStored{gang_of(w.guest(0)), record.version, {}}) == Lines{"answer 102: captured 1"});
+  CHECK(w.say(capture) == Lines{"answer 102: failure: it was not prepared here"});
+  w.prepare_capture(5, 1);
+  CHECK(w.say(w.prepare_request(5)) == Lines{"answer 104: done"});  // asked again
+  CHECK(w.say(capture) == Lines{"watch taps", "capture guest 0"});
+  CHECK(w.say(capture).empty());  // joins the one under way
+  CHECK(w.capture_done(0, 5) == Lines{"answer 102: captured 1", "answer 102: captured 1"});
+  CHECK(w.say(capture) == Lines{"answer 102: captured 1"});
+}
+
+TEST_CASE("a capture that only waits for its instant is no image, and ends when its epoch is given up") {
+  World w;
+  w.start(1);
+  w.prepare_capture(5, 1);
+  w.step(Disconnected{});
+  w.step(Connected{});
+  REQUIRE(w.of<SendToCoordinator>().size() == 1);
+  CHECK(w.of<SendToCoordinator>()[0].message.hello().gangs(0).captured_epoch() == 0);
+  ToHost welcome;
+  welcome.mutable_welcome()->set_coordinator("c1");
+  welcome.mutable_welcome()->set_lease_ms(10'000);
+  w.say(welcome);
+  ToHost release = w.ask(5);
+  release.mutable_release()->set_discard(true);
+  CHECK(w.say(release) == Lines{"cancel capture guest 0", "read taps", "ask guest 0: release"});
+  CHECK(w.step(GuestStored{w.guest(0), {5}, Error{ErrorKind::refused, "capture", "", "given up"}, 2}) ==
+        Lines{"delete images of 5"});
+  ToHost capture = w.ask(5);
+  capture.mutable_capture();
+  CHECK(w.say(capture) == Lines{"answer 104: failure: this epoch was discarded here"});
+}
+
+TEST_CASE("a guest that cannot be prepared fails the request before the job is held") {
+  World w;
+  w.start(2);
+  w.say(w.prepare_request(5));
+  w.stored();
+  w.capture_ready(0, 5);
+  const Error full{ErrorKind::storage_full, "write", "/images/x", "no space left on device"};
+  CHECK(w.step(GuestStored{w.guest(1), {5}, full, 2}) ==
+        Lines{"cancel capture guest 0", "answer 102: failure: no space left on device"});
+  CHECK(w.say(w.prepare_request(5)) == Lines{"answer 103: failure: no space left on device"});
 }
 
 TEST_CASE("what the taps saw during the hold is told with the release, and told the same again") {
   World w;
   w.start(1);
+  w.prepare_capture(5, 1);
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  w.say_capture(capture);
+  w.say(capture);
   w.capture_done(0, 5);
   ToHost release = w.ask(5);
   release.mutable_release();
@@ -68,8 +119,8 @@ TEST_CASE("what the taps saw during the hold is told with the release, and told 
   wire::GuestReply held;
   held.mutable_release()->set_held(true);
   const Lines told = w.all_reply(held);
-  CHECK(std::ranges::count(told, "answer 103: held, saw TCP a -> b") >= 1);
-  CHECK(w.say(release) == Lines{"answer 103: held, saw TCP a -> b"});
+  CHECK(std::ranges::count(told, "answer 104: held, saw TCP a -> b") >= 1);
+  CHECK(w.say(release) == Lines{"answer 104: held, saw TCP a -> b"});
 }
 
 TEST_CASE("gates are opened again without an end of the hold, and closed anew for the same epoch") {
@@ -100,9 +151,7 @@ TEST_CASE("a program's wish is passed on") {
 TEST_CASE("a record that cannot be written fails the capture") {
   World w;
   w.start(1);
-  ToHost capture = w.ask(5);
-  capture.mutable_capture();
-  w.say(capture);
+  w.say(w.prepare_request(5));
   const auto version = w.of<StoreRecord>()[0].version;
   const Error full{ErrorKind::storage_full, "write", "/state", "no space left on device"};
   CHECK(w.step(RecordStored{gang_of(w.guest(0)), version, full}) ==
@@ -115,9 +164,7 @@ TEST_CASE("a daemon that died during an upload says so, and removes what it left
   before.checkpoint(5, 1);
   before.stored_image(0, 5);
   before.stored();
-  ToHost capture = before.ask(6);
-  capture.mutable_capture();
-  before.say(capture);
+  before.say(before.prepare_request(6));
   HostFindings found;
   found.host.set_coordinator("c1");
   found.gangs.push_back(before.of<StoreRecord>().at(0).record);
@@ -156,17 +203,18 @@ TEST_CASE("a hold that one guest broke is reported as not held") {
 TEST_CASE("a capture that fails in one guest fails the request, and nothing of it stays") {
   World w;
   w.start(2);
+  w.prepare_capture(5, 2);
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  w.say_capture(capture);
+  w.say(capture);
   w.capture_done(0, 5);
   const Error full{ErrorKind::storage_full, "write", "/images/hosts/h1/packs/5f.pack", "no space left on device"};
   CHECK(w.step(GuestStored{w.guest(1), {5}, full, 2}) ==
-        Lines{"cancel capture guest 0", "answer 102: failure: no space left on device"});
+        Lines{"cancel capture guest 0", "answer 103: failure: no space left on device"});
   CHECK(w.of<SendToCoordinator>()[0].message.failure().kind() == wire::Failure::STORAGE_FULL);
   CHECK(w.step(GuestStored{w.guest(0), {5}, Error{ErrorKind::refused, "capture", "", "given up"}, 3}) ==
         Lines{"delete images of 5"});
-  CHECK(w.say(capture) == Lines{"answer 102: failure: no space left on device"});  // asked again, failed the same
+  CHECK(w.say(capture) == Lines{"answer 103: failure: no space left on device"});  // asked again, failed the same
 }
 
 TEST_CASE("an upload that fails after the capture is reported by itself") {
@@ -184,23 +232,18 @@ TEST_CASE("an aborted epoch's captures are cancelled and its images deleted") {
   w.checkpoint(5, 2);
   ToHost release = w.ask(5);
   release.mutable_release()->set_discard(true);
-  CHECK(w.say(release) == Lines{"cancel capture guest 0", "cancel capture guest 1", "read taps", "answer 105: held"});
+  CHECK(w.say(release) == Lines{"cancel capture guest 0", "cancel capture guest 1", "read taps", "answer 106: held"});
   CHECK(w.stored_image(0, 5).empty());  // it was faster than the cancelling
   CHECK(w.step(GuestStored{w.guest(1), {5}, Error{ErrorKind::refused, "capture", "", "given up"}, 3}) ==
         Lines{"delete images of 5"});
 }
 
-TEST_CASE("a long disk chain is shortened after the upload; a checkpoint waits for it before its gates shut") {
+TEST_CASE("a long disk chain is shortened after the upload") {
   World w;
   w.start(1);
   w.checkpoint(5, 1);
   w.stored_image(0, 5, 6);
   CHECK(w.stored() == Lines{"say: images of 1", "flatten guest 0"});
-  ToHost close = w.ask(6);
-  close.mutable_close()->set_deadline_ms(5000);
-  CHECK(w.say(close).empty());
-  CHECK(w.step(DiskFlattened{w.guest(0), {}}) == Lines{"ask guest 0: close expecting 0"});
-  CHECK(w.all_reply() == Lines{"answer 105: round of 1"});
 }
 
 TEST_CASE("a disk chain that failed attempts made long is shortened too") {
@@ -219,18 +262,19 @@ TEST_CASE("a disk chain is shortened after the release of a gang that was held w
   freeze.mutable_freeze();
   w.say(freeze);
   w.all_reply();
+  w.prepare_capture(5, 1);
   ToHost capture = w.ask(5);
   capture.mutable_capture();
-  w.say_capture(capture);
+  w.say(capture);
   const Error full{ErrorKind::storage_full, "write", "/images/x", "no space left on device"};
   CHECK(w.step(GuestStored{w.guest(0), {5}, full, 6}) ==
-        Lines{"answer 103: failure: no space left on device", "delete images of 5"});
+        Lines{"answer 104: failure: no space left on device", "delete images of 5"});
   ToHost release = w.ask(5);
   release.mutable_release()->set_discard(true);
   CHECK(w.say(release) == Lines{"delete images of 5", "read taps", "ask guest 0: release"});
   wire::GuestReply held;
   held.mutable_release()->set_held(true);
-  CHECK(w.all_reply(held) == Lines{"flatten guest 0", "answer 104: held"});
+  CHECK(w.all_reply(held) == Lines{"flatten guest 0", "answer 105: held"});
 }
 
 TEST_CASE("a disk chain that cannot be shortened any more is not made longer for ever") {
@@ -243,9 +287,7 @@ TEST_CASE("a disk chain that cannot be shortened any more is not made longer for
     w.step(GuestStored{w.guest(0), {epoch}, full, static_cast<std::uint32_t>(epoch + 1)});
     w.step(DiskFlattened{w.guest(0), busy});
   }
-  ToHost capture = w.ask(20);
-  capture.mutable_capture();
-  const Lines refused = w.say(capture);
+  const Lines refused = w.say(w.prepare_request(20));
   REQUIRE(refused.size() == 1);
   CHECK(refused[0].find("its disk has 20 layers") != string::npos);
   CHECK(w.of<SendToCoordinator>()[0].message.failure().kind() == wire::Failure::TRANSIENT);

@@ -32,7 +32,6 @@ struct Operation {
   std::set<std::uint32_t> waiting;     // guests that are not done
   GuestReplies replies;
   Time deadline{};
-  bool held_back = false;    // guests are not asked before the disk work under way is done
   bool awaits_taps = false;  // a release: guests are not asked before the taps' alarm was read
   TapsRead taps;
   std::uint64_t needs_version = 0;   // not answered before the record of this version is durable
@@ -52,13 +51,16 @@ struct Outstanding {
 struct Capture {
   std::map<std::uint32_t, CaptureTimes> captured;
   std::map<std::uint32_t, wire::GuestImage> images;
-  std::set<std::uint32_t> running;  // guests whose stream or disk is still being stored
+  std::set<std::uint32_t> running;  // guests whose capture is under way, or whose stream or disk is being stored
+  bool taken = false;               // the instant was asked for: what comes is an image
   std::optional<Error> failure;
   bool reported = false;             // the CaptureReport was given: an ImageReport follows
   std::uint64_t stored_version = 0;  // not 0: all images durable; reported as soon as the record of this version is
   bool durable = false;              // and it is: these images are the coordinator's to delete
   bool discarded = false;
   bool repeat_report = false;  // say the ImageReport again after a reconnect
+
+  std::optional<Error> over(const GangId& gang) const;
 };
 
 struct Gang {
@@ -81,7 +83,7 @@ struct Gang {
 
   std::vector<std::uint32_t> local() const { return {record.guests().begin(), record.guests().end()}; }
   bool settled() const { return record.stage() != record::Gang::MAKING && !dying; }
-  bool disk_busy() const;
+  bool disk_busy() const;  // by what must not fall together with a join of disk layers
 };
 
 // Images that are being read back.
@@ -150,7 +152,6 @@ struct Host::Impl {
   void answer_failure(const wire::ToHost& ask, std::uint64_t request, const Error& error);
   void say(const Gang& gang, Epoch epoch, wire::FromHost message);
   void ask_guest(Gang& gang, std::uint32_t guest, const std::string& key, wire::GuestRequest request, bool stamp_clock);
-  void release_back(Gang& gang);
 
   // guests.cpp
   void guest_said(const DomainId& id, const wire::FromGuest& message);
@@ -189,7 +190,10 @@ struct Host::Impl {
   void settle_destroy_waits(const JobId& job, const std::optional<Error>& failure);
 
   // capture.cpp
+  void prepare_capture(Gang& gang, const wire::ToHost& ask);
+  std::optional<Error> obstacle_to(const Gang& gang, Epoch epoch) const;
   void capture_gang(Gang& gang, const wire::ToHost& ask);
+  void guest_ready(const GuestReady& event);
   void guest_captured(const GuestCaptured& event);
   void guest_stored(const GuestStored& event);
   void taps_read(const TapsRead& event);

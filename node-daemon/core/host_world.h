@@ -84,7 +84,8 @@ inline string line(const Effect& effect) {
         else if constexpr (std::is_same_v<E, RestoreGuest>) return "restore " + g(e.plan.id);
         else if constexpr (std::is_same_v<E, ResumeGuest>) return "resume " + g(e.id);
         else if constexpr (std::is_same_v<E, ContinueGuest>) return "continue " + g(e.id);
-        else if constexpr (std::is_same_v<E, CaptureGuest>) return "capture " + g(e.id);
+        else if constexpr (std::is_same_v<E, PrepareCapture>) return "prepare " + g(e.id);
+        else if constexpr (std::is_same_v<E, TakeInstant>) return "capture " + g(e.id);
         else if constexpr (std::is_same_v<E, CancelCapture>) return "cancel capture " + g(e.id);
         else if constexpr (std::is_same_v<E, WatchTaps>) return "watch taps";
         else if constexpr (std::is_same_v<E, ReadTaps>) return "read taps";
@@ -214,12 +215,18 @@ struct World {
     }
     stored();
   }
-  // A capture is asked for, and the record that says so is durable before the first guest is captured.
-  Lines say_capture(const ToHost& m) {
-    const Lines out = say(m);
-    stored();
-    return out;
+  ToHost prepare_request(std::uint64_t epoch) {
+    ToHost m = ask(epoch);
+    m.mutable_prepare_capture();
+    return m;
   }
+  // Asked for, its record durable, every guest ready.
+  void prepare_capture(std::uint64_t epoch, std::uint32_t guests) {
+    say(prepare_request(epoch));
+    stored();
+    for (std::uint32_t g = 0; g < guests; ++g) capture_ready(g, epoch);
+  }
+  Lines capture_ready(std::uint32_t g, std::uint64_t epoch) { return step(GuestReady{guest(g), {epoch}}); }
   Lines capture_done(std::uint32_t g, std::uint64_t epoch) { return step(GuestCaptured{guest(g), {epoch}, {4, 200}}); }
   Lines stored_image(std::uint32_t g, std::uint64_t epoch, std::uint32_t layers = 3) {
     wire::GuestImage image;
@@ -228,13 +235,14 @@ struct World {
   }
   // Closed, frozen, captured, released; images under way.
   void checkpoint(std::uint64_t epoch, std::uint32_t guests) {
+    prepare_capture(epoch, guests);
     ToHost close = ask(epoch);
     close.mutable_close()->set_deadline_ms(5000);
     say(close);
     all_reply();
     ToHost capture = ask(epoch);
     capture.mutable_capture();
-    say_capture(capture);
+    say(capture);
     for (std::uint32_t g = 0; g < guests; ++g) capture_done(g, epoch);
     ToHost release = ask(epoch);
     release.mutable_release();

@@ -20,6 +20,7 @@ std::string request_name(ToHost::BodyCase body) {
     case ToHost::kCount: return "count round";
     case ToHost::kFreeze: return "freeze";
     case ToHost::kThaw: return "thaw";
+    case ToHost::kPrepareCapture: return "prepare";
     case ToHost::kCapture: return "capture";
     case ToHost::kRelease: return "release";
     case ToHost::kDeleteImages: return "delete images";
@@ -69,6 +70,7 @@ milliseconds request_deadline(const ToHost& ask) {
     case ToHost::kStartGuests: return seconds(170);
     case ToHost::kRestore: return seconds(170);
     case ToHost::kResume: return seconds(60);
+    case ToHost::kPrepareCapture: return std::chrono::minutes(10);
     case ToHost::kCapture: return seconds(30);
     case ToHost::kClose: return milliseconds(ask.close().deadline_ms()) + seconds(3);
     case ToHost::kCount: return seconds(5);

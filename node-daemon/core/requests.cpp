@@ -67,6 +67,7 @@ void Host::Impl::gang_request(Gang& gang, const ToHost& ask) {
     return answer_failure(ask, ask.request(),
                           {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
                            "its guests are still being made"});
+  if (ask.has_prepare_capture()) return prepare_capture(gang, ask);
   if (ask.has_capture()) return capture_gang(gang, ask);
   if (ask.has_resume()) return resume_gang(gang, ask);
   if (is_relayed(ask)) return relay(gang, ask);
@@ -118,14 +119,13 @@ void Host::Impl::relay(Gang& gang, const ToHost& ask) {
   std::erase_if(targets, [&](std::uint32_t index) { return gang.guests.at(index).lost; });
   const std::string key = request_key(ask);
   Operation& operation = begin(gang, ask, targets);
-  operation.held_back = ask.has_close() && gang.disk_busy();
   if (targets.empty()) return finish(gang, key);
   if (ask.has_release() && !ask.release().discard() && gang.captures.contains(epoch)) {
     operation.awaits_taps = true;
     effects.push_back(ReadTaps{gang.id, epoch});
     return;  // taps_read() goes on
   }
-  if (!operation.held_back) ask_operation_guests(gang, key, operation);
+  ask_operation_guests(gang, key, operation);
 }
 
 void Host::Impl::ask_operation_guests(Gang& gang, const std::string& key, Operation& operation) {
@@ -134,13 +134,6 @@ void Host::Impl::ask_operation_guests(Gang& gang, const std::string& key, Operat
   const bool restored = ask.epoch() != 0 && gang.record.restored_from() == ask.epoch();
   const bool stamp = ask.has_check_links() || (ask.has_release() && restored);
   for (std::uint32_t guest : std::set(operation.waiting)) ask_guest(gang, guest, key, guest_request(ask, guest), stamp);
-}
-
-// The disk work that a checkpoint had to wait for is over.
-void Host::Impl::release_back(Gang& gang) {
-  if (gang.disk_busy()) return;
-  for (auto& [key, operation] : gang.operations)
-    if (std::exchange(operation.held_back, false)) ask_operation_guests(gang, key, operation);
 }
 
 Operation& Host::Impl::begin(Gang& gang, const ToHost& ask, const std::vector<std::uint32_t>& guests) {
@@ -211,7 +204,8 @@ void Host::Impl::fail(Gang& gang, const std::string& key, const Error& error) {
   for (std::uint64_t waiter : operation.waiters) answer_failure(operation.ask, waiter, error);
   if (operation.ask.has_start_guests() || operation.ask.has_restore())
     tear_down(gang, "it could not be made: " + error.message());
-  else if (operation.ask.has_capture()) capture_failed(gang, Epoch{operation.ask.epoch()}, error);
+  else if (operation.ask.has_capture() || operation.ask.has_prepare_capture())
+    capture_failed(gang, Epoch{operation.ask.epoch()}, error);
 }
 
 wire::FromHost Host::Impl::answer_of(Gang& gang, const Operation& operation) {

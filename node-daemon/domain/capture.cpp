@@ -1,26 +1,17 @@
 #include "node-daemon/domain/capture.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <nlohmann/json.hpp>
-
 #include "common/log.h"
+#include "node-daemon/domain/capture_stream.h"
 #include "node-daemon/domain/disk.h"
 #include "node-daemon/domain/migration.h"
+#include "node-daemon/domain/pre_copy.h"
 
 namespace stillpoint::node {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using nlohmann::json;
 
-constexpr int kPipeBytes = 1 << 20;
-constexpr auto kSilence = std::chrono::seconds(60);  // QEMU writes nothing for so long: something is wrong
-constexpr auto kEnd = std::chrono::seconds(20);      // from the stream's end to QEMU's verdict
-constexpr const char* kFdName = "stillpoint-capture";
+constexpr auto kEnd = std::chrono::seconds(20);  // from the stream's end to QEMU's verdict
 
 double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -28,152 +19,152 @@ double ms_since(Clock::time_point start) {
 
 class Capture {
  public:
-  Capture(virDomainPtr domain, EventHub& events, CaptureMode mode, MemorySink& sink,
-          const std::function<void(CaptureTimes)>& captured)
+  Capture(virDomainPtr domain, EventHub& events, CapturePlan plan, const std::filesystem::path& new_layer,
+          MemorySink& sink, CaptureTurn& turn)
       : domain_(domain),
         name_(virDomainGetName(domain)),
         events_(events),
-        watch_(events, name_),
-        mode_(mode),
+        plan_(plan),
+        new_layer_(new_layer),
         sink_(sink),
-        captured_(captured) {}
+        turn_(turn) {}
 
-  Status run(const std::filesystem::path& new_layer);
+  Status run();
   bool clean() const { return clean_; }
 
  private:
-  Status take(const std::filesystem::path& new_layer);
-  Status open_stream();
-  Status begin(const std::filesystem::path& new_layer);
-  void remove_unless_used(const std::filesystem::path& new_layer);
-  Status drain();
-  Status finish();
+  Status take();
+  // transient, and awaited_ not set: it does not suit the machine.
+  Status pre_copy();
+  Status at_the_instant();
+  Status begin(CaptureStream& stream);
+  Status drain(CaptureStream& stream);
+  Status await();
+  Status switch_disk();
+  Status check_end();
   Status clean_up();
-  void take_events();
-  void report();
+  void remove_layer_unless_used();
+  void report(double pause_ms, const char* way);
   Error error(ErrorKind kind, std::string cause) const { return {kind, "capture", name_, std::move(cause)}; }
 
   virDomainPtr domain_;
   const std::string name_;
   EventHub& events_;
-  EventWatch watch_;
-  const CaptureMode mode_;
+  const CapturePlan plan_;
+  const std::filesystem::path& new_layer_;
   MemorySink& sink_;
-  const std::function<void(CaptureTimes)>& captured_;
+  CaptureTurn& turn_;
 
-  const Clock::time_point start_ = Clock::now();
-  Fd stream_;  // read end; closed as soon as nobody wants the stream: QEMU's writer then fails
+  Clock::time_point instant_{};  // since when it may come
+  bool awaited_ = false;
+  bool switched_ = false;
   bool reported_ = false;
   bool clean_ = true;
-  std::int64_t stopped_at_ = 0, resumed_at_ = 0;  // microseconds, QEMU's clock; 0 = not seen
-  std::uint64_t bytes_ = 0;
 };
 
-Status Capture::run(const std::filesystem::path& new_layer) {
+Status Capture::run() {
   int state = 0;
   if (virDomainGetState(domain_, &state, nullptr, 0) < 0) return libvirt_error("capture", name_);
   if (state != VIR_DOMAIN_RUNNING) return error(ErrorKind::refused, "it does not run");
-  if (auto made = make_layer(domain_, new_layer); !made) return made;
-  Status taken = take(new_layer);
-  if (auto clean = clean_up(); !clean && taken) return clean;
-  return taken;
+  if (auto made = make_layer(domain_, new_layer_); !made) return made;
+  const Status taken = take();
+  const Status clean = clean_up();
+  if (!taken) remove_layer_unless_used();
+  return taken && !clean ? clean : taken;
 }
 
-Status Capture::take(const std::filesystem::path& new_layer) {
-  auto begun = open_stream();
-  if (begun) begun = begin(new_layer);
-  if (!begun) {
-    remove_unless_used(new_layer);
-    return begun;
-  }
-  if (auto drained = drain(); !drained) return drained;
-  return finish();
+Status Capture::take() {
+  if (!plan_.pre_copy) return at_the_instant();
+  const Status copied = pre_copy();
+  if (copied || copied.error().kind != ErrorKind::transient) return copied;
+  log_info("no pre-copy", {{"domain", name_}, {"cause", copied.error().cause}, {"instead", name(plan_.mode)}});
+  if (auto cleaned = clean_up(); !cleaned) return cleaned;
+  if (!clean_) return error(ErrorKind::transient, "QEMU's migration could not be ended");
+  if (auto restarted = sink_.restart(); !restarted) return restarted;
+  return at_the_instant();
 }
 
-Status Capture::open_stream() {
-  if (auto set = set_background_snapshot(domain_, mode_ == CaptureMode::background_snapshot); !set) return set;
+Status Capture::pre_copy() {
+  PreCopy copy(domain_, events_, sink_);
+  if (auto near = copy.approach(); !near) return near;
+  if (auto go = await(); !go) return go;
+  if (auto taken = copy.take([this] { return switch_disk(); }); !taken) return taken;
+  report(copy.pause_ms(), "pre-copy");
+  return check_end();
+}
+
+// A background snapshot or a paused save.
+Status Capture::at_the_instant() {
+  CaptureStream stream(domain_, events_, sink_);
+  if (auto set = set_background_snapshot(domain_, plan_.mode == CaptureMode::background_snapshot); !set) return set;
   if (auto set = set_unlimited_bandwidth(domain_); !set) return set;
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) < 0) return errno_error("capture", name_, errno);
-  stream_.reset(ends[0]);
-  const Fd write_end(ends[1]);
-  ::fcntl(ends[0], F_SETPIPE_SZ, kPipeBytes);  // a wish; the default works
-  auto given = monitor_command(domain_, {{"execute", "getfd"}, {"arguments", {{"fdname", kFdName}}}}, ends[1]);
-  if (!given) return given.error();
+  if (auto opened = stream.open(plan_.mode == CaptureMode::background_snapshot ? CaptureStream::Writes::pages
+                                                                               : CaptureStream::Writes::pieces);
+      !opened)
+    return opened;
+  if (auto go = await(); !go) return go;
+  if (auto begun = begin(stream); !begun) return begun;
+  if (auto drained = drain(stream); !drained) return drained;
+  if (auto ended = check_end(); !ended) return ended;
+  if (plan_.mode == CaptureMode::paused_save && virDomainResume(domain_) < 0) return libvirt_error("resume", name_);
+  if (!stream.wait_resumed(Clock::now() + kEnd))
+    return error(ErrorKind::deadline, "QEMU did not say that the machine goes on");
+  report(stream.pause_ms(), name(plan_.mode).data());
   return {};
 }
 
-Status Capture::begin(const std::filesystem::path& new_layer) {
-  if (mode_ == CaptureMode::paused_save && virDomainSuspend(domain_) < 0) return libvirt_error("suspend", name_);
-  if (auto switched = switch_to_layer(domain_, new_layer); !switched) return switched;
-  auto begun =
-      monitor_command(domain_, {{"execute", "migrate"}, {"arguments", {{"uri", std::string("fd:") + kFdName}}}});
-  if (!begun) return begun.error();
+Status Capture::await() {
+  if (awaited_) return {};
+  if (auto go = turn_.await_instant(); !go) return go;
+  awaited_ = true;
+  instant_ = Clock::now();
   return {};
 }
 
-void Capture::remove_unless_used(const std::filesystem::path& new_layer) {
-  const auto chain = disk_chain_of(domain_);
-  std::error_code code;
-  if (chain && chain->front() != new_layer) std::filesystem::remove(new_layer, code);
+Status Capture::switch_disk() {
+  if (switched_) return {};
+  if (auto switched = switch_to_layer(domain_, new_layer_); !switched) return switched;
+  switched_ = true;
+  return {};
+}
+
+Status Capture::begin(CaptureStream& stream) {
+  if (plan_.mode == CaptureMode::paused_save && virDomainSuspend(domain_) < 0) return libvirt_error("suspend", name_);
+  if (auto switched = switch_disk(); !switched) return switched;
+  return stream.begin();
 }
 
 // Reads until QEMU closes its end. No monitor command here (monitor.h says why): events tell when the machine stopped
-// and went on.
-Status Capture::drain() {
-  std::string buffer(kPipeBytes, '\0');
-  for (;;) {
-    pollfd polls[2] = {{stream_.get(), POLLIN, 0}, {watch_.fd(), POLLIN, 0}};
-    const int ready = ::poll(polls, 2, static_cast<int>(std::chrono::milliseconds(kSilence).count()));
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready < 0) return errno_error("capture", name_, errno);
-    if (ready == 0) return error(ErrorKind::deadline, "QEMU does not go on with the memory stream");
-    take_events();
-    if (!(polls[0].revents & (POLLIN | POLLHUP | POLLERR))) continue;
-    const ssize_t n = ::read(stream_.get(), buffer.data(), buffer.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return errno_error("capture", name_, errno);
-    if (n == 0) return {};
-    bytes_ += static_cast<std::uint64_t>(n);
-    if (auto written = sink_.write({buffer.data(), static_cast<std::size_t>(n)}); !written) return written;
+// and went on. A background snapshot resumes it once its state is kept and its memory write-protected.
+Status Capture::drain(CaptureStream& stream) {
+  for (bool more = true; more;) {
+    auto pumped = stream.pump();
+    if (!pumped) stream.close();  // before any command: a QEMU that waits for the pipe answers none
+    if (!pumped) return pumped.error();
+    more = *pumped;
+    if (plan_.mode == CaptureMode::background_snapshot && stream.resumed())
+      report(stream.pause_ms(), name(plan_.mode).data());
   }
-}
-
-void Capture::take_events() {
-  while (const auto event = watch_.next()) {
-    if (event->event == "STOP" && !stopped_at_) stopped_at_ = event->micros;
-    if (event->event == "RESUME" && stopped_at_ && !resumed_at_) resumed_at_ = event->micros;
-  }
-  // A background snapshot resumes the machine once its state is kept and its memory write-protected.
-  if (mode_ == CaptureMode::background_snapshot && resumed_at_) report();
-}
-
-void Capture::report() {
-  if (std::exchange(reported_, true)) return;
-  captured_({static_cast<double>(resumed_at_ - stopped_at_) / 1000.0, ms_since(start_)});
-}
-
-Status Capture::finish() {
-  const auto deadline = Clock::now() + kEnd;
-  auto end = wait_migration_end(domain_, events_, deadline);
-  if (!end) return end.error();
-  if (end->status != "completed")
-    return error(ErrorKind::transient,
-                 "QEMU's migration " + end->status + (end->error.empty() ? "" : ": " + end->error));
-  if (mode_ == CaptureMode::paused_save && virDomainResume(domain_) < 0) return libvirt_error("resume", name_);
-  while (!resumed_at_ && Clock::now() < deadline) {  // the event may still be on its way
-    take_events();
-    pollfd poll_on{watch_.fd(), POLLIN, 0};
-    if (!resumed_at_) ::poll(&poll_on, 1, 100);
-  }
-  if (!resumed_at_) return error(ErrorKind::deadline, "QEMU did not say that the machine goes on");
-  report();
-  log_debug("captured", {{"domain", name_}, {"bytes", bytes_}, {"ms", ms_since(start_)}});
   return {};
 }
 
+void Capture::report(double pause_ms, const char* way) {
+  if (std::exchange(reported_, true)) return;
+  log_debug("captured", {{"domain", name_}, {"way", way}, {"pause_ms", pause_ms}});
+  turn_.captured({pause_ms, ms_since(instant_)});
+}
+
+Status Capture::check_end() {
+  auto end = wait_migration_end(domain_, events_, Clock::now() + kEnd);
+  if (!end) return end.error();
+  if (end->status == "completed") return {};
+  // Once the instant has passed nothing can be done in another way.
+  return error(reported_ ? ErrorKind::permanent : ErrorKind::transient,
+               "QEMU's migration " + end->status + (end->error.empty() ? "" : ": " + end->error));
+}
+
+// The stream's reader is gone by now.
 Status Capture::clean_up() {
-  stream_.reset();  // first: a QEMU that waits for the pipe answers no command
   auto cancelled = cancel_migration(domain_, events_);
   clean_ = cancelled.has_value();
   if (!clean_)
@@ -187,12 +178,18 @@ Status Capture::clean_up() {
   return paused;
 }
 
+void Capture::remove_layer_unless_used() {
+  const auto chain = disk_chain_of(domain_);
+  std::error_code code;
+  if (chain && chain->front() != new_layer_) std::filesystem::remove(new_layer_, code);
+}
+
 }  // namespace
 
-Status capture_domain(virDomainPtr domain, EventHub& events, CaptureMode mode, const std::filesystem::path& new_layer,
-                      MemorySink& sink, const std::function<void(CaptureTimes)>& captured, bool& clean) {
-  Capture capture(domain, events, mode, sink, captured);
-  const Status done = capture.run(new_layer);
+Status capture_domain(virDomainPtr domain, EventHub& events, CapturePlan plan, const std::filesystem::path& new_layer,
+                      MemorySink& sink, CaptureTurn& turn, bool& clean) {
+  Capture capture(domain, events, plan, new_layer, sink, turn);
+  const Status done = capture.run();
   clean = capture.clean();
   return done;
 }

@@ -23,9 +23,11 @@ const std::string network_problem = enter_own_network();
       if ((seen += bytes.size()) > 4u << 20) ::_exit(7);
       return {};
     }
+    Status restart() override { return {}; }
     std::size_t seen = 0;
   } dying;
-  const auto ended = machines.driver().capture(id, machines.directory() / layer, dying, [](CaptureTimes) {});
+  CaptureNow now;
+  const auto ended = machines.driver().capture(id, machines.directory() / layer, dying, now);
   FAIL("the capture ended: ", ended.has_value() ? "well" : ended.error().message());
   ::_exit(8);
 }

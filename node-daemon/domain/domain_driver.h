@@ -60,6 +60,8 @@ class MemorySink {
  public:
   virtual ~MemorySink() = default;
   virtual Status write(std::string_view bytes) = 0;
+  // What came so far does not count: the stream begins anew. Errors as write()'s.
+  virtual Status restart() = 0;
 };
 // Gives the memory stream to a restore. An empty result is the end.
 class MemorySource {
@@ -70,7 +72,30 @@ class MemorySource {
 
 struct CaptureTimes {
   double pause_ms = 0;    // QEMU's STOP to RESUME
-  double capture_ms = 0;  // call to state captured
+  double capture_ms = 0;  // the instant's permission to state captured
+};
+
+// How a capture meets its instant. Called from the capturing thread; must not call the driver.
+class CaptureTurn {
+ public:
+  virtual ~CaptureTurn() = default;
+  // All that can be done while the machine works is done. Blocks until the instant may come; an error gives the capture
+  // up, which then fails with it.
+  virtual Status await_instant() = 0;
+  // The instant has passed: the machine's state is captured, and it may go on. Once.
+  virtual void captured(CaptureTimes times) = 0;
+};
+// The instant may come at any time.
+class CaptureNow : public CaptureTurn {
+ public:
+  explicit CaptureNow(std::function<void(CaptureTimes)> captured = {}) : captured_(std::move(captured)) {}
+  Status await_instant() override { return {}; }
+  void captured(CaptureTimes times) override {
+    if (captured_) captured_(times);
+  }
+
+ private:
+  const std::function<void(CaptureTimes)> captured_;
 };
 
 struct DomainEvent {
@@ -95,13 +120,13 @@ class DomainDriver {
 
   virtual Status start(const DomainSpec& spec) = 0;
 
-  // At one instant: memory and devices into sink, and the disk goes on in new_layer (made by this call, backed by the
-  // layer that was active, which is immutable from here on). `captured` is called once, when the instant has passed
-  // and the domain may go on; the stream goes on until this call returns, with everything written and sink still the
-  // caller's. On failure the domain runs on as if nothing had happened; a new layer that was taken up stays.
-  // Whatever happens, QEMU's background-snapshot capability is off when this returns.
+  // At one instant, after turn.await_instant(): memory and devices into sink, and the disk goes on in new_layer (made
+  // by this call, backed by the layer that was active, which is immutable from here on). Memory may be read before the
+  // instant, and the sink told to begin anew. The stream goes on until this call returns, with everything written and
+  // sink still the caller's. On failure the domain runs on as if nothing had happened; a new layer that was taken up
+  // stays. Whatever happens, QEMU's background-snapshot capability is off when this returns.
   virtual Status capture(const DomainId& id, const std::filesystem::path& new_layer, MemorySink& sink,
-                         std::function<void(CaptureTimes)> captured) = 0;
+                         CaptureTurn& turn) = 0;
 
   // The description that a restored domain must match (name, UUID, machine type, MAC, CPU model).
   virtual Result<std::string> describe(const DomainId& id) = 0;

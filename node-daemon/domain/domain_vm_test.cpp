@@ -86,8 +86,8 @@ TEST_CASE("a capture whose stream cannot be stored leaves the machine running, a
     CAPTURE(limit);
     const long before = guest.count();
     StringSink full(limit);
-    const auto failed =
-        driver.capture(spec.id, machines.directory() / ("full" + std::to_string(limit)), full, [](CaptureTimes) {});
+    CaptureNow now;
+    const auto failed = driver.capture(spec.id, machines.directory() / ("full" + std::to_string(limit)), full, now);
     REQUIRE_FALSE(failed.has_value());
     CHECK(failed.error().kind == ErrorKind::storage_full);
     CHECK(guest.counts_beyond(before));
@@ -119,8 +119,8 @@ TEST_CASE("a capture whose stream cannot be stored leaves the machine running, a
     REQUIRE(machines.problem() == "");
     CHECK(only_runs(machines.driver(), next.id));
     StringSink never;
-    CHECK_FALSE(
-        machines.driver().capture(next.id, machines.directory() / "no", never, [](CaptureTimes) {}).has_value());
+    CaptureNow now;
+    CHECK_FALSE(machines.driver().capture(next.id, machines.directory() / "no", never, now).has_value());
     REQUIRE_OK(machines.driver().resume(next.id));
     // A daemon may die between the resume and its record: the next one is asked again.
     machines.reopen();

@@ -174,7 +174,8 @@ Status FakeDriver::start(const DomainSpec& spec) {
 }
 
 Status FakeDriver::capture(const DomainId& id, const std::filesystem::path& new_layer, MemorySink& sink,
-                           std::function<void(CaptureTimes)> captured) {
+                           CaptureTurn& turn) {
+  if (auto go = turn.await_instant(); !go) return go;
   std::unique_lock lock(mutex_);
   if (auto go = enter(lock, Call::capture, id); !go) return go;
   auto domain = find(id, "capture");
@@ -186,7 +187,7 @@ Status FakeDriver::capture(const DomainId& id, const std::filesystem::path& new_
   const auto half_way = std::exchange(half_way_, std::nullopt);
   const double pause_ms = pause_ms_;
   lock.unlock();  // the caller's code runs from here on
-  captured({pause_ms, pause_ms + 1});
+  turn.captured({pause_ms, pause_ms + 1});
   const std::size_t half = memory.size() / 2;
   if (auto written = sink.write(std::string_view(memory).substr(0, half)); !written) return written;
   if (half_way) return *half_way;

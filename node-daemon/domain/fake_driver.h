@@ -62,7 +62,7 @@ class FakeDriver final : public DomainDriver {
   Result<std::vector<DomainId>> running() override;
   Status start(const DomainSpec& spec) override;
   Status capture(const DomainId& id, const std::filesystem::path& new_layer, MemorySink& sink,
-                 std::function<void(CaptureTimes)> captured) override;
+                 CaptureTurn& turn) override;
   Result<std::string> describe(const DomainId& id) override;
   Status restore(const DomainSpec& spec, const std::string& domain_xml, MemorySource& source) override;
   Status resume(const DomainId& id) override;

@@ -18,6 +18,10 @@ struct Collect : MemorySink {
     bytes += more;
     return {};
   }
+  Status restart() override {
+    bytes.clear();
+    return {};
+  }
   std::string bytes;
 };
 struct Feed : MemorySource {
@@ -53,7 +57,8 @@ TEST_CASE("a fake domain is captured, destroyed and restored as the next incarna
   fake.set_memory(spec().id, "precious");
   Collect sink;
   int captured = 0;
-  REQUIRE(fake.capture(spec().id, scratch.path / "layer", sink, [&](CaptureTimes) { ++captured; }).has_value());
+  CaptureNow now([&](CaptureTimes) { ++captured; });
+  REQUIRE(fake.capture(spec().id, scratch.path / "layer", sink, now).has_value());
   CHECK(captured == 1);
   CHECK(sink.bytes == "precious");
   CHECK(std::filesystem::exists(scratch.path / "layer"));
@@ -84,9 +89,11 @@ TEST_CASE("a capture can fail after the instant has passed") {
   fake.fail_capture_half_way(broken);
   Collect sink;
   int captured = 0;
-  CHECK_FALSE(fake.capture(spec().id, scratch.path / "a", sink, [&](CaptureTimes) { ++captured; }).has_value());
+  CaptureNow now([&](CaptureTimes) { ++captured; });
+  CHECK_FALSE(fake.capture(spec().id, scratch.path / "a", sink, now).has_value());
   CHECK(captured == 1);
-  CHECK(fake.capture(spec().id, scratch.path / "b", sink, [](CaptureTimes) {}).has_value());
+  CHECK(fake.capture(spec().id, scratch.path / "b", sink, now).has_value());
+  CHECK(captured == 2);
 }
 
 TEST_CASE("a held call waits for its release") {

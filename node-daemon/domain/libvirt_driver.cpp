@@ -57,7 +57,7 @@ class LibvirtDriver final : public DomainDriver {
   Result<std::vector<DomainId>> running() override;
   Status start(const DomainSpec& spec) override;
   Status capture(const DomainId& id, const std::filesystem::path& new_layer, MemorySink& sink,
-                 std::function<void(CaptureTimes)> captured) override;
+                 CaptureTurn& turn) override;
   Result<std::string> describe(const DomainId& id) override;
   Status restore(const DomainSpec& spec, const std::string& xml, MemorySource& source) override;
   Status resume(const DomainId& id) override;
@@ -247,7 +247,7 @@ Status LibvirtDriver::start(const DomainSpec& spec) {
 }
 
 Status LibvirtDriver::capture(const DomainId& id, const std::filesystem::path& new_layer, MemorySink& sink,
-                              std::function<void(CaptureTimes)> captured) {
+                              CaptureTurn& turn) {
   const auto mutex = mutex_of(domain_name(id));
   const std::lock_guard lock(*mutex);
   auto domain = hypervisor_->find(domain_name(id));
@@ -260,8 +260,9 @@ Status LibvirtDriver::capture(const DomainId& id, const std::filesystem::path& n
   }
   if (!clean)
     if (auto cleaned = cancel_migration(domain->get(), hypervisor_->events()); !cleaned) return cleaned;
-  const Status done =
-      capture_domain(domain->get(), hypervisor_->events(), probe_.capture_mode, new_layer, sink, captured, clean);
+  // Who asks for a mode gets that one.
+  const CapturePlan plan{!settings_.capture_mode.has_value(), probe_.capture_mode};
+  const Status done = capture_domain(domain->get(), hypervisor_->events(), plan, new_layer, sink, turn, clean);
   {
     const std::lock_guard guard(mutex_);
     if (clean) unclean_.erase(name);

@@ -1,7 +1,10 @@
 #include "node-daemon/domain/migration.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 namespace stillpoint::node {
 
@@ -23,10 +26,48 @@ Status set_unlimited_bandwidth(virDomainPtr domain) {
   return {};
 }
 
+Status set_switchover(virDomainPtr domain, Switchover switchover) {
+  auto done = monitor_command(
+      domain,
+      {{"execute", "migrate-set-parameters"},
+       {"arguments",
+        {{"downtime-limit", switchover.downtime_ms}, {"avail-switchover-bandwidth", switchover.bytes_per_second}}}});
+  if (!done) return done.error();
+  return {};
+}
+
+void put_migration_behind(virDomainPtr domain) {
+  constexpr int kNice = 10;
+  const auto threads = monitor_command(domain, {{"execute", "query-migrationthreads"}});
+  if (!threads || !threads->is_array()) return;
+  for (const json& thread : *threads)
+    (void)::setpriority(PRIO_PROCESS, thread.value("thread-id", id_t{0}), kNice);  // Linux: of that thread alone
+}
+
+Result<double> measure_dirty_rate(virDomainPtr domain, std::chrono::milliseconds window,
+                                  std::chrono::steady_clock::time_point deadline) {
+  constexpr int kSamplesPerGibibyte = 4096;
+  const json unit = {{"calc-time-unit", "millisecond"}};
+  json how = unit;
+  how["calc-time"] = window.count();
+  how["sample-pages"] = kSamplesPerGibibyte;
+  auto begun = monitor_command(domain, {{"execute", "calc-dirty-rate"}, {"arguments", how}});
+  if (!begun) return begun.error();
+  for (auto look = std::chrono::steady_clock::now() + window; look < deadline; look += window / 10) {
+    std::this_thread::sleep_until(look);  // QEMU tells of no event at its end
+    auto reply = monitor_command(domain, {{"execute", "query-dirty-rate"}, {"arguments", unit}});
+    if (!reply) return reply.error();
+    if (reply->value("status", "") == "measured") return reply->value("dirty-rate", 0.0) * (1 << 20);
+  }
+  return Error{ErrorKind::transient, "measure dirty rate", virDomainGetName(domain), "QEMU did not end measuring"};
+}
+
 Result<MigrationState> query_migration(virDomainPtr domain) {
   auto reply = monitor_command(domain, {{"execute", "query-migrate"}});
   if (!reply) return reply.error();
-  return MigrationState{reply->value("status", "none"), reply->value("error-desc", ""), reply->value("downtime", 0.0)};
+  const json ram = reply->value("ram", json::object());
+  return MigrationState{reply->value("status", "none"), reply->value("error-desc", ""), reply->value("downtime", 0.0),
+                        ram.value("remaining", std::uint64_t{0}), ram.value("dirty-sync-count", std::uint64_t{0})};
 }
 
 bool migration_ended(const MigrationState& state) {
@@ -65,7 +106,8 @@ Status end_migration(virDomainPtr domain, EventHub& events) {
 Status cancel_migration(virDomainPtr domain, EventHub& events) {
   const Status ended = end_migration(domain, events);
   const Status off = set_background_snapshot(domain, false);  // whatever became of the rest
-  return ended ? off : ended;
+  const Status usual = set_switchover(domain, kUsualSwitchover);
+  return !ended ? ended : !off ? off : usual;
 }
 
 }  // namespace stillpoint::node

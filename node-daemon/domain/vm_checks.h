@@ -77,10 +77,11 @@ inline Taken capture(Machines& machines, const DomainId& id, const std::string& 
   taken.layer = chain->front();
   StringSink sink;
   int calls = 0;
-  REQUIRE_OK(machines.driver().capture(id, machines.directory() / new_layer, sink, [&](CaptureTimes times) {
+  CaptureNow now([&](CaptureTimes times) {
     taken.times = times;
     ++calls;
-  }));
+  });
+  REQUIRE_OK(machines.driver().capture(id, machines.directory() / new_layer, sink, now));
   CHECK(calls == 1);
   auto xml = machines.driver().describe(id);
   REQUIRE_OK(xml);

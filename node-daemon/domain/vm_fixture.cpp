@@ -82,13 +82,18 @@ Status StringSink::write(std::string_view more) {
   return {};
 }
 
+Status StringSink::restart() {
+  bytes.clear();
+  return {};
+}
+
 Result<std::string> StringSource::read() {
   std::string block(left_.substr(0, 1 << 20));
   left_.remove_prefix(block.size());
   return block;
 }
 
-Machines::Machines(std::optional<CaptureMode> mode, Open open) {
+Machines::Machines(std::optional<CaptureMode> mode, Open open, const fs::path& overlay) {
   settings_.root = process_root();
   settings_.capture_mode = mode;
   const char* image = std::getenv("STILLPOINT_GUEST_IMAGE");
@@ -98,7 +103,7 @@ Machines::Machines(std::optional<CaptureMode> mode, Open open) {
   } else {
     own_ = std::make_unique<TempDir>();
     directory_ = own_->path();
-    prepare();
+    prepare(overlay);
   }
   if (problem_.empty() && open == Open::now) reopen();
 }
@@ -119,17 +124,16 @@ std::pair<int, std::string> Machines::run_as_child(const Machines& parent, const
 }
 
 // The guest image's initramfs with another /init laid over it: the kernel unpacks one archive after the other.
-void Machines::prepare() {
+void Machines::prepare(const fs::path& overlay) {
   if (!fs::exists(guest_image_ / "initrd.img") || !fs::exists(guest_image_ / "vmlinuz")) {
     problem_ = guest_image_.string() + " holds no vmlinuz and initrd.img: run scripts/guest-image";
     return;
   }
-  fs::create_directory(directory_ / "i");
-  fs::copy_file(STILLPOINT_SOURCE_DIR "/node-daemon/domain/test-guest/init", directory_ / "i" / "init");
-  fs::permissions(directory_ / "i" / "init", fs::perms(0755));
+  fs::copy(overlay, directory_ / "i");
+  for (const auto& file : fs::directory_iterator(directory_ / "i")) fs::permissions(file, fs::perms(0755));
   const std::string script = "cd '" + (directory_ / "i").string() + "' && { cat '" +
                              (guest_image_ / "initrd.img").string() +
-                             "'; echo init | cpio --quiet -o -H newc -R 0:0; } > ../initrd.img";
+                             "'; find . -type f | cpio --quiet -o -H newc -R 0:0; } > ../initrd.img";
   if (auto made = run_checked({"sh", "-c", script}); !made) problem_ = made.error().message();
   if (auto base = publish_file(directory_ / "base.raw", std::string(1 << 20, '\0')); !base)
     problem_ = base.error().message();

@@ -38,6 +38,7 @@ class StringSink : public MemorySink {
  public:
   explicit StringSink(std::size_t limit = ~std::size_t{0}) : limit_(limit) {}
   Status write(std::string_view bytes) override;
+  Status restart() override;
   std::string bytes;
 
  private:
@@ -57,7 +58,9 @@ class StringSource : public MemorySource {
 class Machines {
  public:
   enum class Open { now, later };
-  explicit Machines(std::optional<CaptureMode> mode = {}, Open open = Open::now);
+  // overlay: files laid over the guest image's initramfs, its /init among them.
+  explicit Machines(std::optional<CaptureMode> mode = {}, Open open = Open::now,
+                    const std::filesystem::path& overlay = STILLPOINT_SOURCE_DIR "/node-daemon/domain/test-guest");
   ~Machines();  // destroys what still runs
 
   DomainDriver& driver() { return *driver_; }
@@ -77,7 +80,7 @@ class Machines {
   const std::string& problem() const { return problem_; }
 
  private:
-  void prepare();
+  void prepare(const std::filesystem::path& overlay);
   std::unique_ptr<TempDir> own_;  // not in a child
   std::filesystem::path directory_;
   LibvirtSettings settings_;

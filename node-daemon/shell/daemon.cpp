@@ -112,9 +112,10 @@ struct Daemon::Impl {
   void perform(ContinueGuest& e) {
     on_worker(key_of(e.id), [this, e] { return work.carry_on(e); });
   }
-  void perform(CaptureGuest& e) {
-    on_worker(key_of(e.id), [this, e] { return work.capture(e, [this](GuestCaptured captured) { post(captured); }); });
+  void perform(PrepareCapture& e) {
+    on_worker(key_of(e.id), [this, e] { return work.capture(e, [this](Event event) { post(std::move(event)); }); });
   }
+  void perform(TakeInstant& e) { work.take_instant(e); }
   void perform(CancelCapture& e) { work.cancel(e); }
   void perform(WatchTaps& e);
   void perform(ReadTaps& e);

@@ -135,11 +135,12 @@ bool start(Site& site, Life& node) {
 
 bool checkpoint(Site& site, Life& node, std::uint64_t epoch, Told& told) {
   if (!node.tell("memory 1 " + std::to_string(epoch))) return false;
-  auto freeze = about(1, epoch), capture = freeze, release = freeze;
+  auto prepare = about(1, epoch), freeze = prepare, capture = prepare, release = prepare;
+  prepare.mutable_prepare_capture();
   freeze.mutable_freeze();
   capture.mutable_capture();
   release.mutable_release();
-  for (const auto& message : {freeze, capture, release}) {
+  for (const auto& message : {prepare, freeze, capture, release}) {
     const auto reply = site.coordinator.try_ask(message);
     if (!reply) return false;
     REQUIRE_MESSAGE(!reply->has_failure(), reply->failure().cause());

@@ -144,7 +144,9 @@ TEST_CASE("start, checkpoint, destroy, restore: through disks, store, network, T
   auto freeze = about(1, 5);
   freeze.mutable_freeze();
   CHECK(coordinator.ask(freeze).cut().guests_size() == 2);
-  auto capture = about(1, 5);
+  auto prepare = about(1, 5), capture = prepare;
+  prepare.mutable_prepare_capture();
+  REQUIRE(coordinator.ask(prepare).has_done());
   capture.mutable_capture();
   const auto captured = coordinator.ask(capture);
   REQUIRE_MESSAGE(captured.has_capture(), captured.failure().cause());
@@ -196,7 +198,9 @@ TEST_CASE("an image with a flipped bit is refused as damaged and leaves nothing"
   coordinator.welcome();
   std::vector<std::unique_ptr<TestAgent>> agents;
   start_gang(site, *node.driver, agents);
-  auto capture = about(1, 5);
+  auto prepare = about(1, 5), capture = prepare;
+  prepare.mutable_prepare_capture();
+  REQUIRE(coordinator.ask(prepare).has_done());
   capture.mutable_capture();
   REQUIRE(coordinator.ask(capture).has_capture());
   const auto stored = coordinator.wait([](const auto& m) { return m.has_images(); });
@@ -244,7 +248,9 @@ TEST_CASE("a fence does not wait for an upload that hangs") {
   site.coordinator.welcome();
   std::vector<std::unique_ptr<TestAgent>> agents;
   start_gang(site, *node.driver, agents);
-  auto capture = about(1, 5);
+  auto prepare = about(1, 5), capture = prepare;
+  prepare.mutable_prepare_capture();
+  REQUIRE(site.coordinator.ask(prepare).has_done());
   capture.mutable_capture();
   REQUIRE(site.coordinator.ask(capture).has_capture());
   REQUIRE(images->wait_hanging());

@@ -9,22 +9,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The memory stream on its way into the store, until somebody gives the epoch up.
-class CancellableSink final : public MemorySink {
- public:
-  CancellableSink(ImageWriter& writer, std::stop_token stop, std::string object)
-      : writer_(writer), stop_(std::move(stop)), object_(std::move(object)) {}
-  Status write(std::string_view bytes) override {
-    if (stop_.stop_requested()) return Error{ErrorKind::refused, "capture", object_, "this epoch was given up"};
-    return writer_.write(bytes);
-  }
-
- private:
-  ImageWriter& writer_;
-  const std::stop_token stop_;
-  const std::string object_;
-};
-
 // Remembers why the image could not be read: the driver only sees that its stream ended.
 class ImageSource final : public MemorySource {
  public:
@@ -123,33 +107,87 @@ GuestResumed GuestWork::resume(const ResumeGuest& work) { return {work.id, drive
 
 GuestContinued GuestWork::carry_on(const ContinueGuest& work) { return {work.id, driver_.carry_on(work.id)}; }
 
-GuestStored GuestWork::capture(const CaptureGuest& work, const std::function<void(GuestCaptured)>& captured) {
-  const std::stop_source stop = stop_of(work.id, work.epoch);
-  GuestStored done{work.id, work.epoch, capture_image(work, stop.get_token(), captured), 0};
+// The memory stream on its way into the store, until somebody gives the epoch up.
+class GuestWork::Sink final : public MemorySink {
+ public:
+  Sink(ImageStore& store, const PrepareCapture& work, std::stop_token stop)
+      : store_(store), work_(work), stop_(std::move(stop)) {}
+
+  Status restart() override {
+    writer_.reset();
+    auto begun = store_.begin({work_.id.job, work_.epoch, work_.id.guest, ImageName::Part::memory}, stop_);
+    if (!begun) return begun.error();
+    writer_ = std::move(*begun);
+    return {};
+  }
+  Status write(std::string_view bytes) override {
+    if (stop_.stop_requested()) return given_up(work_);
+    return writer_->write(bytes);
+  }
+  Result<wire::ImageFile> commit() { return writer_->commit(); }
+  static Error given_up(const PrepareCapture& work) {
+    return {ErrorKind::refused, "capture", name_of(work.id), "this epoch was given up"};
+  }
+
+ private:
+  ImageStore& store_;
+  const PrepareCapture& work_;
+  const std::stop_token stop_;
+  std::unique_ptr<ImageWriter> writer_;
+};
+
+class GuestWork::Turn final : public CaptureTurn {
+ public:
+  Turn(GuestWork& owner, const PrepareCapture& work, std::stop_token stop, const std::function<void(Event)>& tell)
+      : owner_(owner), work_(work), stop_(std::move(stop)), tell_(tell) {}
+
+  Status await_instant() override {
+    tell_(GuestReady{work_.id, work_.epoch});
+    std::unique_lock lock(owner_.mutex_);
+    const CaptureControl& control = owner_.control_of(work_.id, work_.epoch);
+    if (!owner_.instants_.wait(lock, stop_, [&] { return control.instant; })) return Sink::given_up(work_);
+    return {};
+  }
+  void captured(CaptureTimes times) override { tell_(GuestCaptured{work_.id, work_.epoch, times}); }
+
+ private:
+  GuestWork& owner_;
+  const PrepareCapture& work_;
+  const std::stop_token stop_;
+  const std::function<void(Event)>& tell_;
+};
+
+GuestStored GuestWork::capture(const PrepareCapture& work, const std::function<void(Event)>& tell) {
+  std::stop_token stop;
+  {
+    const std::lock_guard lock(mutex_);
+    stop = control_of(work.id, work.epoch).stop.get_token();
+  }
+  GuestStored done{work.id, work.epoch, capture_image(work, stop, tell), 0};
   if (auto chain = driver_.disk_chain(work.id)) done.layers = static_cast<std::uint32_t>(chain->size());
   const std::lock_guard lock(mutex_);
-  std::erase_if(stops_,
+  std::erase_if(captures_,
                 [&](const auto& entry) { return entry.first.first == work.id && entry.first.second <= work.epoch; });
   return done;
 }
 
-Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, const std::stop_token& stop,
-                                                  const std::function<void(GuestCaptured)>& captured) {
+Result<wire::ImageFile> GuestWork::capture_memory(const PrepareCapture& work, const std::stop_token& stop,
+                                                  const std::function<void(Event)>& tell) {
+  Sink sink(store_, work, stop);
+  if (auto begun = sink.restart(); !begun) return begun.error();
+  const fs::path layer = state_.guest_directory(work.id) / ("layer-e" + std::to_string(work.epoch.value) + ".qcow2");
+  Turn turn(*this, work, stop, tell);
+  if (auto done = driver_.capture(work.id, layer, sink, turn); !done) return done.error();
+  return sink.commit();
+}
+
+Result<wire::GuestImage> GuestWork::capture_image(const PrepareCapture& work, const std::stop_token& stop,
+                                                  const std::function<void(Event)>& tell) {
   const DomainId& id = work.id;
-  auto memory = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::memory}, stop);
-  if (!memory) return memory.error();
-  CancellableSink sink(**memory, stop, name_of(id));
-  const fs::path layer = state_.guest_directory(id) / ("layer-e" + std::to_string(work.epoch.value) + ".qcow2");
-  if (auto done = driver_.capture(id, layer, sink,
-                                  [&](CaptureTimes times) {
-                                    captured({id, work.epoch, times});
-                                  });
-      !done)
-    return done.error();
+  auto memory_file = capture_memory(work, stop, tell);
+  if (!memory_file) return memory_file.error();
   wire::GuestImage image;
   image.set_guest(static_cast<std::uint32_t>(id.guest.value));
-  auto memory_file = (*memory)->commit();
-  if (!memory_file) return memory_file.error();
   *image.mutable_memory() = std::move(*memory_file);
 
   auto xml = driver_.describe(id);
@@ -171,11 +209,13 @@ Result<wire::GuestImage> GuestWork::capture_image(const CaptureGuest& work, cons
 DiskFlattened GuestWork::flatten(const FlattenDisk& work) { return {work.id, driver_.flatten_disk(work.id)}; }
 
 void GuestWork::fence(const DomainId& id) {
+  std::vector<std::stop_source> stops;
   {
     const std::lock_guard lock(mutex_);
-    for (auto& [key, stop] : stops_)
-      if (key.first == id) stop.request_stop();
+    for (auto& [key, control] : captures_)
+      if (key.first == id) stops.push_back(control.stop);
   }
+  for (auto& stop : stops) stop.request_stop();
   if (auto gone = driver_.destroy(id); !gone)
     log_error("machine not destroyed at once", {{"guest", name_of(id)}, {"cause", gone.error().message()}});
 }
@@ -184,7 +224,7 @@ GuestDestroyed GuestWork::destroy(const DestroyGuest& work) {
   GuestDestroyed done{work.id, driver_.destroy(work.id)};
   if (done.status) done.status = state_.remove_guest(work.id);
   const std::lock_guard lock(mutex_);
-  std::erase_if(stops_, [&](const auto& entry) { return entry.first.first == work.id; });
+  std::erase_if(captures_, [&](const auto& entry) { return entry.first.first == work.id; });
   return done;
 }
 
@@ -224,20 +264,35 @@ ImagesVerified GuestWork::verify(const VerifyImages& work) {
   return done;
 }
 
-std::stop_source GuestWork::stop_of(const DomainId& id, Epoch epoch) {
-  const std::lock_guard lock(mutex_);
-  std::stop_source& stop = stops_[{id, epoch}];
-  if (all_cancelled_) stop.request_stop();
-  return stop;
+GuestWork::CaptureControl& GuestWork::control_of(const DomainId& id, Epoch epoch) {
+  CaptureControl& control = captures_[{id, epoch}];
+  if (all_cancelled_) control.stop.request_stop();
+  return control;
 }
 
-void GuestWork::cancel(const CancelCapture& work) { stop_of(work.id, work.epoch).request_stop(); }
+void GuestWork::take_instant(const TakeInstant& work) {
+  const std::lock_guard lock(mutex_);
+  control_of(work.id, work.epoch).instant = true;
+  instants_.notify_all();
+}
+
+void GuestWork::cancel(const CancelCapture& work) {
+  std::stop_source stop;
+  {
+    const std::lock_guard lock(mutex_);
+    stop = control_of(work.id, work.epoch).stop;
+  }
+  stop.request_stop();  // without the lock, which whoever waits takes when woken
+}
 
 void GuestWork::cancel_all() {
-  const std::lock_guard lock(mutex_);
-  all_cancelled_ = true;
-  stopping_.request_stop();
-  for (auto& [key, stop] : stops_) stop.request_stop();
+  std::vector<std::stop_source> stops{stopping_};
+  {
+    const std::lock_guard lock(mutex_);
+    all_cancelled_ = true;
+    for (auto& [key, control] : captures_) stops.push_back(control.stop);
+  }
+  for (auto& stop : stops) stop.request_stop();
   store_.stop_freeing();
 }
 

@@ -1,7 +1,9 @@
 // The blocking work behind the core's effects: one function per kind of work, each done whole or reported as failed.
-// From workers; per guest one call at a time, cancel() and fence() excepted. No state but which captures are cancelled.
+// From workers; per guest one call at a time, cancel() and fence() excepted. No state but which captures may take
+// their instant, or are cancelled.
 #pragma once
 
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -30,8 +32,8 @@ class GuestWork {
   GuestRestored restore(const RestoreGuest& work);
   GuestResumed resume(const ResumeGuest& work);
   GuestContinued carry_on(const ContinueGuest& work);
-  // `captured` is called in between, from whatever thread the driver has for it.
-  GuestStored capture(const CaptureGuest& work, const std::function<void(GuestCaptured)>& captured);
+  // Tells in between, from whatever thread the driver has for it: GuestReady; after take_instant() GuestCaptured.
+  GuestStored capture(const PrepareCapture& work, const std::function<void(Event)>& tell);
   DiskFlattened flatten(const FlattenDisk& work);
   // The machine ends, whatever else is being done with it; that fails soon. destroy() is still to follow.
   void fence(const DomainId& id);
@@ -41,15 +43,25 @@ class GuestWork {
   ImagesListed list_images();
   ImagesVerified verify(const VerifyImages& work);  // ends soon after cancel_all()
 
-  // Any thread: the capture of that guest and epoch, under way or still to begin, ends soon and fails.
+  // Any thread: the capture of that guest and epoch, under way or still to begin, may take its instant.
+  void take_instant(const TakeInstant& work);
+  // Any thread: the same ends soon and fails.
   void cancel(const CancelCapture& work);
   void cancel_all();
 
  private:
-  std::stop_source stop_of(const DomainId& id, Epoch epoch);
+  struct CaptureControl {
+    std::stop_source stop;
+    bool instant = false;  // it may be taken
+  };
+  class Turn;
+  class Sink;
+  CaptureControl& control_of(const DomainId& id, Epoch epoch);  // with mutex_ held
   Result<DomainSpec> spec(const GuestPlan& plan, std::filesystem::path disk) const;
-  Result<wire::GuestImage> capture_image(const CaptureGuest& work, const std::stop_token& stop,
-                                         const std::function<void(GuestCaptured)>& captured);
+  Result<wire::GuestImage> capture_image(const PrepareCapture& work, const std::stop_token& stop,
+                                         const std::function<void(Event)>& tell);
+  Result<wire::ImageFile> capture_memory(const PrepareCapture& work, const std::stop_token& stop,
+                                         const std::function<void(Event)>& tell);
   Status restore_image(const RestoreGuest& work);
 
   DomainDriver& driver_;
@@ -59,8 +71,9 @@ class GuestWork {
   const std::filesystem::path guest_image_;
 
   DiskRoom room_;
-  std::mutex mutex_;
-  std::map<std::pair<DomainId, Epoch>, std::stop_source> stops_;
+  std::mutex mutex_;  // guards the two below
+  std::condition_variable_any instants_;
+  std::map<std::pair<DomainId, Epoch>, CaptureControl> captures_;
   bool all_cancelled_ = false;
   std::stop_source stopping_;  // requested by cancel_all()
 };

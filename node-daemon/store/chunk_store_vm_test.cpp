@@ -15,11 +15,20 @@ const std::string network_problem = enter_own_network();
 
 class IngestSink final : public MemorySink {
  public:
-  explicit IngestSink(ImageIngest& ingest) : ingest_(ingest) {}
-  Status write(std::string_view bytes) override { return ingest_.write(bytes); }
+  IngestSink(ChunkStore& store, std::string name) : store_(store), name_(std::move(name)) {}
+  Status write(std::string_view bytes) override { return ingest_->write(bytes); }
+  Status restart() override {
+    auto begun = store_.begin(name_, ImageKind::memory);
+    if (!begun) return begun.error();
+    ingest_ = std::move(*begun);
+    return {};
+  }
+  Result<ImageFigures> commit() { return ingest_->commit(); }
 
  private:
-  ImageIngest& ingest_;
+  ChunkStore& store_;
+  const std::string name_;
+  std::unique_ptr<ImageIngest> ingest_;
 };
 
 class StoreSource final : public MemorySource {
@@ -44,12 +53,12 @@ Checkpoint take(Machines& machines, ChunkStore& store, const DomainId& id, Guest
   taken.counted = guest.count();
   auto chain = driver.disk_chain(id);
   REQUIRE_OK(chain);
-  auto memory = store.begin(taken.name + ".ram", ImageKind::memory);
-  REQUIRE_OK(memory);
-  IngestSink sink(**memory);
-  REQUIRE_OK(driver.capture(id, machines.directory() / ("layer" + std::to_string(epoch)), sink, [](CaptureTimes) {}));
+  IngestSink sink(store, taken.name + ".ram");
+  REQUIRE_OK(sink.restart());
+  CaptureNow now;
+  REQUIRE_OK(driver.capture(id, machines.directory() / ("layer" + std::to_string(epoch)), sink, now));
   REQUIRE(guest.ask("thaw") == "done");
-  const auto figures = (*memory)->commit();
+  const auto figures = sink.commit();
   REQUIRE_OK(figures);
   auto xml = driver.describe(id);
   REQUIRE_OK(xml);

@@ -15,12 +15,15 @@ enum : std::uint8_t {
   kSectionEnd = 0x03,
   kSubsection = 0x05,
   kConfiguration = 0x07,
+  kCommand = 0x08,
   kFooter = 0x7e,
 };
 enum : std::uint64_t { kZero = 0x02, kMemSize = 0x04, kPage = 0x08, kEos = 0x10, kContinue = 0x20 };
 constexpr std::uint64_t kFlags = kPageBytes - 1;
 // No step is longer: the RAM header, with a name of 255 bytes for each block.
 constexpr std::size_t kLongestStep = 8 + kMaxRamBlocks * (1 + 255 + 8) + kPageBytes;
+static_assert(kLongestStep > 5 + 0xffff);  // a command
+constexpr std::size_t kMaxCommands = std::size_t{1} << 20;
 constexpr std::size_t kMaxMachineType = 1024, kMaxCapabilities = 64;
 
 std::uint8_t byte_at(std::string_view bytes, std::size_t at) { return static_cast<std::uint8_t>(bytes[at]); }
@@ -112,7 +115,19 @@ Result<std::size_t> RamStreamParser::keep(std::string_view bytes, std::size_t co
 
 Result<std::size_t> RamStreamParser::keep_rest(std::string_view bytes) {
   state_ = State::rest;
+  if (!commands_.empty())
+    if (auto taken = sink_.other(std::exchange(commands_, {})); !taken) return taken.error();
   return keep(bytes, bytes.size());
+}
+
+// QEMU tells the other side that the last pages follow. Behind all pages it says as much.
+Result<std::size_t> RamStreamParser::command(std::string_view bytes) {
+  if (bytes.size() < 5) return 0u;
+  const std::size_t length = 5u + get_be<std::uint16_t>(bytes.data() + 3);
+  if (commands_.size() + length > kMaxCommands) return damaged("too many commands among the pages");
+  if (bytes.size() < length) return 0u;
+  commands_ += bytes.substr(0, length);
+  return length;
 }
 
 Result<std::size_t> RamStreamParser::magic(std::string_view bytes) {
@@ -129,6 +144,7 @@ Result<std::size_t> RamStreamParser::section(std::string_view bytes) {
     case kSectionStart: return section_start(bytes);
     case kSectionPart:
     case kSectionEnd: return section_part(bytes);
+    case kCommand: return shape_.has_pages ? command(bytes) : keep_rest(bytes);
     default: return keep_rest(bytes);
   }
 }

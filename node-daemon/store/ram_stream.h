@@ -7,6 +7,7 @@
 //   configuration: 0x07, machine type, subsections
 //   0x01 section start, id, "ram", instance, version 4: record MEM_SIZE with all RAM blocks, record EOS   } each with
 //   0x02 section part / 0x03 section end, id: records PAGE and ZERO, record EOS                           } a footer
+//   0x08 command, length, bytes: may come between two of these
 //   whatever else: the devices' state, the end mark, its description in JSON
 // A record is a u64 of address and flags; PAGE and ZERO name their RAM block unless CONTINUE says it is the last one.
 //
@@ -82,6 +83,7 @@ class RamStreamParser {
   Result<std::size_t> ram_header(std::string_view bytes, std::uint64_t total);
   Result<std::size_t> page_record(std::string_view bytes, std::uint64_t header);
   Result<std::size_t> footer(std::string_view bytes);
+  Result<std::size_t> command(std::string_view bytes);
   // From here on everything is kept as it is.
   Result<std::size_t> keep_rest(std::string_view bytes);
   Result<std::size_t> keep(std::string_view bytes, std::size_t count);
@@ -94,7 +96,8 @@ class RamStreamParser {
   std::vector<RamBlock> blocks_;
   std::uint32_t block_ = 0;  // of the last page record; blocks_.size() before the first
   StreamShape shape_;
-  std::string pending_;  // the beginning of a step that is not there whole
+  std::string commands_;  // met among the pages: kept, behind them
+  std::string pending_;   // the beginning of a step that is not there whole
   Status failed_;
 };
 

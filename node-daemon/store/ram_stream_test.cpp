@@ -70,6 +70,36 @@ TEST_CASE("pages and other bytes come apart the same way whatever the pieces") {
   }
 }
 
+// As a migration that copies beforehand makes it: its last pages come behind a command.
+TEST_CASE("commands among the pages come behind them, and no page is left out") {
+  const std::string command("\x08\x00\x0a\x00\x03xyz", 8);
+  const std::string devices = test::TestGuest(1).devices;
+  // The guest's pages are in two sections.
+  const std::string begin("\2\0\0\0\2", 5);
+  const std::size_t part = kStream.find(begin);
+  REQUIRE(part != kStream.npos);
+  const std::string sections = kStream.substr(part, kStream.size() - devices.size() - part);
+  std::string last = sections;
+  const std::size_t second = last.rfind("\x7e" + begin.substr(1) + begin) + 5;
+  REQUIRE(second < last.size());
+  last[second] = 3;
+  const std::string stream = kStream.substr(0, kStream.size() - devices.size()) + command + last + devices;
+  Again plain;
+  REQUIRE(parse(kStream, plain).has_value());
+  for (const std::size_t piece : {1u, 4096u, 1'000'000u}) {
+    Again sink;
+    const auto shape = parse(stream, sink, piece);
+    REQUIRE_MESSAGE(shape.has_value(), shape.error());
+    CHECK(shape->section_type == 3);
+    CHECK(sink.pages.size() == 2 * plain.pages.size());
+    CHECK(sink.others.substr(shape->head_bytes) == command + devices);
+  }
+  // One that is cut off, and one that begins a stream.
+  Again cut;
+  CHECK(parse(kStream.substr(0, kStream.size() - devices.size()) + command.substr(0, 6), cut).error().kind ==
+        ErrorKind::damaged);
+}
+
 TEST_CASE("a stream with something unknown before the pages is kept as it is") {
   // A live section of another kind; an unknown RAM version; a capability that adds to the RAM header.
   std::string other = kStream, version = kStream, header = kStream;

@@ -48,7 +48,7 @@ TEST_CASE("a checkpoint is committed and says what it cost; the job runs on") {
   CHECK(epoch.bytes_stored == 200);
   std::string phases;
   for (const auto& [phase, ms] : epoch.phases.phases) phases += phase + " ";
-  CHECK(phases == "close drain freeze capture release upload ");
+  CHECK(phases == "prepare close drain freeze capture release upload ");
   unharmed(w, id);
   CHECK(w.committed(id) == Epoch{2});
 }
@@ -289,6 +289,22 @@ TEST_CASE("a program's wish makes a checkpoint, one at a time; a good moment onl
   CHECK(w.durable.epochs.size() == 2);
 }
 
+TEST_CASE("a host that cannot prepare its capture aborts the checkpoint before any gate is shut") {
+  World w(2);
+  const JobId id = w.running(spec());
+  bool closed = false;
+  w.script.failure = [&](const HostName& host, const wire::ToHost& ask) -> std::optional<Error> {
+    closed = closed || ask.has_close();
+    if (!ask.has_prepare_capture() || host.value != "h2") return std::nullopt;
+    return Error{ErrorKind::storage_full, "write", "/images/x", "no space left on device"};
+  };
+  const auto answer = w.answer(w.checkpoint(id));
+  REQUIRE(answer.has_error());
+  CHECK(answer.error().kind == ErrorKind::storage_full);
+  CHECK_FALSE(closed);
+  unharmed(w, id);
+}
+
 TEST_CASE("a cut that is not quiet is thawed and tried again") {
   World w(2);
   const JobId id = w.running(spec());
@@ -296,7 +312,7 @@ TEST_CASE("a cut that is not quiet is thawed and tried again") {
   const Epoch epoch = w.committed(id);
   std::string phases;
   for (const auto& [phase, ms] : w.epoch(epoch).phases.phases) phases += phase + " ";
-  CHECK(phases == "close drain freeze thaw capture release upload ");
+  CHECK(phases == "prepare close drain freeze thaw capture release upload ");
   unharmed(w, id);
 }
 

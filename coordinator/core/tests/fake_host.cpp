@@ -236,6 +236,8 @@ wire::RoundFigures FakeHost::round(const FakeGang& gang, std::uint32_t index) {
 void FakeHost::capture(FakeGang& gang, const wire::ToHost& ask, Time now) {
   const auto epoch = ask.epoch();
   if (gang.discarded.contains(epoch)) return refuse(ask, ErrorKind::refused, "this epoch was discarded here");
+  if (!gang.prepared.contains(epoch)) return refuse(ask, ErrorKind::refused, "it was not prepared here");
+  const wire::Durability& durability = gang.prepared.at(epoch);
   wire::FromHost message;
   auto& report = *message.mutable_capture();
   for (auto& [index, guest] : gang.guests) {
@@ -251,8 +253,8 @@ void FakeHost::capture(FakeGang& gang, const wire::ToHost& ask, Time now) {
       auto& image = *gang.images[epoch].add_images();
       image.set_guest(index);
       image.mutable_memory()->set_path((own_images ? name.value + "/" : "") + image_path(gang, epoch, index));
-      if (own_images && ask.capture().durability().partners_size() > 0)
-        image.mutable_memory()->add_copies(ask.capture().durability().partners(0).host());
+      if (own_images && durability.partners_size() > 0)
+        image.mutable_memory()->add_copies(durability.partners(0).host());
       *image.mutable_disk() = image.memory();
       image.mutable_memory()->set_raw_bytes(1000);
       image.mutable_memory()->set_stored_bytes(100);
@@ -334,6 +336,10 @@ void FakeHost::gang_request(FakeGang& gang, const wire::ToHost& ask, Time now) {
     }
     case wire::ToHost::kLaunchDaemon: gang.daemons.insert(ask.launch_daemon().daemon().launch()); break;
     case wire::ToHost::kAnswerLaunch: gang.daemons.insert(ask.answer_launch().outcome().launch()); break;
+    case wire::ToHost::kPrepareCapture:
+      if (gang.discarded.contains(epoch)) return refuse(ask, ErrorKind::refused, "this epoch was discarded here");
+      gang.prepared[epoch] = ask.prepare_capture().durability();
+      break;
     case wire::ToHost::kClose:
     case wire::ToHost::kCount:
       for (auto& [index, guest] : gang.guests) {

@@ -45,6 +45,7 @@ struct FakeGang {
   std::map<std::uint64_t, std::map<std::uint32_t, Time>> uploading;  // epoch → not durable yet
   std::optional<std::pair<std::uint64_t, bool>> released;
   std::set<std::uint64_t> discarded;
+  std::map<std::uint64_t, wire::Durability> prepared;  // captures, by epoch
   std::map<std::uint64_t, bool> reported;  // epochs whose images were reported on this session
   Time output_sent{};
   std::uint64_t output_next = 0;  // sent so far

@@ -29,6 +29,7 @@ const char* body(const wire::ToHost& m) {
     case T::kCount: return "CountGang";
     case T::kFreeze: return "FreezeGang";
     case T::kThaw: return "ThawGang";
+    case T::kPrepareCapture: return "PrepareCapture";
     case T::kCapture: return "CaptureGang";
     case T::kRelease: return m.release().discard() ? "ReleaseGang discard" : "ReleaseGang";
     case T::kDeleteImages: return "DeleteImages";

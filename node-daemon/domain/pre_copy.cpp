@@ -1,0 +1,192 @@
+#include "node-daemon/domain/pre_copy.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "common/log.h"
+#include "node-daemon/domain/migration.h"
+
+namespace stillpoint::node {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kRateWindow{300};
+constexpr milliseconds kRateDeadline{5000};
+constexpr milliseconds kLook{5};
+constexpr auto kEnd = std::chrono::seconds(20);
+// What the machine may have changed by the time that its ranks stand still, and what then is left to be sent: at a
+// gigabyte per second a tenth of a second.
+constexpr double kQuiesceSeconds = 0.3;
+constexpr double kMostLeft = 96.0 * (1 << 20);
+constexpr double kFastest = 0.8 * kMostLeft / kQuiesceSeconds;  // bytes per second
+// The pipe is read no more when so little is left of a pass, but more than fills it; and the last of a pass are sent
+// through a narrow pipe. A page of zeros is nine bytes of the stream, so with a wide one QEMU would be at the end of
+// the pass before anybody saw that the end is near; of the first pass more may be zeros.
+constexpr std::uint64_t kLeftOfPass = 24u << 20, kLeastOfPass = 1u << 16;
+constexpr std::uint64_t kNarrowFirst = 256u << 20, kNarrowLater = 48u << 20;
+constexpr int kNarrow = 1 << 14, kWide = 1 << 16;
+constexpr std::uint64_t kMostPasses = 12;
+
+}  // namespace
+
+PreCopy::PreCopy(virDomainPtr domain, EventHub& events, MemorySink& sink)
+    : domain_(domain),
+      name_(virDomainGetName(domain)),
+      stream_(domain, events, sink),
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+PreCopy::~PreCopy() {
+  if (!reader_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    wanted_ = Reader::ended;
+  }
+  wake();
+  reader_.join();
+}
+
+void PreCopy::wake() {
+  const std::uint64_t one = 1;
+  (void)!::write(wake_.get(), &one, sizeof one);
+}
+
+Status PreCopy::unsuited(std::string cause) const {
+  return Error{ErrorKind::transient, "pre-copy", name_, std::move(cause)};
+}
+
+// Not allowed: QEMU ends by itself only when a look finds that nothing at all has changed. It looks when it expects
+// less to be left than may be sent in a pause; with nothing, it would end without a look.
+Status PreCopy::allow_pause(bool allowed) {
+  constexpr Switchover kAny{kLongestDowntimeMs, 0}, kLessThanAPage{1000, 1000};
+  return set_switchover(domain_, allowed ? kAny : kLessThanAPage);
+}
+
+Status PreCopy::approach() {
+  const auto rate = measure_dirty_rate(domain_, kRateWindow, Clock::now() + kRateDeadline);
+  if (!rate) return rate.error();
+  if (*rate > kFastest)
+    return unsuited("the machine changes " + std::to_string(static_cast<long>(*rate / 1e6)) + " MB/s");
+  if (auto started = start(); !started) return started;
+  reader_ = std::thread([this] { read(); });
+  put_migration_behind(domain_);
+  return converge(*rate);
+}
+
+Status PreCopy::start() {
+  if (auto set = set_background_snapshot(domain_, false); !set) return set;
+  if (auto set = set_unlimited_bandwidth(domain_); !set) return set;
+  if (auto set = allow_pause(false); !set) return set;
+  if (auto opened = stream_.open(CaptureStream::Writes::pieces); !opened) return opened;
+  return stream_.begin();
+}
+
+Status PreCopy::converge(double rate) {
+  std::uint64_t pass = 0;
+  auto pass_began = Clock::now();
+  for (;;) {
+    auto state = query_migration(domain_);  // beside the reader: a QEMU that waits for the pipe gets it read
+    if (!state) return state.error();
+    const auto now = Clock::now();
+    if (std::exchange(pass, state->passes) != state->passes) pass_began = now;
+    const double changed = rate * (std::chrono::duration<double>(now - pass_began).count() + kQuiesceSeconds);
+    std::unique_lock lock(mutex_);
+    if (ended_ && !failure_) return failure_;
+    if (ended_) return unsuited("the machine changes nothing");
+    if (pass > kMostPasses) return unsuited("what the machine changes does not become less");
+    const std::uint64_t left = state->remaining_bytes;
+    const bool enough = left >= kLeastOfPass && left <= kLeftOfPass && static_cast<double>(left) + changed <= kMostLeft;
+    if (pass > 0 && narrow_ && enough) {
+      wanted_ = Reader::waiting;
+      return {};
+    }
+    wanted_ = pass > 0 && left <= (pass == 1 ? kNarrowFirst : kNarrowLater) ? Reader::narrow : Reader::reading;
+    if (!narrow_) changed_.wait_for(lock, kLook, [this] { return ended_; });
+  }
+}
+
+Status PreCopy::take(const std::function<Status()>& switch_disk) {
+  if (auto switched = switch_disk(); !switched) return switched;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return failure_ ? unsuited("the machine had changed nothing") : failure_;
+    wanted_ = Reader::reading;
+  }
+  // First: where QEMU holds its lock until the pipe has room, it answers no command.
+  wake();
+  const Status allowed = allow_pause(true);
+  if (!allowed) {
+    const std::lock_guard lock(mutex_);
+    wanted_ = Reader::ended;
+  }
+  if (!allowed) wake();
+  reader_.join();
+  if (!allowed) return allowed;
+  const std::lock_guard lock(mutex_);
+  if (!failure_) return failure_;
+  if (!stream_.stopped() || !stream_.wait_resumed(Clock::now() + kEnd))
+    return Error{ErrorKind::deadline, "capture", name_, "QEMU did not say that the machine goes on"};
+  return {};
+}
+
+// The reader's thread.
+void PreCopy::read() {
+  Status failure;
+  for (bool more = true; more;) {
+    if (!wait_at_pipe()) {
+      stream_.close();
+      break;
+    }
+    auto pumped = stream_.pump();
+    if (pumped && *pumped) fit_pipe();
+    if (!pumped) {
+      failure = pumped.error();
+      stream_.close();
+    }
+    more = pumped && *pumped;
+  }
+  // At the stream's end QEMU has come to an end, and the machine stands still until it is told to go on.
+  if (failure) resume();
+  const std::lock_guard lock(mutex_);
+  ended_ = true;
+  failure_ = failure;
+  changed_.notify_all();
+}
+
+void PreCopy::fit_pipe() {
+  const std::lock_guard lock(mutex_);
+  const bool wanted = wanted_ == Reader::narrow || wanted_ == Reader::waiting;
+  if (narrow_ != wanted && stream_.set_room(wanted ? kNarrow : kWide)) narrow_ = wanted;
+}
+
+// False: it is over. QEMU that ends although it is to wait, because nothing is left, holds the machine still.
+bool PreCopy::wait_at_pipe() {
+  for (;;) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (wanted_ == Reader::ended) return false;
+      if (wanted_ != Reader::waiting || stream_.stopped()) return true;
+    }
+    pollfd polls[2] = {{stream_.events_fd(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+    ::poll(polls, 2, -1);
+    std::uint64_t count = 0;
+    (void)!::read(wake_.get(), &count, sizeof count);
+    stream_.take_events();
+  }
+}
+
+void PreCopy::resume() {
+  while (!stream_.wait_stopped(Clock::now() + kLook)) {
+    const auto state = query_migration(domain_);
+    if (!state || state->status == "failed" || state->status == "cancelled") return;  // it was not stopped, or runs
+  }
+  if (virDomainResume(domain_) == 0) return;
+  if (const Error error = libvirt_error("resume after capture", name_); !stream_.resumed())
+    log_warn("a machine was not resumed after its capture", {{"domain", name_}, {"cause", error.message()}});
+}
+
+}  // namespace stillpoint::node
