@@ -51,7 +51,9 @@ Result<double> snapshot(Hypervisor& hypervisor, virDomainPtr domain, bool live) 
 }
 
 Result<double> snapshots(const fs::path& root, bool live) {
-  auto hypervisor = Hypervisor::open_embedded(root, {});
+  const Hypervisor::Handlers nobody{.lifecycle = [](const std::string&, int, int) {},
+                                    .stopped = [](const std::string&, const std::string&) {}};
+  auto hypervisor = Hypervisor::open_embedded(root, nobody);
   if (!hypervisor) return hypervisor.error();
   virDomainPtr* list = nullptr;
   const int count = virConnectListAllDomains((*hypervisor)->connection(), &list, VIR_CONNECT_LIST_DOMAINS_ACTIVE);

@@ -27,10 +27,10 @@ constexpr double kFastest = 0.8 * kMostLeft / kQuiesceSeconds;  // bytes per sec
 // The pipe is read no more when so little is left of a pass, but more than fills it; and the last of a pass are sent
 // through a narrow pipe. A page of zeros is nine bytes of the stream, so with a wide one QEMU would be at the end of
 // the pass before anybody saw that the end is near; of the first pass more may be zeros.
-constexpr std::uint64_t kLeftOfPass = 24u << 20, kLeastOfPass = 1u << 16;
+constexpr std::uint64_t kLeftOfPass = 8u << 20, kLeastOfPass = 1u << 16;
 constexpr std::uint64_t kNarrowFirst = 256u << 20, kNarrowLater = 48u << 20;
 constexpr int kNarrow = 1 << 14, kWide = 1 << 16;
-constexpr std::uint64_t kMostPasses = 12;
+constexpr std::uint64_t kMostPasses = 30;
 
 }  // namespace
 
