@@ -25,6 +25,7 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_job_commands(app, context);
   add_checkpoint_commands(app, context);
   add_store_commands(app, context);
+  add_transfer_commands(app, context);
   add_logs_command(app, context);
   add_wait_command(app, context);
   add_host_commands(app, context);

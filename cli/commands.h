@@ -15,6 +15,7 @@ void add_submit_command(CLI::App& app, CommandContext& context);
 void add_job_commands(CLI::App& app, CommandContext& context);         // jobs, status, checkpoints, stop, rm
 void add_checkpoint_commands(CLI::App& app, CommandContext& context);  // checkpoint, restart
 void add_store_commands(CLI::App& app, CommandContext& context);       // verify, prune, store
+void add_transfer_commands(CLI::App& app, CommandContext& context);    // export, import
 void add_logs_command(CLI::App& app, CommandContext& context);
 void add_wait_command(CLI::App& app, CommandContext& context);
 void add_host_commands(CLI::App& app, CommandContext& context);  // hosts, cordon, uncordon

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "common/log.h"
+#include "coordinator/api/reading.h"
 #include "coordinator/api/views.h"
 #include "coordinator/catalog/json_reader.h"
 #include "coordinator/catalog/spec_json.h"
@@ -37,29 +37,6 @@ unsigned status_of(ErrorKind kind) {
 // Bytes from hosts and users may be anything: what is not UTF-8 is replaced, never an exception.
 std::string text_of(const json& document) {
   return document.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-}
-
-Result<std::uint64_t> number_in(const std::string& text, const std::string& what, int base = 10) {
-  std::uint64_t value = 0;
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value, base);
-  if (text.empty() || parsed.ec != std::errc{} || parsed.ptr != text.data() + text.size())
-    return Error{ErrorKind::refused, "reading", what, "expected a whole number, not \"" + text.substr(0, 40) + "\""};
-  return value;
-}
-
-Result<std::uint64_t> query_number(const HttpRequest& request, const char* key, std::uint64_t otherwise) {
-  const auto found = request.query.find(key);
-  if (found == request.query.end()) return otherwise;
-  return number_in(found->second, key);
-}
-
-// An empty body is an empty document.
-Result<json> document_of(const HttpRequest& request) {
-  if (request.body.empty()) return json::object();
-  json document = json::parse(request.body, nullptr, false);
-  if (document.is_discarded())
-    return Error{ErrorKind::refused, "reading", "request body", "not well-formed JSON in UTF-8"};
-  return document;
 }
 
 std::string rest_of(const std::vector<std::string>& path, std::size_t from) {
@@ -143,6 +120,14 @@ std::span<const Api::Route> Api::routes() {
       {"GET", {"jobs", "*", "outputs"}, {}, &Api::outputs},
       {"GET", {"jobs", "*", "outputs", "**"}, {}, &Api::output_file},
       {"GET", {"jobs", "*", "events"}, {}, &Api::events},
+      {"GET", {"jobs", "*", "export"}, {"epoch"}, &Api::export_description},
+      {"GET", {"jobs", "*", "export", "*", "output"}, {"offset"}, &Api::export_output},
+      {"GET", {"jobs", "*", "export", "*", "guests", "*", "*"}, {"offset"}, &Api::export_image},
+      {"POST", {"imports"}, {"name"}, &Api::begin_import},
+      {"PUT", {"imports", "*", "output"}, {"offset"}, &Api::import_piece},
+      {"PUT", {"imports", "*", "guests", "*", "*"}, {"offset", "last"}, &Api::import_piece},
+      {"POST", {"imports", "*", "finish"}, {}, &Api::finish_import},
+      {"DELETE", {"imports", "*"}, {}, &Api::abandon_import},
   };
   return table;
 }

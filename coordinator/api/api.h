@@ -14,16 +14,21 @@ namespace stillpoint::coordinator {
 class Api {
  public:
   struct Limits {
-    std::size_t body_bytes = 1u << 20;  // of a JSON document
-    std::size_t long_polls = 128;       // requests that wait for something to happen
-    std::size_t log_bytes = 1u << 20;   // of output in one answer
+    std::size_t body_bytes = 1u << 20;     // of a JSON document, or a piece of an image
+    std::size_t import_bytes = 64u << 20;  // of the description of a checkpoint that is imported
+    std::size_t long_polls = 128;          // requests that wait for something to happen
+    std::size_t log_bytes = 1u << 20;      // of output in one answer
     std::chrono::milliseconds longest_wait{24 * 3600 * 1000};
   };
 
   Api(Driver& driver, JobFiles& files, Spools& spools, Limits limits)
       : driver_(driver), files_(files), spools_(spools), limits_(limits) {}
 
-  const Limits& limits() const { return limits_; }
+  // Bytes that the request's body may have.
+  std::size_t body_limit(const HttpRequest& request) const {
+    return request.method == "POST" && request.path.size() == 2 && request.path[1] == "imports" ? limits_.import_bytes
+                                                                                                : limits_.body_bytes;
+  }
 
   // Whether the request's body is a file to be streamed through begin_upload() instead of a document for handle().
   static bool is_upload(const HttpRequest& request);
@@ -70,6 +75,13 @@ class Api {
   void outputs(const Call& call);
   void output_file(const Call& call);
   void events(const Call& call);
+  void export_description(const Call& call);
+  void export_output(const Call& call);
+  void export_image(const Call& call);
+  void begin_import(const Call& call);
+  void import_piece(const Call& call);
+  void finish_import(const Call& call);
+  void abandon_import(const Call& call);
 
   using WithJob = std::function<void(const Coordinator&, Catalog&, const JobRecord&)>;
   void with_job(const Call& call, WithJob then);

@@ -150,9 +150,9 @@ void HttpServer::Connection::took_header(error_code failed) {
   request_.method = std::string(message.method_string());
   request_.mode_header = std::string(message["X-Mode"]);
   const std::uint64_t length = parser_->content_length() ? *parser_->content_length() : 0;
-  if (!Api::is_upload(request_) && length > server_->api.limits().body_bytes)
+  if (!Api::is_upload(request_) && length > server_->api.body_limit(request_))
     return answer(Api::error_response(
-        413, "the body may have at most " + std::to_string(server_->api.limits().body_bytes) + " bytes"));
+        413, "the body may have at most " + std::to_string(server_->api.body_limit(request_)) + " bytes"));
   if (!beast::iequals(message[http::field::expect], "100-continue")) return go_on_with_body();
   auto go_on = std::make_shared<http::response<http::empty_body>>(http::status::continue_, 11);
   stream_.expires_after(server_->limits.progress);
@@ -199,9 +199,9 @@ void HttpServer::Connection::took_body(error_code failed) {
     return store_piece(parser_->is_done());
   }
   request_.body.append(piece_, 0, got);
-  if (request_.body.size() > server_->api.limits().body_bytes)
+  if (request_.body.size() > server_->api.body_limit(request_))
     return answer(Api::error_response(
-        413, "the body may have at most " + std::to_string(server_->api.limits().body_bytes) + " bytes"));
+        413, "the body may have at most " + std::to_string(server_->api.body_limit(request_)) + " bytes"));
   read_body();
 }
 

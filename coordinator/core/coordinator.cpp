@@ -11,6 +11,7 @@
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/restart.h"
 #include "coordinator/core/start.h"
+#include "coordinator/core/transfer.h"
 #include "coordinator/core/verify.h"
 
 namespace stillpoint::coordinator {
@@ -41,6 +42,7 @@ void tick(Core& core) {
     prune::tick(core, id);
     ranks::tick(core, id);
   }
+  transfer::tick(core);
   start::try_pending(core);
 }
 
@@ -56,6 +58,11 @@ struct Handle {
   void operator()(RemoveJob& e) const { finish::on_remove(core, e); }
   void operator()(VerifyJob& e) const { verify::on_request(core, e); }
   void operator()(PruneJob& e) const { prune::on_request(core, e); }
+  void operator()(BeginImport& e) const { transfer::on_begin(core, std::move(e)); }
+  void operator()(ImportPiece& e) const { transfer::on_piece(core, std::move(e)); }
+  void operator()(FinishImport& e) const { transfer::on_finish(core, e); }
+  void operator()(AbandonImport& e) const { transfer::on_abandon(core, e); }
+  void operator()(ExportPiece& e) const { transfer::on_export(core, e); }
   void operator()(CordonHost& e) const { hosts::on_cordon(core, e); }
   void operator()(QueryRanks& e) const { ranks::on_query(core, e); }
   void operator()(SpoolRead& e) const { start::on_spool(core, std::move(e)); }

@@ -125,6 +125,7 @@ std::string obstacle(const Core& core, const JobRecord& job) {
 }
 
 void add_peers(const Core& core, wire::RestoreGuests& restore) { add_all(core, restore); }
+void add_peers(const Core& core, wire::ReadImage& read) { add_all(core, read); }
 void add_peers(const Core& core, wire::VerifyImages& verify) { add_all(core, verify); }
 
 std::string lost_images(const Core& core, const EpochRecord& epoch) {

@@ -18,6 +18,7 @@ std::string obstacle(const Core& core, const JobRecord& job);
 
 // Hosts that serve images, to be asked for those that are not at hand.
 void add_peers(const Core& core, wire::RestoreGuests& restore);
+void add_peers(const Core& core, wire::ReadImage& read);
 void add_peers(const Core& core, wire::VerifyImages& verify);
 
 // Whether the image is in the host's directory: it stored it, keeps a copy of it, or shares the directory with who did.

@@ -284,8 +284,15 @@ std::string mac_of(const JobId& job, std::uint32_t guest) {
                      guest & 255);
 }
 
+JobId known_as(const EpochRecord& epoch) {
+  const bool foreign = !epoch.images.empty() && !epoch.images.front().known_as_job().empty();
+  return foreign ? JobId{epoch.images.front().known_as_job()} : epoch.job;
+}
+
 wire::GangNetwork network_of(const Core& core, const JobRecord& job) {
   wire::GangNetwork network;
+  const auto from = core.catalog.epochs.find(job.restored_from);
+  const JobId made_for = from == core.catalog.epochs.end() ? job.job : known_as(from->second);
   network.set_vni(job.vni);
   network.set_prefix_length(16);
   for (const auto& p : job.placement) {
@@ -294,7 +301,7 @@ wire::GangNetwork network_of(const Core& core, const JobRecord& job) {
     place.set_guest(guest);
     place.set_name(fmt::format("guest-{}", guest));
     place.set_ip(ip_of(guest));
-    place.set_mac(mac_of(job.job, guest));
+    place.set_mac(mac_of(made_for, guest));
     place.set_host(p.host.value);
     place.set_host_address(core.underlay(p.host));
   }

@@ -33,10 +33,13 @@ inline constexpr std::chrono::milliseconds kRemoveDeadline{60'000};
 inline constexpr std::chrono::milliseconds kVerifyDeadline{600'000};  // of an epoch, and longer for a large one:
 inline constexpr std::uint64_t kVerifyBytesPerMs = 10'000;            // what a busy disk reads at least
 inline constexpr std::chrono::milliseconds kFullNoteEvery{60'000};    // "no room" in a job's history, at most
+inline constexpr std::chrono::milliseconds kPieceDeadline{90'000};    // of an image that leaves or comes, and for more
+inline constexpr std::size_t kMaxImports = 8;                         // at a time
+inline constexpr std::size_t kMaxExportPieces = 32;                   // under way at a time
 inline constexpr std::chrono::milliseconds kRetry{5'000};             // between tries of a clean-up that failed
 
 // Which machine a request's answer belongs to.
-enum class Owner { start, checkpoint, restart, finish, remove, verify, prune, query, background };
+enum class Owner { start, checkpoint, restart, finish, remove, verify, prune, query, transfer, background };
 
 struct Request {
   std::uint64_t id = 0;
@@ -181,6 +184,26 @@ struct PruneRun {
   Pruned answer;
 };
 
+// A checkpoint that comes from another site. It is nowhere but here, and its pieces at hosts and in the output's file,
+// until it is committed with its job in one transaction: a coordinator that ends before that has never heard of it, and
+// what hosts hold of it is deleted as left over.
+struct ImportRun {
+  JobRecord job;      // its placement: where each guest's image goes
+  EpochRecord epoch;  // its images: without files until these are whole
+  std::set<std::pair<std::uint32_t, ImagePart>> whole;
+  std::uint64_t output = 0;          // durable
+  std::optional<RequestId> request;  // under way: one at a time
+  bool finishing = false;
+  std::set<HostName> waiting;  // while finishing
+  Time deadline{};             // for the next word of whoever it is that waits: the client, a host, the disk
+};
+
+// A client that waits for a host's piece.
+struct TransferWait {
+  RequestId client;
+  Time deadline{};
+};
+
 struct RanksQuery {
   RequestId request;
   std::set<HostName> waiting;
@@ -221,6 +244,8 @@ struct Core {
   std::map<HostName, HostRun> hosts;
   std::map<JobId, JobRun> runs;
   std::map<std::uint64_t, Request> requests;
+  std::map<JobId, ImportRun> imports;               // of jobs that are not in the catalog yet
+  std::map<std::uint64_t, TransferWait> transfers;  // by request to a host: pieces of exports
   std::uint64_t next_request = 1;
   std::uint64_t rejected = 0;
   Effects effects;
@@ -305,6 +330,8 @@ void add_phase(PhaseTimes& phases, std::string_view name, double ms);
 wire::GangNetwork network_of(const Core& core, const JobRecord& job);
 wire::GuestHardware hardware_of(const JobSpec& spec);
 std::string mac_of(const JobId& job, std::uint32_t guest);
+// The job that the guests of the checkpoint were first made for, by whose id they know themselves.
+JobId known_as(const EpochRecord& epoch);
 std::string ip_of(std::uint32_t guest);
 
 }  // namespace stillpoint::coordinator

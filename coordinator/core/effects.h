@@ -58,8 +58,20 @@ struct Pruned {
   std::vector<Epoch> pruned, kept;
   std::uint64_t freed_bytes = 0;  // as far as the hosts have said: what their packs take less than before
 };
+struct ImportBegun {
+  JobId job;
+};
+struct Imported {
+  JobId job;
+  EpochRecord epoch;
+};
+struct PieceRead {
+  std::string data;
+  bool last = false;
+};
 struct Acknowledged {};
-using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Verified, Pruned, Acknowledged>;
+using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Verified, Pruned, ImportBegun, Imported,
+                            PieceRead, Acknowledged>;
 struct Reply {
   RequestId request;
   Result<Answer> answer;

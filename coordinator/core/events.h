@@ -124,6 +124,49 @@ struct QueryRanks {
   JobId job;
 };  // fresh rank states for `status`
 
+// A checkpoint of another site, as its export describes it.
+struct ForeignCheckpoint {
+  JobSpec spec;
+  std::string manifest;
+  Epoch epoch;  // these two as that site counted them: the guests know them
+  Incarnation incarnation;
+  WallSeconds time = 0;
+  std::uint64_t output_bytes = 0;
+  std::vector<wire::GuestCut> cut;
+  std::vector<wire::GuestImage> images;  // without their files
+};
+struct BeginImport {
+  RequestId request;
+  ForeignCheckpoint checkpoint;
+};
+enum class ImagePart { memory, disk, output };  // output: the program's, of no guest
+struct ImportPiece {
+  RequestId request;
+  JobId job;
+  ImagePart part;
+  std::uint32_t guest;
+  std::uint64_t offset;
+  std::string data;
+  bool last;
+};
+struct FinishImport {
+  RequestId request;
+  JobId job;
+};
+struct AbandonImport {
+  RequestId request;
+  JobId job;
+};
+// A piece of a committed checkpoint's image; of its output, the files have it.
+struct ExportPiece {
+  RequestId request;
+  JobId job;
+  Epoch epoch;
+  ImagePart part;
+  std::uint32_t guest;
+  std::uint64_t offset;
+};
+
 // ---- from the coordinator's own adapters
 // A piece of one of the job's input files, read from its spool directory because of a ReadSpool effect.
 struct SpoolRead {
@@ -155,8 +198,9 @@ struct OutputPieceStored {
 };
 struct Tick {};  // time has passed; step() compares deadlines with now
 
-using Event = std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob,
-                           RemoveJob, VerifyJob, PruneJob, CordonHost, QueryRanks, SpoolRead, OutputDurable,
-                           OutputFailed, OutputPieceStored, Tick>;
+using Event =
+    std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob, RemoveJob,
+                 VerifyJob, PruneJob, BeginImport, ImportPiece, FinishImport, AbandonImport, ExportPiece, CordonHost,
+                 QueryRanks, SpoolRead, OutputDurable, OutputFailed, OutputPieceStored, Tick>;
 
 }  // namespace stillpoint::coordinator

@@ -11,6 +11,7 @@
 #include "coordinator/core/relay.h"
 #include "coordinator/core/restart.h"
 #include "coordinator/core/start.h"
+#include "coordinator/core/transfer.h"
 #include "coordinator/core/verify.h"
 
 namespace stillpoint::coordinator::hosts {
@@ -129,6 +130,7 @@ void dispatch(Core& core, const Request& request, const wire::FromHost& answer) 
     case Owner::verify: return verify::on_answer(core, request, answer);
     case Owner::prune: return prune::on_answer(core, request, answer);
     case Owner::query: return ranks::on_answer(core, request, answer);
+    case Owner::transfer: return transfer::on_answer(core, request, answer);
     case Owner::background: return relay::on_background(core, request, answer);
   }
 }

@@ -77,8 +77,10 @@ void Invariants::check_epoch(const Core& core, const EpochRecord& epoch) {
   const auto before = epochs_.find(epoch.epoch);
   expect(epoch.epoch < core.catalog.next_epoch, who + " is not below the counter");
   if (before == epochs_.end()) {
-    expect(epoch.epoch >= next_epoch_, who + " was handed out twice");
-    expect(epoch.state == EpochState::attempted || epoch.state == EpochState::aborted,
+    // One that is imported has its number since the import began.
+    const bool imported = epoch.state == EpochState::committed && !jobs_.contains(epoch.job);
+    expect(epoch.epoch >= next_epoch_ || imported, who + " was handed out twice");
+    expect(epoch.state == EpochState::attempted || epoch.state == EpochState::aborted || imported,
            who + " begins as " + std::string(name(epoch.state)));
   } else {
     expect(may_follow(before->second, epoch.state),
@@ -121,7 +123,8 @@ void Invariants::check(const Core& core, const Effects& effects) {
   check_order(core, effects);
   expect(core.catalog.next_epoch >= next_epoch_ && core.catalog.next_job >= next_job_, "a counter went back");
   for (const auto& [id, request] : core.requests)
-    expect(request.owner == Owner::background || core.catalog.jobs.contains(request.job),
+    expect(request.owner == Owner::background || request.owner == Owner::transfer ||
+               core.catalog.jobs.contains(request.job),
            "a request of a job that is not there");
 
   next_epoch_ = core.catalog.next_epoch;

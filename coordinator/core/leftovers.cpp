@@ -22,7 +22,7 @@ std::optional<std::uint64_t> number_of(const std::string& job) {
 }  // namespace
 
 bool known_deleted(const Core& core, const JobId& job, Epoch epoch) {
-  if (epoch >= core.catalog.next_epoch) return false;
+  if (epoch >= core.catalog.next_epoch || core.imports.contains(job)) return false;
   if (core.catalog.jobs.contains(job)) {
     const auto known = core.catalog.epochs.find(epoch);
     return known != core.catalog.epochs.end() && known->second.job == job &&

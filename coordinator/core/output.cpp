@@ -7,6 +7,7 @@
 #include "coordinator/core/finish.h"
 #include "coordinator/core/restart.h"
 #include "coordinator/core/start.h"
+#include "coordinator/core/transfer.h"
 
 namespace stillpoint::coordinator::output {
 namespace {
@@ -64,6 +65,7 @@ void acknowledge(Core& core, const JobRecord& job) {
 }
 
 void on_durable(Core& core, const OutputDurable& event) {
+  if (core.imports.contains(event.job)) return transfer::on_output(core, event);
   JobRecord* job = core.find(event.job);
   if (job == nullptr) {
     core.rejected += 1;
@@ -93,6 +95,7 @@ void on_durable(Core& core, const OutputDurable& event) {
 }
 
 void on_failed(Core& core, const OutputFailed& event) {
+  if (core.imports.contains(event.job)) return transfer::on_output_failed(core, event);
   JobRecord* job = core.find(event.job);
   if (job == nullptr) {
     core.rejected += 1;

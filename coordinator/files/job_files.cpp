@@ -295,6 +295,20 @@ Result<JobFiles::Part> JobFiles::read_output(const JobId& job, std::uint64_t off
   return part;
 }
 
+Result<std::string> JobFiles::read_output_of(const JobId& job, Epoch epoch, std::uint64_t offset, std::size_t most) {
+  if (!safe_job(job)) return Error{ErrorKind::not_found, "reading", job.value, "no such job"};
+  Fd file;
+  {
+    std::lock_guard lock(readable_);
+    auto opened = open_below(directory(job), kept_name(epoch), O_RDONLY);
+    if (!opened && opened.error().kind == ErrorKind::not_found) opened = open_below(directory(job), "output", O_RDONLY);
+    if (!opened && opened.error().kind == ErrorKind::not_found) return std::string();  // nothing was printed yet
+    if (!opened) return opened.error();
+    file = std::move(*opened);
+  }
+  return read_at(file.get(), offset, most, "output of " + job.value);
+}
+
 // ---- input and output files
 
 SpoolRead JobFiles::read_spool(const ReadSpool& work) const {

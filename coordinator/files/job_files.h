@@ -53,6 +53,9 @@ class JobFiles {
   std::uint64_t output_length(const JobId& job) const { return length_of(job); }
   Result<Part> read_output(const JobId& job, std::uint64_t offset, std::size_t most);
 
+  // Of the stream that the epoch belongs to, which may not be the present one.
+  Result<std::string> read_output_of(const JobId& job, Epoch epoch, std::uint64_t offset, std::size_t most);
+
   struct OutputFile {
     std::string name;
     std::uint64_t size = 0;

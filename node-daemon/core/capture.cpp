@@ -142,8 +142,12 @@ void Host::Impl::guest_stored(const GuestStored& event) {
   capture.running.erase(index);
   if (event.layers > 0) gang->guests.at(index).layers = event.layers;
   gang->guests.at(index).last_heard = now;
-  if (event.image) capture.images[index] = *event.image;
-  else if (!capture.discarded && !gang->dying) capture_failed(*gang, event.epoch, event.image.error());
+  if (event.image) {
+    auto& image = capture.images[index] = *event.image;
+    image.set_known_as_job(gang->record.known_as_job());
+  } else if (!capture.discarded && !gang->dying) {
+    capture_failed(*gang, event.epoch, event.image.error());
+  }
   if (gang->dying) return;  // gang_removed() clears up
   if (!capture.running.empty()) return;
   if (capture.discarded || capture.failure) {

@@ -43,6 +43,7 @@ struct GuestPlan {
   wire::GuestHardware hardware;
   std::uint32_t vni = 0;
   std::string mac;
+  JobId known_as;  // of a machine that came from another site: the job that it was made for; empty: its own
 };
 
 struct PrepareGang {
@@ -120,6 +121,12 @@ struct VerifyImages {  // → ImagesVerified
   std::uint64_t token = 0;
   std::vector<wire::StorePeer> peers = {};  // that may have them, too
 };
+// ReadImage, WriteImage, KeepImages: pieces of images that leave the site or come from another one. In order with the
+// deletions of the job's images.
+struct TransferImage {
+  wire::ToHost ask;
+  std::uint64_t token = 0;
+};  // → ImageTransferred
 
 struct Log {
   enum class Level { info, warn, error } level;
@@ -132,7 +139,7 @@ struct Log {
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
                             StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
                             PrepareCapture, TakeInstant, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest,
-                            RemoveGang, DeleteImages, ListImages, VerifyImages, Log>;
+                            RemoveGang, DeleteImages, ListImages, VerifyImages, TransferImage, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

@@ -110,6 +110,11 @@ struct ImagesVerified {
   std::uint64_t token = 0;
   wire::VerifyReport report;
 };
+// With the answer's body, or its failure.
+struct ImageTransferred {
+  std::uint64_t token = 0;
+  wire::FromHost answer;
+};
 
 struct HostFigures {
   std::uint64_t memory_free = 0;
@@ -121,6 +126,6 @@ struct Tick {};  // time has passed; step() compares deadlines with now
 using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
                            GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
                            GuestReady, GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
-                           ImagesDeleted, ImagesListed, ImagesVerified, HostFigures, Tick>;
+                           ImagesDeleted, ImagesListed, ImagesVerified, ImageTransferred, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

@@ -60,7 +60,10 @@ void Host::Impl::guest_hello(Gang& gang, std::uint32_t index, const wire::GuestH
   if (!guest.boot_id.empty() && !hello.boot_id().empty() && guest.boot_id != hello.boot_id())
     return guest_lost(gang, index, "it was booted again by itself");
   guest.boot_id = hello.boot_id();
-  if (hello.phase() == wire::GuestHello::HELD && gang.settled()) gang.held = std::max(gang.held, Epoch{hello.epoch()});
+  const auto& record = gang.record;
+  const bool by_other_name = record.known_as_epoch() != 0 && hello.epoch() == record.known_as_epoch();
+  const Epoch held{by_other_name ? record.restored_from() : hello.epoch()};
+  if (hello.phase() == wire::GuestHello::HELD && gang.settled()) gang.held = std::max(gang.held, held);
   if (gang.record.stage() == record::Gang::MAKING && gang.record.restored_from() == 0) return configure(gang, index);
   resend(gang, index);
 }

@@ -68,6 +68,7 @@ void Host::Impl::handle(Event& event) {
         else if constexpr (std::is_same_v<E, ImagesDeleted>) images_deleted(e);
         else if constexpr (std::is_same_v<E, ImagesListed>) images_listed(e);
         else if constexpr (std::is_same_v<E, ImagesVerified>) images_verified(e);
+        else if constexpr (std::is_same_v<E, ImageTransferred>) image_transferred(e);
         else if constexpr (std::is_same_v<E, HostFigures>) figures = e;
         else {
           static_assert(std::is_same_v<E, Tick>);
@@ -142,6 +143,7 @@ void Host::Impl::on_disconnected() {
   for (auto& [id, gang] : gangs)
     for (auto& [key, operation] : gang.operations) operation.waiters.clear();
   for (auto& [token, verification] : verifications) verification.waiters.clear();
+  for (auto& [token, transfer] : transfers) transfer.request = 0;
   destroy_waits.clear();
   deletions.clear();
   deferred.clear();

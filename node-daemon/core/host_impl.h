@@ -1,6 +1,6 @@
 // The inside of Host, shared by the files that implement it: host.cpp (sessions, time), requests.cpp (what the
 // coordinator asks), guests.cpp (what agents say), lifecycle.cpp (gangs come and go), capture.cpp (images),
-// verify.cpp (images read back, and named).
+// verify.cpp (images read back, and named), transfer.cpp (images that leave the site or come from another one).
 #pragma once
 
 #include <map>
@@ -92,6 +92,12 @@ struct Verification {
   std::vector<std::uint64_t> waiters;  // request ids to answer; empty after the coordinator's session ended
 };
 
+// A piece of an image on its way; without the piece's bytes.
+struct Transfer {
+  wire::ToHost ask;
+  std::uint64_t request = 0;  // to answer; 0 after the coordinator's session ended
+};
+
 struct DestroyWait {
   JobId job;
   Incarnation upto;
@@ -120,6 +126,7 @@ struct Host::Impl {
   std::vector<DestroyWait> destroy_waits;
   std::map<std::uint64_t, wire::ToHost> deletions;      // token → request
   std::map<std::uint64_t, Verification> verifications;  // by token
+  std::map<std::uint64_t, Transfer> transfers;          // by token
   Effects effects;
 
   // host.cpp
@@ -152,6 +159,7 @@ struct Host::Impl {
   void answer_failure(const wire::ToHost& ask, std::uint64_t request, const Error& error);
   void say(const Gang& gang, Epoch epoch, wire::FromHost message);
   void ask_guest(Gang& gang, std::uint32_t guest, const std::string& key, wire::GuestRequest request, bool stamp_clock);
+  void send_ack(Gang& gang, std::uint64_t offset);
 
   // guests.cpp
   void guest_said(const DomainId& id, const wire::FromGuest& message);
@@ -212,6 +220,10 @@ struct Host::Impl {
   void images_listed(const ImagesListed& event);
   void verify_images(const wire::ToHost& ask);
   void images_verified(const ImagesVerified& event);
+
+  // transfer.cpp
+  void transfer_image(const wire::ToHost& ask);
+  void image_transferred(const ImageTransferred& event);
 };
 
 wire::CaptureReport capture_report(const Capture& capture);

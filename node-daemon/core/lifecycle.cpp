@@ -91,7 +91,13 @@ void Host::Impl::make_gang(const ToHost& ask) {
   *gang.record.mutable_network() = network_of(ask);
   *gang.record.mutable_hardware() = ask.has_restore() ? ask.restore().hardware() : ask.start_guests().hardware();
   if (ask.has_start_guests()) gang.record.set_workdir(ask.start_guests().workdir());
-  if (ask.has_restore()) gang.record.set_restored_from(ask.epoch());
+  if (ask.has_restore()) {
+    gang.record.set_restored_from(ask.epoch());
+    for (const auto& image : ask.restore().images()) {  // the same in all of them
+      gang.record.set_known_as_job(image.known_as_job());
+      gang.record.set_known_as_epoch(image.known_as_epoch());
+    }
+  }
   const std::vector<std::uint32_t> guests = guests_of(ask);
   for (std::uint32_t guest : guests) {
     gang.record.add_guests(guest);
@@ -119,7 +125,8 @@ void Host::Impl::answer_made(Gang& gang, const ToHost& ask) {
 }
 
 GuestPlan Host::Impl::plan(const Gang& gang, std::uint32_t guest) const {
-  GuestPlan plan{domain_of(gang.id, guest), gang.record.hardware(), gang.record.network().vni(), {}};
+  GuestPlan plan{
+      domain_of(gang.id, guest), gang.record.hardware(), gang.record.network().vni(), {}, {gang.record.known_as_job()}};
   for (const auto& place : gang.record.network().places())
     if (place.guest() == guest) plan.mac = place.mac();
   return plan;

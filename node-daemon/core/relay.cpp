@@ -33,6 +33,9 @@ std::string request_name(ToHost::BodyCase body) {
     case ToHost::kAckOutput: return "acknowledge output";
     case ToHost::kReopen: return "reopen gates";
     case ToHost::kVerifyImages: return "verify images";
+    case ToHost::kReadImage: return "read image";
+    case ToHost::kWriteImage: return "write image";
+    case ToHost::kKeepImages: return "keep images";
     case ToHost::BODY_NOT_SET: break;
   }
   return "request without a body";

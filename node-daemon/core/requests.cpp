@@ -30,6 +30,7 @@ void Host::Impl::coordinator_said(const ToHost& ask) {
   }
   if (ask.has_delete_images()) return delete_images(ask);
   if (ask.has_verify_images()) return verify_images(ask);
+  if (ask.has_read_image() || ask.has_write_image() || ask.has_keep_images()) return transfer_image(ask);
   if (ask.has_destroy()) return destroy(ask);
 
   const GangId id = gang_of(ask.gang());
@@ -49,13 +50,7 @@ void Host::Impl::coordinator_said(const ToHost& ask) {
 
 void Host::Impl::gang_request(Gang& gang, const ToHost& ask) {
   if (ask.has_ack_output()) {
-    if (gang.guests.contains(0)) {
-      wire::GuestRequest request;
-      *request.mutable_gang() = gang.record.gang();
-      request.set_id(next_request++);
-      request.mutable_output_ack()->set_offset(ask.ack_output().offset());
-      effects.push_back(SendToGuest{domain_of(gang.id, 0), std::move(request)});
-    }
+    if (gang.guests.contains(0)) send_ack(gang, ask.ack_output().offset());
     return;
   }
   const std::string key = request_key(ask);
@@ -77,6 +72,27 @@ void Host::Impl::gang_request(Gang& gang, const ToHost& ask) {
 }
 
 // ---- requests that guests answer
+
+namespace {
+
+// A guest that came from another site answers to the job, and during its restore to the epoch, that it was captured in.
+void name_as_known(const Gang& gang, wire::GuestRequest& request) {
+  const auto& record = gang.record;
+  if (!record.known_as_job().empty()) request.mutable_gang()->set_job(record.known_as_job());
+  if (record.known_as_epoch() != 0 && request.epoch() == record.restored_from())
+    request.set_epoch(record.known_as_epoch());
+}
+
+}  // namespace
+
+void Host::Impl::send_ack(Gang& gang, std::uint64_t offset) {
+  wire::GuestRequest request;
+  *request.mutable_gang() = gang.record.gang();
+  request.set_id(next_request++);
+  request.mutable_output_ack()->set_offset(offset);
+  name_as_known(gang, request);
+  effects.push_back(SendToGuest{domain_of(gang.id, 0), std::move(request)});
+}
 
 void Host::Impl::relay(Gang& gang, const ToHost& ask) {
   const Epoch epoch{ask.epoch()};
@@ -148,6 +164,7 @@ Operation& Host::Impl::begin(Gang& gang, const ToHost& ask, const std::vector<st
 void Host::Impl::ask_guest(Gang& gang, std::uint32_t guest, const std::string& key, wire::GuestRequest request,
                            bool stamp_clock) {
   request.set_id(next_request++);
+  name_as_known(gang, request);
   effects.push_back(SendToGuest{domain_of(gang.id, guest), request, stamp_clock});
   const std::uint64_t id = request.id();
   gang.outstanding[id] = {guest, key, std::move(request), stamp_clock, now + settings.resend};

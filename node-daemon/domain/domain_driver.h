@@ -38,6 +38,7 @@ struct DomainSpec {
   std::filesystem::path disk;     // the active writable layer (qcow2)
   std::string mac;
   std::string bridge;  // where its tap goes
+  JobId known_as;      // of a restore: the job that the captured machine was first made for; empty: id's
 };
 
 enum class Accelerator { kvm, tcg };

@@ -13,6 +13,7 @@
 #include "node-daemon/guest-link/guest_link.h"
 #include "node-daemon/network/tap_alarm.h"
 #include "node-daemon/shell/guest_work.h"
+#include "node-daemon/shell/image_transfers.h"
 #include "node-daemon/shell/workers.h"
 
 namespace stillpoint::node {
@@ -67,6 +68,7 @@ struct Daemon::Impl {
       : parts(std::move(p)),
         host(parts.settings),
         work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image),
+        transfers(*parts.store),
         deadline(io),
         figures_timer(io),
         tidy_timer(io),
@@ -132,7 +134,10 @@ struct Daemon::Impl {
     on_worker(key_of(e.gang), [this, e] { return work.remove(e); });
   }
   void perform(DeleteImages& e) {
-    on_worker("images " + e.job.value, [this, e] { return work.delete_images(e); });
+    on_worker("images " + e.job.value, [this, e] {
+      transfers.forget(e.job, e.epochs);
+      return work.delete_images(e);
+    });
   }
   void perform(ListImages&) {
     on_worker("list images", [this] { return work.list_images(); });
@@ -140,6 +145,14 @@ struct Daemon::Impl {
   // One line for all: verifications wait for one another, and nobody else for them.
   void perform(VerifyImages& e) {
     on_worker("verify", [this, e] { return work.verify(e); });
+  }
+  // Pieces go into an image one after the other, and none after its deletion.
+  void perform(TransferImage& e) {
+    const bool reads = e.ask.has_read_image();
+    on_worker(reads ? "read " + e.ask.read_image().file().path() : "images " + e.ask.gang().job(),
+              [this, e = std::move(e)] {
+                return ImageTransferred{e.token, transfers.carry_out(e.ask)};
+              });
   }
   void perform(Log& e);
 
@@ -152,6 +165,7 @@ struct Daemon::Impl {
   asio::io_context io{1};
   Host host;
   GuestWork work;
+  ImageTransfers transfers;
   asio::steady_timer deadline, figures_timer, tidy_timer;
   asio::signal_set signals;
   std::shared_ptr<CoordinatorLink> coordinator;
@@ -165,6 +179,7 @@ struct Daemon::Impl {
 Daemon::Daemon(DaemonParts parts) : impl_(std::make_unique<Impl>(std::move(parts))) {}
 Daemon::~Daemon() {
   if (impl_->workers) impl_->work.cancel_all();
+  impl_->transfers.stop();
   impl_->workers.reset();
   impl_->parts.driver->on_event(nullptr);
 }
@@ -257,6 +272,7 @@ void Daemon::Impl::watch_figures() {
 // On a worker: the daemon serves while the store is looked through.
 void Daemon::Impl::tidy_images() {
   workers->post("tidy images", [this] {
+    transfers.expire();
     parts.store->tidy();
     asio::post(io, [this] {
       if (stopping) return;
@@ -273,6 +289,7 @@ void Daemon::Impl::stop() {
   if (std::exchange(stopping, true)) return;
   log_info("node daemon stops", {{"host", parts.settings.name.value}});
   work.cancel_all();
+  transfers.stop();
   coordinator->stop();
   for (auto& [id, link] : links) link->close();
   deadline.cancel();

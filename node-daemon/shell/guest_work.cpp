@@ -57,6 +57,7 @@ Result<DomainSpec> GuestWork::spec(const GuestPlan& plan, fs::path disk) const {
   spec.base_image = image.empty() || image == "openmpi" ? (guest_image_ / "base.squashfs").string() : image;
   spec.disk = std::move(disk);
   spec.mac = plan.mac;
+  spec.known_as = plan.known_as;
   spec.bridge = bridge_name(plan.vni);
   std::error_code failed;
   for (const std::string& file : {spec.kernel, spec.initramfs, spec.base_image})

@@ -136,6 +136,7 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
     return answer(ask, done);
   }
   if (ask.has_verify_images()) return verify(ask, std::move(done));
+  if (ask.has_read_image() || ask.has_write_image() || ask.has_keep_images()) return transfer(ask);
   if (ask.has_destroy()) {
     destroyed[job] = std::max(destroyed[job], ask.gang().incarnation());
     std::erase_if(gangs,
@@ -281,6 +282,37 @@ std::uint64_t FakeHost::delete_images(const JobId& job, const wire::DeleteImages
     });
   free_space();
   return 100 * (before - store_.space[name].size());
+}
+
+// An image's bytes are its path, in two pieces.
+void FakeHost::transfer(const wire::ToHost& ask) {
+  wire::FromHost message;
+  if (ask.has_read_image()) {
+    const std::string& path = ask.read_image().file().path();
+    if (!store_.images.contains(key_of(ask.read_image().file()))) return refuse(ask, ErrorKind::damaged, "it is gone");
+    const std::size_t offset = ask.read_image().offset();
+    message.mutable_image_piece()->set_data(path.substr(offset, offset == 0 ? 3 : std::string::npos));
+    message.mutable_image_piece()->set_last(offset != 0);
+  } else if (ask.has_write_image()) {
+    const auto& piece = ask.write_image();
+    written_[{ask.gang().job(), piece.guest(), piece.disk()}] += piece.data();
+    message.mutable_image_written();
+    if (piece.last()) {
+      const std::string path = fmt::format("{}/e{}/guest-{}", ask.gang().job(), ask.epoch(), piece.guest());
+      auto& file = *message.mutable_image_written()->mutable_file();
+      file.set_path((own_images ? name.value + "/" : "") + path);
+      file.set_raw_bytes(written_[{ask.gang().job(), piece.guest(), piece.disk()}].size());
+      store_.images[path];
+      store_.space[name].insert(path);
+    }
+  } else {
+    for (const auto& image : ask.keep_images().images()) {
+      auto& kept = *message.mutable_images_kept()->add_images() = image;
+      for (auto* file : {kept.mutable_memory(), kept.mutable_disk()})
+        file->add_copies(own_images ? ask.keep_images().durability().partners(0).host() : "dir:shared");
+    }
+  }
+  answer(ask, std::move(message));
 }
 
 void FakeHost::verify(const wire::ToHost& ask, wire::FromHost message) {

@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include "coordinator/core/coordinator.h"
 
@@ -121,6 +122,7 @@ class FakeHost {
   void capture(FakeGang& gang, const wire::ToHost& ask, Time now);
   std::uint64_t delete_images(const JobId& job, const wire::DeleteImages& what);  // bytes freed
   void verify(const wire::ToHost& ask, wire::FromHost message);
+  void transfer(const wire::ToHost& ask);
   void free_space();
   void discard(FakeGang& gang, std::uint64_t epoch);
   void send_output(FakeGang& gang, Time now);
@@ -129,6 +131,7 @@ class FakeHost {
   SharedStore& store_;
   Script& script_;
   std::uint64_t noise_ = 0;
+  std::map<std::tuple<std::string, std::uint32_t, bool>, std::string> written_;  // by job, guest, disk
 };
 
 }  // namespace stillpoint::coordinator::testing
