@@ -145,6 +145,21 @@ TEST_CASE("an image loads only into the machine that it was taken from") {
   CHECK(refuses([](DomainSpec&) {}, Accelerator::tcg, layout));
 }
 
+TEST_CASE("a machine of another site has that site's name and UUID; guest and MAC address must be the same") {
+  const DomainFacts captured = facts_of(some_xml());
+  DomainSpec spec = some_spec();
+  spec.id.job = JobId{"j99"};
+  CHECK_FALSE(check_same_machine(captured, spec, Accelerator::tcg).has_value());
+  spec.known_as = JobId{"j3"};  // further back than the job that it was captured in
+  CHECK(check_same_machine(captured, spec, Accelerator::tcg).has_value());
+  DomainSpec other = spec;
+  other.id.guest = GuestIndex{0};
+  CHECK_FALSE(check_same_machine(captured, other, Accelerator::tcg).has_value());
+  other = spec;
+  other.mac = "52:54:00:00:00:01";
+  CHECK_FALSE(check_same_machine(captured, other, Accelerator::tcg).has_value());
+}
+
 TEST_CASE("KVM is used only where the CPU itself virtualises") {
   CHECK(choose_accelerator({true, true}, {}).value == Accelerator::kvm);
   CHECK(choose_accelerator({true, false}, {}).value == Accelerator::tcg);

@@ -42,6 +42,9 @@ const char* body(const wire::ToHost& m) {
     case T::kAckOutput: return "AckOutput";
     case T::kReopen: return "ReopenGang";
     case T::kVerifyImages: return "VerifyImages";
+    case T::kReadImage: return "ReadImage";
+    case T::kWriteImage: return "WriteImage";
+    case T::kKeepImages: return "KeepImages";
     case T::BODY_NOT_SET: return "nothing";
   }
   return "?";
@@ -70,6 +73,9 @@ const char* body(const wire::FromHost& m) {
     case F::kRankWished: return "RankWished";
     case F::kVerified: return "VerifyReport";
     case F::kHeld: return "HeldImages";
+    case F::kImagePiece: return "ImagePiece";
+    case F::kImageWritten: return "ImageWritten";
+    case F::kImagesKept: return "ImagesKept";
     case F::BODY_NOT_SET: return "failure";
   }
   return "?";
@@ -117,6 +123,9 @@ std::string answer(const Answer& one) {
           [](const Ranks& a) { return fmt::format("{} ranks", a.ranks.size()); },
           [](const Verified& a) { return fmt::format("{} checkpoints of {} verified", a.epochs.size(), a.job.value); },
           [](const Pruned& a) { return fmt::format("{} checkpoints of {} pruned", a.pruned.size(), a.job.value); },
+          [](const ImportBegun& a) { return "import begun as " + a.job.value; },
+          [](const Imported& a) { return "imported " + a.job.value; },
+          [](const PieceRead& a) { return fmt::format("{} bytes{}", a.data.size(), a.last ? ", last" : ""); },
           [](const Acknowledged&) { return std::string("acknowledged"); }},
       one);
 }
@@ -142,6 +151,11 @@ std::string describe(const Event& event) {
           [](const RemoveJob& e) { return "client: remove " + e.job.value; },
           [](const VerifyJob& e) { return "client: verify " + e.job.value; },
           [](const PruneJob& e) { return "client: prune " + e.job.value; },
+          [](const BeginImport& e) { return "client: import " + e.checkpoint.spec.name; },
+          [](const ImportPiece& e) { return fmt::format("client: piece of {} at {}", e.job.value, e.offset); },
+          [](const FinishImport& e) { return "client: finish import " + e.job.value; },
+          [](const AbandonImport& e) { return "client: give up import " + e.job.value; },
+          [](const ExportPiece& e) { return fmt::format("client: export {} at {}", e.job.value, e.offset); },
           [](const CordonHost& e) {
             return fmt::format("client: {} {}", e.cordoned ? "cordon" : "uncordon", e.host.value);
           },

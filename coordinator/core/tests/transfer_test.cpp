@@ -247,6 +247,8 @@ TEST_CASE("a session that is lost in an import is made up for") {
   w.run_for(milliseconds(1'000));
   w.drop_session(HostName{"h1"});
   w.drop_session(HostName{"h2"});
+  w.connect(HostName{"h1"});
+  w.connect(HostName{"h2"});
   CHECK(w.answer(request).has_value());
 }
 
