@@ -258,6 +258,11 @@ Called<json> import_checkpoint(CommandContext& context, const Arguments& argumen
   if (!client) return client.error();
   auto reader = ExportReader::begin(read, passphrase);
   if (!reader) return failed(reader.error());
+  // Else whoever can put a plain file in a sealed one's place could have anything imported.
+  if (!arguments.passphrase_file.empty() && !reader->sealed())
+    return failed({ErrorKind::refused, "import", arguments.file,
+                   "it is not sealed, though a passphrase was given for it: it may not be the file that was exported; "
+                   "leave --passphrase-file out if it is meant to be plain"});
   const Interrupts interrupts;
   return import_all(*client, arguments, *reader, interrupts);
 }

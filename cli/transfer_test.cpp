@@ -140,6 +140,8 @@ TEST_CASE("a file must be sealed or said to be plain; a named checkpoint is a nu
   CHECK_FALSE(std::filesystem::exists(f.file));
   CHECK(run_with(f.server, {"export", "heat", "12", f.file, "--plain"}).code == 0);
   CHECK(f.server.requests()[0].target == "/v1/jobs/heat/export?epoch=12");
+  CHECK(says(f.import_it().err, "it is not sealed"));  // somebody may have put it in another one's place
+  CHECK(f.coordinator.description().is_null());
   CHECK(run_with(f.server, {"import", f.file}).code == 0);
 }
 

@@ -65,6 +65,7 @@ class ExportReader {
   static Result<ExportReader> begin(Read read, const AskPassphrase& passphrase);
   // In order; after an error, or the end, nothing more. The end is given when everything was checked.
   Result<ExportRecord> next();
+  bool sealed() const { return sealing_.sealed(); }
   std::uint64_t bytes() const { return bytes_; }  // read so far
 
  private:

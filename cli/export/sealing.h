@@ -46,6 +46,7 @@ class Sealing {
   Sealing(Sealing&&) = default;
   Sealing& operator=(Sealing&&) = default;
 
+  bool sealed() const { return sealed_; }
   // By which a reader knows that its passphrase is the right one: 16 bytes; zeros without one.
   std::string check() const;
   // Appends the protected bytes and their tag. number: never the same again under this key. context: vouched for, not
