@@ -8,6 +8,7 @@
 #include <future>
 #include <random>
 
+#include "coordinator/api/transfer_json.h"
 #include "coordinator/test_support/fake_host.h"
 #include "coordinator/test_support/test_server.h"
 
@@ -113,6 +114,90 @@ TEST_CASE("killed at any moment of a checkpoint: committed or aborted, never in 
   CHECK(site.http().get("/v1/jobs/heat").json()["incarnation"] == 1);
   CHECK(site.http().post("/v1/jobs/heat/checkpoint").status == 200);
   CHECK(site.kill_and_wait(SIGTERM) == 0);  // a clean stop is exit code 0
+}
+
+namespace {
+
+// As an export of another site describes it; of 2 guests.
+json foreign_checkpoint() {
+  JobRecord job;
+  job.job = JobId{"j5"};
+  job.spec.name = "heat";
+  job.spec.guests = 2;
+  job.spec.memory_bytes = 256u << 20;
+  job.spec.disk_bytes = 1u << 30;
+  job.spec.ranks_per_guest = {1, 1};
+  job.spec.command = {"heat"};
+  EpochRecord epoch;
+  epoch.epoch = Epoch{9};
+  epoch.job = job.job;
+  epoch.incarnation = Incarnation{2};
+  epoch.output_offset = 5;
+  for (std::uint32_t guest = 0; guest < 2; ++guest) {
+    epoch.cut.emplace_back().set_guest(guest);
+    epoch.images.emplace_back().set_guest(guest);
+  }
+  return export_json(job, epoch);
+}
+
+// Until the first step that is not answered. Whether the last one was.
+bool import_all(const HttpClient& http, const std::string& description) {
+  const HttpReply begun = http.post("/v1/imports", description);
+  if (begun.status != 200) return false;
+  const std::string base = "/v1/imports/" + begun.json()["job"].get<std::string>();
+  for (const char* image : {"/guests/0/memory", "/guests/0/disk", "/guests/1/memory", "/guests/1/disk"})
+    for (const char* query : {"?offset=0", "?offset=5&last=1"})
+      if (http.request("PUT", base + image + query, std::string(query).ends_with("1") ? "" : "bytes").status != 200)
+        return false;
+  if (http.request("PUT", base + "/output?offset=0", "hello").status != 200) return false;
+  return http.post(base + "/finish").status == 200;
+}
+
+}  // namespace
+
+TEST_CASE("killed at any moment of an import: the job is there with its checkpoint, or nothing of it is") {
+  std::random_device seed_source;
+  const auto seed = seed_source();
+  CAPTURE(seed);
+  std::mt19937 random(seed);
+  Process site;
+  site.port_text = free_port();
+  site.run();
+  for (const char* name : {"h1", "h2"}) {
+    site.hosts.push_back(std::make_unique<FakeHost>(name, site.site.identity(name),
+                                                    static_cast<std::uint16_t>(std::stoul(site.port_text))));
+    site.hosts.back()->connect();
+  }
+  json description = foreign_checkpoint();
+  std::size_t there = 0;
+  for (int round = 0; round < 8; ++round) {
+    CAPTURE(round);
+    description["spec"]["name"] = "heat-" + std::to_string(round);
+    const bool undisturbed = round == 0;
+    auto asked = std::async(std::launch::async, [&] { return import_all(site.http(), description.dump()); });
+    if (undisturbed) asked.wait();
+    else
+      std::this_thread::sleep_for(
+          std::chrono::milliseconds(std::uniform_int_distribution<int>(0, 60)(random)));  // any moment
+    site.kill_and_wait();
+    const bool promised = asked.get();
+    CHECK(promised >= undisturbed);
+    site.run();
+    for (auto& host : site.hosts) host->connect();
+    const json jobs = site.http().get("/v1/jobs").json();
+    CHECK(jobs.size() >= there + promised);
+    CHECK(jobs.size() <= there + 1);
+    there = jobs.size();
+    for (const auto& job : jobs) {
+      CHECK(job["state"] == "stopped");
+      CHECK(job["lastCheckpoint"].is_number());
+      CHECK(site.http().get("/v1/jobs/" + job["job"].get<std::string>() + "/logs").body == "hello");
+    }
+    std::size_t directories = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(site.directory / "jobs"))
+      ++directories;
+    CHECK(directories == there);
+  }
 }
 
 TEST_CASE("a catalog that cannot be written ends the process before anything is done") {

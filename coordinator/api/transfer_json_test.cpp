@@ -82,7 +82,7 @@ TEST_CASE("each key is wanted, of its own type, and no other") {
   document["more"] = 1;
   CHECK(says(why_not(document), "more"));
   document = whole;
-  document["version"] = 2;
+  document["version"] = 2u;
   CHECK(says(why_not(document), "version 2, this program knows version 1"));
 }
 
@@ -91,7 +91,7 @@ TEST_CASE("guests that do not fit, and what is no message, are refused") {
   document["guests"].erase(1);
   CHECK(says(why_not(document), "a list of all guests"));
   document = some_export();
-  document["guests"][1]["guest"] = 0;
+  document["guests"][1]["guest"] = 0u;
   CHECK(says(why_not(document), "another guest's"));
   document = some_export();
   document["guests"][0]["image"] = "0x";
@@ -100,7 +100,7 @@ TEST_CASE("guests that do not fit, and what is no message, are refused") {
   document["guests"][0]["cut"] = "ff";
   CHECK(says(why_not(document), "expected a message"));
   document = some_export();
-  document["spec"]["guests"] = 100'000'000;
+  document["spec"]["guests"] = 100'000'000u;
   CHECK_FALSE(foreign_checkpoint(document, "").has_value());
   CHECK(says(foreign_checkpoint(some_export(), "a/b").error().message(), "name"));
 }

@@ -300,6 +300,17 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
         check->set_bytes(image.memory().stored_bytes());
       }
       return true;
+    case wire::ToHost::kReadImage:
+      reply.mutable_image_piece()->set_data("image");
+      reply.mutable_image_piece()->set_last(true);
+      return true;
+    case wire::ToHost::kWriteImage:
+      reply.mutable_image_written();
+      if (request.write_image().last()) reply.mutable_image_written()->mutable_file()->set_path(name_ + "/" + job);
+      return true;
+    case wire::ToHost::kKeepImages:
+      *reply.mutable_images_kept()->mutable_images() = request.keep_images().images();
+      return true;
     case wire::ToHost::kLaunchJob:
     case wire::ToHost::kLaunchDaemon:
     case wire::ToHost::kAnswerLaunch:
