@@ -3,6 +3,7 @@
 #include "common/failure.h"
 #include "common/log.h"
 #include "node-daemon/shell/guest_disk.h"
+#include "node-daemon/store/read_ahead.h"
 
 namespace stillpoint::node {
 namespace {
@@ -83,14 +84,15 @@ Status GuestWork::restore_image(const RestoreGuest& work) {
   if (!domain) return domain.error();
   // Every piece is verified before QEMU or the disk gets it. The machine stays paused until every guest of the gang has
   // come to the end of its images without an error.
-  auto memory = store_.open(work.image.memory(), work.peers);
-  if (!memory) return memory.error();
+  auto opened = store_.open(work.image.memory(), work.peers);
+  if (!opened) return opened.error();
   auto disk = store_.open(work.image.disk(), work.peers);
   if (!disk) return disk.error();
   auto layer = make_restored_disk(state_.guest_directory(work.plan.id), **disk);
   if (!layer) return layer.error();
   domain->disk = *layer;
-  ImageSource source(**memory);
+  const auto memory = read_ahead(std::move(*opened));
+  ImageSource source(*memory);
   const Status restored = driver_.restore(*domain, work.image.domain_xml(), source);
   if (!restored) return source.failure ? *source.failure : restored.error();
   // The driver may have stopped at the end of what QEMU wants: the rest of the image must be whole, too.
