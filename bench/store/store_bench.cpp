@@ -1,27 +1,24 @@
 // How fast the chunk store takes images up and gives them back, and how small, against `zstd -1` on the same bytes in
-// the same run. Prints one JSON document; asserts nothing. Everything on one thread, so wall and CPU time are both
-// given: on a busy machine the latter is the one to compare.
+// the same run; and what it takes up as new, against a comparison page by page. Prints one JSON document; asserts
+// nothing. Everything on one thread, so wall and processor time are both given: on a busy machine the latter is the one
+// to compare, and ratios more than either.
 //
-//   bench/run chunk-store, or chunk-store [--directory TMPFS] [--rounds N] [STREAM…]
-// STREAM: successive migration streams of one guest. Without: streams made up, of --mib MiB, 5 % of their pages changed
-// from one to the next at random places.
-#include <malloc.h>
-#include <unistd.h>
+//   bench/run chunk-store, or chunk-store [--directory TMPFS] [--rounds N] [--other STREAM]… [STREAM…]
+// STREAM: successive migration streams of one guest; --other: those of another guest of the same host. Without: streams
+// made up, of --mib MiB, 5 % of their pages changed from one to the next at random places. bench/store-real has those
+// of real guests.
 #include <zstd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <chrono>
-#include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
-#include <random>
 
-#include "node-daemon/store/bytes.h"
-#include "node-daemon/store/chunk_store.h"
+#include "bench/store/bench_tools.h"
+#include "bench/store/made_up_guest.h"
+#include "bench/store/page_comparison.h"
 
 using namespace stillpoint;
 using namespace stillpoint::node;
+using namespace stillpoint::bench;
 using nlohmann::json;
 namespace fs = std::filesystem;
 
@@ -29,110 +26,9 @@ namespace {
 
 constexpr std::size_t kPiece = 1u << 20;
 
-template <class T>
-T must(Result<T> result) {
-  if (result) return std::move(*result);
-  std::cerr << result.error() << "\n";
-  std::exit(1);
+std::string image_name(std::size_t epoch, std::size_t guest = 0) {
+  return "j1/e" + std::to_string(epoch) + "/guest-" + std::to_string(guest) + ".ram";
 }
-void must(const Status& status) {
-  if (status) return;
-  std::cerr << status.error() << "\n";
-  std::exit(1);
-}
-
-struct Times {
-  std::vector<double> wall, cpu;
-};
-
-double cpu_seconds() {
-  timespec now{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
-}
-
-std::uint64_t memory_figure(const std::string& name) {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;)
-    if (std::uint64_t kib = 0; word == name && status >> kib) return kib << 10;
-  return 0;
-}
-
-template <class F>
-void timed(Times& times, F&& work) {
-  const double cpu = cpu_seconds();
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  times.wall.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  times.cpu.push_back(cpu_seconds() - cpu);
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
-json speeds(const Times& times, std::uint64_t bytes) {
-  const auto mb_per_s = [bytes](double seconds) { return static_cast<double>(bytes) / seconds / 1e6; };
-  return {{"mb_per_s", mb_per_s(median(times.wall))},
-          {"mb_per_cpu_s", mb_per_s(median(times.cpu))},
-          {"slowest_mb_per_cpu_s", mb_per_s(*std::ranges::max_element(times.cpu))},
-          {"fastest_mb_per_cpu_s", mb_per_s(*std::ranges::min_element(times.cpu))}};
-}
-
-std::string load(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-// A guest's memory: a third zeros, the rest in between text and noise, as memory is.
-class MadeUpGuest {
- public:
-  explicit MadeUpGuest(std::size_t mib) : blocks_{{"pc.ram", std::uint64_t{mib} << 20}}, seeds_(blocks_[0].pages()) {
-    for (auto& seed : seeds_) seed = random_() % 3 == 0 ? 0 : random_();
-  }
-  void change(double share) {
-    const auto count = static_cast<std::size_t>(share * static_cast<double>(seeds_.size()));
-    for (std::size_t i = 0; i < count; ++i) seeds_[random_() % seeds_.size()] = random_();
-  }
-  std::string stream() const {
-    std::string out;
-    put_be(out, std::uint32_t{0x5145564d});
-    put_be(out, std::uint32_t{3});
-    put_be(out, std::uint8_t{1});
-    put_be(out, std::uint32_t{2});
-    out += std::string("\3ram") + std::string("\0\0\0\0\0\0\0\4", 8);
-    put_be(out, blocks_[0].bytes | 4);
-    put_be(out, static_cast<std::uint8_t>(blocks_[0].name.size()));
-    out += blocks_[0].name;
-    put_be(out, blocks_[0].bytes);
-    put_be(out, std::uint64_t{0x10});
-    StreamShape shape;
-    shape.has_pages = true;
-    shape.section_id = 2;
-    RamStreamWriter writer(shape, blocks_);
-    writer.begin(out);
-    for (std::size_t page = 0; page < seeds_.size(); ++page)
-      if (seeds_[page] == 0) writer.zero_page(out, 0, page);
-      else writer.page(out, 0, page, content(seeds_[page]));
-    writer.end(out);
-    return out + std::string(100'000, '\0');
-  }
-
- private:
-  static std::string content(std::uint64_t seed) {
-    std::mt19937_64 random(seed);
-    std::string page(kPageBytes, '\0');
-    for (std::size_t i = 0; i < page.size(); i += 8) {
-      const std::uint64_t word = random() & (i % 32 == 0 ? ~std::uint64_t{0} : 0x0f0f);
-      std::memcpy(page.data() + i, &word, 8);
-    }
-    return page;
-  }
-  std::mt19937_64 random_{7};
-  std::vector<RamBlock> blocks_;
-  std::vector<std::uint64_t> seeds_;
-};
 
 ImageFigures take_up(ChunkStore& store, const std::string& name, const std::string& image) {
   auto ingest = must(store.begin(name, ImageKind::memory));
@@ -165,72 +61,108 @@ std::uint64_t zstd_1(const std::string& image) {
   return bytes;
 }
 
-json figures_of(const ImageFigures& figures) {
-  return {{"raw_bytes", figures.raw_bytes},      {"pages", figures.pages},
-          {"zero_pages", figures.zero_pages},    {"known_pages", figures.known_pages},
-          {"new_pages", figures.new_pages},      {"new_bytes", figures.new_pages * kPageBytes},
-          {"stored_bytes", figures.stored_bytes}};
-}
-
-}  // namespace
-
-int main(int argc, char** argv) {
-  fs::path directory = "/dev/shm";
-  std::vector<std::string> streams;
-  std::size_t rounds = 5, mib = 512;
-  CLI::App app{"Speed and size of the chunk store"};
-  app.add_option("--directory", directory, "where the store is made; a tmpfs, or its disk is measured too");
-  app.add_option("--rounds", rounds)->check(CLI::Range(1, 1000));
-  app.add_option("--mib", mib, "of the made-up guest's memory");
-  app.add_option("streams", streams);
-  CLI11_PARSE(app, argc, argv);
-
-  std::vector<std::string> images;
-  for (const std::string& path : streams) images.push_back(load(path));
-  if (images.empty()) {
-    MadeUpGuest guest(mib);
-    for (int i = 0; i < 3; ++i, guest.change(0.05)) images.push_back(guest.stream());
-  }
-
-  // From here on the peak counts anew.
-  ::malloc_trim(0);
-  std::ofstream("/proc/self/clear_refs") << "5";
+json speed_and_size(Place& place, const std::vector<std::string>& images, std::size_t rounds) {
+  reset_peak();
   const std::uint64_t memory_before = memory_figure("VmRSS:");
-
   std::vector<Times> ingest(images.size()), zstd(images.size());
   Times unchanged, restore;
   json document;
   std::uint64_t restored = 0;
   for (std::size_t round = 0; round < rounds; ++round) {
-    const fs::path place = directory / ("stillpoint-store-bench-" + std::to_string(::getpid()));
-    fs::create_directories(place);
-    auto store = must(ChunkStore::open(system_files(), place / "store", must(load_site_keys(place / "keys"))));
+    auto store = place.new_store();
     json taken = json::array();
     for (std::size_t i = 0; i < images.size(); ++i) {
       ImageFigures figures;
-      timed(ingest[i], [&] { figures = take_up(*store, "j1/e" + std::to_string(i) + "/guest-0.ram", images[i]); });
+      timed(ingest[i], [&] { figures = take_up(*store, image_name(i), images[i]); });
       taken.push_back(figures_of(figures));
       std::uint64_t compressed = 0;
       timed(zstd[i], [&] { compressed = zstd_1(images[i]); });
       taken.back()["zstd_1_bytes"] = compressed;
     }
     ImageFigures again;
-    timed(unchanged, [&] { again = take_up(*store, "j1/e100/guest-0.ram", images.back()); });
-    timed(restore, [&] { restored = give_back(*store, "j1/e100/guest-0.ram"); });
+    timed(unchanged, [&] { again = take_up(*store, image_name(100), images.back()); });
+    timed(restore, [&] { restored = give_back(*store, image_name(100)); });
     document["images"] = std::move(taken);
     document["unchanged"] = figures_of(again);
     document["index_bytes"] = store->figures().index_bytes;
     store.reset();
-    fs::remove_all(place);
+    place.remove_stores();
   }
   for (std::size_t i = 0; i < images.size(); ++i) {
     document["images"][i]["ingest"] = speeds(ingest[i], images[i].size());
     document["images"][i]["zstd_1"] = speeds(zstd[i], images[i].size());
-    document["images"][i]["ingest_to_zstd_1"] = median(zstd[i].cpu) / median(ingest[i].cpu);
+    document["images"][i]["ingest_speed_to_zstd_1"] = ratios(zstd[i].cpu, ingest[i].cpu);
   }
   document["unchanged"]["ingest"] = speeds(unchanged, images.back().size());
   document["restore"] = speeds(restore, restored);
   document["memory_bytes"] = memory_figure("VmHWM:") - memory_before;
-  document["rounds"] = rounds;
+  return document;
+}
+
+// All guests of a host, epoch after epoch.
+json taken_up_as_new(Place& place, const std::vector<std::vector<std::string>>& guests) {
+  auto store = place.new_store();
+  PageComparison comparison;
+  json images = json::array();
+  std::uint64_t taken = 0, compared = 0, distinct = 0;
+  for (std::size_t epoch = 0; epoch < guests[0].size(); ++epoch)
+    for (std::size_t guest = 0; guest < guests.size(); ++guest) {
+      if (epoch >= guests[guest].size()) continue;
+      const auto figures = take_up(*store, image_name(epoch, guest), guests[guest][epoch]);
+      const auto expected = comparison.add(guest, guests[guest][epoch]);
+      taken += figures.new_pages * kPageBytes;
+      compared += expected.bytes;
+      distinct += expected.distinct_bytes;
+      images.push_back({{"epoch", epoch},
+                        {"guest", guest},
+                        {"taken_up_bytes", figures.new_pages * kPageBytes},
+                        {"by_page_bytes", expected.bytes},
+                        {"distinct_bytes", expected.distinct_bytes}});
+    }
+  store.reset();
+  place.remove_stores();
+  return {{"images", images},
+          {"taken_up_bytes", taken},
+          {"by_page_bytes", compared},
+          {"distinct_bytes", distinct},
+          {"taken_up_to_by_page", static_cast<double>(taken) / static_cast<double>(compared)}};
+}
+
+std::vector<std::string> load_all(const std::vector<std::string>& paths) {
+  std::vector<std::string> images;
+  for (const std::string& path : paths) images.push_back(load(path));
+  return images;
+}
+
+std::vector<std::string> made_up(std::size_t mib, std::uint64_t seed) {
+  std::vector<std::string> images;
+  MadeUpGuest guest(mib, seed);
+  for (int i = 0; i < 3; ++i, guest.change(guest.pages() / 20)) images.push_back(guest.stream());
+  return images;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  fs::path directory = "/dev/shm";
+  std::vector<std::string> streams, others;
+  std::size_t rounds = 5, mib = 512;
+  CLI::App app{"Speed and size of the chunk store"};
+  app.add_option("--directory", directory, "where the store is made; a tmpfs, or its disk is measured too");
+  app.add_option("--rounds", rounds)->check(CLI::Range(1, 1000));
+  app.add_option("--mib", mib, "of the made-up guest's memory");
+  app.add_option("--other", others, "a stream of another guest of the host; once for each")->allow_extra_args(false);
+  app.add_option("streams", streams);
+  CLI11_PARSE(app, argc, argv);
+
+  Place place(directory);
+  std::vector<std::vector<std::string>> guests;
+  guests.push_back(streams.empty() ? made_up(mib, 7) : load_all(streams));
+  json document = speed_and_size(place, guests[0], rounds);
+  guests.push_back(streams.empty() ? made_up(mib, 8) : load_all(others));
+  document["taken_up_as_new"] = taken_up_as_new(place, guests);
+  document["benchmark"] = "chunk-store";
+  document["setup"] = {
+      {"rounds", rounds}, {"load_average", load_average()}, {"streams", streams.empty() ? "made up" : "given"}};
   std::cout << document.dump(2) << "\n";
 }
