@@ -4,21 +4,23 @@ import os
 import shutil
 import statistics
 import subprocess
+import tempfile
 import time
 
 
 def run_timed(command, core, environment=None, stdin=None):
     """Seconds of wall and of processor time."""
-    before = os.times()
     begin = time.monotonic()
-    with open(stdin or os.devnull, "rb") as file:
-        done = subprocess.run(["taskset", "-c", str(core), *command], env={**os.environ, **(environment or {})},
-                              stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-    wall = time.monotonic() - begin
-    after = os.times()
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.decode().strip()}")
-    return wall, after.children_user + after.children_system - before.children_user - before.children_system
+    with open(stdin or os.devnull, "rb") as file, tempfile.TemporaryFile() as words:
+        process = subprocess.Popen(["taskset", "-c", str(core), *command], env={**os.environ, **(environment or {})},
+                                   stdin=file, stdout=subprocess.DEVNULL, stderr=words)
+        _, status, usage = os.wait4(process.pid, 0)  # finer than os.times()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.monotonic() - begin
+        if process.returncode != 0:
+            words.seek(0)
+            raise RuntimeError(f"{' '.join(command)}: {words.read().decode().strip()}")
+    return wall, usage.ru_utime + usage.ru_stime
 
 
 def size_of(directory):

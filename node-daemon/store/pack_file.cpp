@@ -105,6 +105,9 @@ Result<PackContent> decode_pack_index(std::string_view plain, std::uint64_t end)
 
 PageCompressor::PageCompressor(int level) : context_(ZSTD_createCCtx()) {
   ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_compressionLevel, level);
+  // Level 1 would take a table of 64 KiB. One that the processor's first-level cache holds is a tenth faster, for 1 %
+  // more bytes.
+  if (level == 1) ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_hashLog, 13);
 }
 
 Result<std::string_view> PageCompressor::compress(std::string_view pages) {
@@ -153,14 +156,12 @@ Status PackWriter::append(const Id& origin, std::uint32_t number, std::uint64_t 
   block.slots = slots;
   block.offset = content_.file_bytes;
   block.first_fingerprint = static_cast<std::uint32_t>(content_.fingerprints.size());
-  sealed_.clear();
-  if (auto done =
-          sealer_.seal(content_.blocks.size(), block_context(header_, origin, number, slots), compressed, sealed_);
-      !done)
-    return done;
-  block.sealed_bytes = static_cast<std::uint32_t>(sealed_.size());
-  if (auto written = file_->append(sealed_); !written) return written;
-  content_.file_bytes += sealed_.size();
+  block.sealed_bytes = static_cast<std::uint32_t>(compressed.size() + kTagBytes);
+  if (sealed_.size() < block.sealed_bytes) sealed_.resize(block.sealed_bytes);
+  const std::string context = block_context(header_, origin, number, slots);
+  if (auto done = sealer_.seal_to(content_.blocks.size(), context, compressed, sealed_.data()); !done) return done;
+  if (auto written = file_->append(std::string_view(sealed_).substr(0, block.sealed_bytes)); !written) return written;
+  content_.file_bytes += block.sealed_bytes;
   content_.blocks.push_back(block);
   content_.fingerprints.insert(content_.fingerprints.end(), fingerprints.begin(), fingerprints.end());
   return {};

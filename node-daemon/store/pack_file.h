@@ -81,7 +81,7 @@ class PackWriter {
   Sealer sealer_;
   const std::string header_;
   PackContent content_;
-  std::string sealed_;  // kept for its room
+  std::string sealed_;  // kept for its room, as large as the largest block was
   std::unique_ptr<WritableFile> file_;
 };
 

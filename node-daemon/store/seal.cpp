@@ -62,11 +62,15 @@ Sealer::Sealer(const Key& key) : seal_(EVP_CIPHER_CTX_new()), open_(EVP_CIPHER_C
 }
 
 Status Sealer::seal(std::uint64_t nonce, std::string_view context, std::string_view plain, std::string& out) {
-  const auto iv = nonce_bytes(nonce);
-  EVP_CIPHER_CTX* const cipher = seal_.get();
   const std::size_t start = out.size();
   out.resize(start + plain.size() + kTagBytes);
-  unsigned char* const to = raw(out) + start;
+  return seal_to(nonce, context, plain, out.data() + start);
+}
+
+Status Sealer::seal_to(std::uint64_t nonce, std::string_view context, std::string_view plain, char* at) {
+  const auto iv = nonce_bytes(nonce);
+  EVP_CIPHER_CTX* const cipher = seal_.get();
+  auto* const to = reinterpret_cast<unsigned char*>(at);
   int length = 0, last = 0;
   const bool done = EVP_EncryptInit_ex(cipher, nullptr, nullptr, nullptr, iv.data()) == 1 &&
                     EVP_EncryptUpdate(cipher, nullptr, &length, raw(context), size_of(context)) == 1 &&
