@@ -227,8 +227,8 @@ BlockReader::BlockReader(std::shared_ptr<const ReadableFile> file, const SiteKey
 Result<std::string> BlockReader::read(const PackContent& content, const PackBlock& block, std::uint32_t index) {
   auto sealed = file_->read(block.offset, block.sealed_bytes);
   if (!sealed) return sealed.error();
-  auto compressed =
-      sealer_.open(index, block_context(header_, content.origins[block.origin], block.number, block.slots), *sealed);
+  const std::string context = block_context(header_, content.origins[block.origin], block.number, block.slots);
+  auto compressed = sealer_.open_in_place(index, context, *sealed);
   if (!compressed) return damaged("a block is not what was written");
   std::string pages(static_cast<unsigned>(std::popcount(block.slots)) * kPageBytes, '\0');
   const std::size_t size =

@@ -82,21 +82,28 @@ Status Sealer::seal_to(std::uint64_t nonce, std::string_view context, std::strin
 }
 
 Result<std::string> Sealer::open(std::uint64_t nonce, std::string_view context, std::string_view sealed) {
+  std::string bytes(sealed);
+  auto plain = open_in_place(nonce, context, bytes);
+  if (!plain) return plain.error();
+  bytes.resize(plain->size());
+  return bytes;
+}
+
+Result<std::string_view> Sealer::open_in_place(std::uint64_t nonce, std::string_view context, std::string& sealed) {
   const Error damaged{ErrorKind::damaged, "open", "sealed bytes", "they are not what was written"};
   if (sealed.size() < kTagBytes) return damaged;
   const auto iv = nonce_bytes(nonce);
   EVP_CIPHER_CTX* const cipher = open_.get();
-  const std::string_view bytes = sealed.substr(0, sealed.size() - kTagBytes);
-  std::string tag(sealed.substr(bytes.size()));
-  std::string plain(bytes.size(), '\0');
+  const std::string_view bytes = std::string_view(sealed).substr(0, sealed.size() - kTagBytes);
+  unsigned char* const at = raw(sealed);
   int length = 0, last = 0;
   const bool done = EVP_DecryptInit_ex(cipher, nullptr, nullptr, nullptr, iv.data()) == 1 &&
                     EVP_DecryptUpdate(cipher, nullptr, &length, raw(context), size_of(context)) == 1 &&
-                    EVP_DecryptUpdate(cipher, raw(plain), &length, raw(bytes), size_of(bytes)) == 1 &&
-                    EVP_CIPHER_CTX_ctrl(cipher, EVP_CTRL_GCM_SET_TAG, kTagBytes, tag.data()) == 1;
+                    EVP_DecryptUpdate(cipher, at, &length, at, size_of(bytes)) == 1 &&
+                    EVP_CIPHER_CTX_ctrl(cipher, EVP_CTRL_GCM_SET_TAG, kTagBytes, at + bytes.size()) == 1;
   if (!done) return no_cipher("open");
-  if (EVP_DecryptFinal_ex(cipher, raw(plain) + length, &last) != 1) return damaged;
-  return plain;
+  if (EVP_DecryptFinal_ex(cipher, at + length, &last) != 1) return damaged;
+  return bytes;
 }
 
 // GMAC with a fixed nonce is GHASH under a secret with a secret added: the universal hash wanted, from a public

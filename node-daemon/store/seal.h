@@ -61,6 +61,8 @@ class Sealer {
   Status seal_to(std::uint64_t nonce, std::string_view context, std::string_view plain, char* at);
   // damaged if a single bit of it, of the context or of the key is another.
   Result<std::string> open(std::uint64_t nonce, std::string_view context, std::string_view sealed);
+  // The same where it lies: what is given is a part of `sealed`, which after an error holds nothing of use.
+  Result<std::string_view> open_in_place(std::uint64_t nonce, std::string_view context, std::string& sealed);
 
  private:
   std::unique_ptr<EVP_CIPHER_CTX, FreeCipher> seal_, open_;
