@@ -116,6 +116,14 @@ struct VerifyImages {  // → ImagesVerified
   std::uint64_t token = 0;
   std::vector<wire::StorePeer> peers = {};  // that may have them, too
 };
+// Gives way to captures and deletions.
+struct CopyImages {  // → ImagesCopied
+  JobId job;
+  Epoch epoch;
+  std::vector<wire::GuestImage> images;
+  wire::Durability durability;
+  std::uint64_t token = 0;
+};
 
 struct Log {
   enum class Level { info, warn, error } level;
@@ -128,7 +136,7 @@ struct Log {
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
                             StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
                             CaptureGuest, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang,
-                            DeleteImages, ListImages, VerifyImages, Log>;
+                            DeleteImages, ListImages, VerifyImages, CopyImages, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

@@ -106,6 +106,10 @@ struct ImagesVerified {
   std::uint64_t token = 0;
   wire::VerifyReport report;
 };
+struct ImagesCopied {
+  std::uint64_t token = 0;
+  Result<std::vector<wire::GuestImage>> images;  // with their copies
+};
 
 struct HostFigures {
   std::uint64_t memory_free = 0;
@@ -117,6 +121,6 @@ struct Tick {};  // time has passed; step() compares deadlines with now
 using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
                            GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
                            GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
-                           ImagesDeleted, ImagesListed, ImagesVerified, HostFigures, Tick>;
+                           ImagesDeleted, ImagesListed, ImagesVerified, ImagesCopied, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

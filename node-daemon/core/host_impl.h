@@ -1,6 +1,6 @@
 // The inside of Host, shared by the files that implement it: host.cpp (sessions, time), requests.cpp (what the
 // coordinator asks), guests.cpp (what agents say), lifecycle.cpp (gangs come and go), capture.cpp (images),
-// verify.cpp (images read back, and named).
+// verify.cpp (images read back, copied, and named).
 #pragma once
 
 #include <map>
@@ -85,7 +85,7 @@ struct Gang {
 };
 
 // Images that are being read back.
-struct Verification {
+struct ImageWork {
   wire::ToHost ask;
   std::vector<std::uint64_t> waiters;  // request ids to answer; empty after the coordinator's session ended
 };
@@ -116,8 +116,8 @@ struct Host::Impl {
   std::map<JobId, Incarnation> destroyed;  // up to these nothing may be made again
   std::vector<wire::ToHost> deferred;      // wait for an older gang of their job to be gone
   std::vector<DestroyWait> destroy_waits;
-  std::map<std::uint64_t, wire::ToHost> deletions;      // token → request
-  std::map<std::uint64_t, Verification> verifications;  // by token
+  std::map<std::uint64_t, wire::ToHost> deletions;  // token → request
+  std::map<std::uint64_t, ImageWork> image_work;    // by token
   Effects effects;
 
   // host.cpp
@@ -206,8 +206,11 @@ struct Host::Impl {
 
   // verify.cpp
   void images_listed(const ImagesListed& event);
+  std::optional<std::uint64_t> begin_image_work(const wire::ToHost& ask);  // nothing: it joined what is under way
   void verify_images(const wire::ToHost& ask);
+  void copy_images(const wire::ToHost& ask);
   void images_verified(const ImagesVerified& event);
+  void images_copied(const ImagesCopied& event);
 };
 
 wire::CaptureReport capture_report(const Capture& capture);

@@ -32,6 +32,7 @@ std::string request_name(ToHost::BodyCase body) {
     case ToHost::kAckOutput: return "acknowledge output";
     case ToHost::kReopen: return "reopen gates";
     case ToHost::kVerifyImages: return "verify images";
+    case ToHost::kCopyImages: return "copy images";
     case ToHost::BODY_NOT_SET: break;
   }
   return "request without a body";

@@ -66,7 +66,7 @@ struct Daemon::Impl {
   explicit Impl(DaemonParts p)
       : parts(std::move(p)),
         host(parts.settings),
-        work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image),
+        work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image, parts.upload_caps.get()),
         deadline(io),
         figures_timer(io),
         tidy_timer(io),
@@ -139,6 +139,10 @@ struct Daemon::Impl {
   // One line for all: verifications wait for one another, and nobody else for them.
   void perform(VerifyImages& e) {
     on_worker("verify", [this, e] { return work.verify(e); });
+  }
+  // One line, too: to one place one image at a time is copied anyway.
+  void perform(CopyImages& e) {
+    on_worker("copy images", [this, e] { return work.copy(e); });
   }
   void perform(Log& e);
 
@@ -298,6 +302,7 @@ void Daemon::Impl::watch_deadline() {
 }
 
 void Daemon::Impl::perform(SendToGuest& e) {
+  if (e.request.has_release_ranks()) work.released(e.id);
   const auto link = links.find(e.id);
   if (link == links.end()) return;
   if (e.stamp_clock) stamp(e.request);

@@ -41,6 +41,7 @@ const char* body(const wire::ToHost& m) {
     case T::kAckOutput: return "AckOutput";
     case T::kReopen: return "ReopenGang";
     case T::kVerifyImages: return "VerifyImages";
+    case T::kCopyImages: return "CopyImages";
     case T::BODY_NOT_SET: return "nothing";
   }
   return "?";
@@ -68,6 +69,7 @@ const char* body(const wire::FromHost& m) {
     case F::kRankLost: return "RankLost";
     case F::kRankWished: return "RankWished";
     case F::kVerified: return "VerifyReport";
+    case F::kImagesCopied: return "ImagesCopied";
     case F::kHeld: return "HeldImages";
     case F::BODY_NOT_SET: return "failure";
   }
