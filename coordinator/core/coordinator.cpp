@@ -5,6 +5,7 @@
 #include "coordinator/core/finish.h"
 #include "coordinator/core/hosts.h"
 #include "coordinator/core/invariants.h"
+#include "coordinator/core/later.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/prune.h"
 #include "coordinator/core/ranks.h"
@@ -41,6 +42,7 @@ void tick(Core& core) {
     prune::tick(core, id);
     ranks::tick(core, id);
   }
+  later::tick(core);
   start::try_pending(core);
 }
 
