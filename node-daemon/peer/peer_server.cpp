@@ -223,6 +223,7 @@ asio::awaitable<bool> Session<Server>::take_file(Parser& parser, const PeerTarge
   if (!there) co_return false;
   // It may have to wait for a collection, and takes long for a large pack: the other connections go on.
   if (kept) kept = co_await done_by(server_.workers, [&file] { return (*file)->commit(); });
+  file->reset();  // what is left of it has gone when the other side hears of it
   if (!kept) log_warn("copy not kept", {{"of", target.host}, {"cause", kept.error().message()}});
   if (!kept) co_return co_await answer(parser, kept.error(), parser.is_done());
   co_return co_await answer(parser, 201, "");

@@ -222,6 +222,31 @@ TEST_CASE("an image with a flipped bit is refused as damaged and leaves nothing"
   CHECK(fs::is_empty(site.path / "state/gangs"));
 }
 
+TEST_CASE("images of a checkpoint are copied further when asked, and not while another one is stored") {
+  Site site;
+  const auto images = std::make_shared<HangingStore::Switch>();
+  wire::ToHost copy = about(1, 5);
+  copy.mutable_copy_images()->add_images()->set_guest(1);
+  copy.mutable_copy_images()->mutable_durability()->set_level(wire::Durability::SITE);
+  Running node(site, 1, {}, std::make_unique<HangingStore>(images));
+  site.coordinator.welcome();
+  const auto copied = site.coordinator.ask(copy);
+  REQUIRE_MESSAGE(copied.has_images_copied(), copied.failure().cause());
+  CHECK(copied.images_copied().images(0).guest() == 1);
+
+  std::vector<std::unique_ptr<TestAgent>> agents;
+  start_gang(site, *node.driver, agents);
+  auto capture = about(1, 6);
+  capture.mutable_capture();
+  REQUIRE(site.coordinator.ask(capture).has_capture());
+  REQUIRE(images->wait_hanging());
+  const auto refused = site.coordinator.ask(copy);
+  REQUIRE(refused.has_failure());
+  CHECK(refused.failure().kind() == wire::Failure::TRANSIENT);
+  images->go_on();
+  site.coordinator.wait([](const auto& m) { return m.has_images(); });
+}
+
 TEST_CASE("a checkpoint is restored over no other base image than its own") {
   Site site;
   Running node(site, 1);

@@ -270,7 +270,8 @@ Status ChunkImageStore::replicate(wire::GuestImage& image, const wire::Durabilit
     places.emplace_back("s3");
   }
   for (auto* file : {image.mutable_memory(), image.mutable_disk()})
-    for (const std::string& place : places) file->add_copies(place);
+    for (const std::string& place : places)
+      if (std::ranges::find(file->copies(), place) == file->copies().end()) file->add_copies(place);
   return {};
 }
 

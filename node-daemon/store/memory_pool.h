@@ -57,6 +57,6 @@ class MemoryPool {
 void share_heap();
 
 // Of a daemon that says nothing else. With the index of pages and the program itself it stays below 256 MiB.
-inline constexpr std::size_t kImageMemoryBytes = 64u << 20;
+inline constexpr std::size_t kImageMemoryBytes = 40u << 20;
 
 }  // namespace stillpoint::node

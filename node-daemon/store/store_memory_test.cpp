@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kGuests = 4, kGuestBytes = std::uint64_t{8} << 30;
-constexpr std::uint64_t kEvery = 5;  // so many pages of a guest, one is not zeros
+constexpr std::uint64_t kEvery = 3;  // of so many pages of a guest one is not zeros: they fill the index
 constexpr std::uint64_t kMostMemory = 256u << 20;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kMeasures = false;  // most of the memory is the sanitizer's

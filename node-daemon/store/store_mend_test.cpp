@@ -21,10 +21,10 @@ using test::put;
 
 const std::string kAll = "j1/e1/guest-0.disk", kPart = "j1/e2/guest-0.disk";
 
-// Pages 1 to 2000, and every third of them.
+// Pages 1 to 500, and every third of them.
 std::string pages(std::uint64_t step) {
   std::string bytes;
-  for (std::uint64_t seed = 1; seed <= 2000; seed += step) bytes += test::page_of(seed);
+  for (std::uint64_t seed = 1; seed <= 500; seed += step) bytes += test::page_of(seed);
   return bytes;
 }
 
