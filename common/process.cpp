@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -92,6 +93,10 @@ PumpEnd pump(const ProcessOptions& options, Pipe& in, Pipe& out, Pipe& err, Proc
   return PumpEnd::outputs_closed;
 }
 
+std::chrono::nanoseconds time_of(const timeval& time) {
+  return std::chrono::seconds(time.tv_sec) + std::chrono::microseconds(time.tv_usec);
+}
+
 // Whether it ends by then. Closed outputs do not say so: a program may close them and go on.
 bool ends_by(pid_t pid, Clock::time_point end) {
   const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
@@ -130,7 +135,9 @@ Result<ProcessOutcome> run_process(const std::vector<std::string>& argv, const P
     while (::waitid(P_PID, static_cast<id_t>(*pid), &info, WEXITED | WNOWAIT) < 0 && errno == EINTR) {}
   }
   int status = 0;
-  while (::waitpid(*pid, &status, 0) < 0 && errno == EINTR) {}
+  rusage used{};
+  while (::wait4(*pid, &status, 0, &used) < 0 && errno == EINTR) {}
+  if (options.cpu != nullptr) *options.cpu = time_of(used.ru_utime) + time_of(used.ru_stime);
   if (options.stop.stop_requested())
     return Error{ErrorKind::refused, "run", join(argv), "it was given up before its end"};
   if (end == PumpEnd::deadline)

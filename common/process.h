@@ -19,8 +19,9 @@ struct ProcessOutcome {
 struct ProcessOptions {
   std::chrono::milliseconds deadline{60'000};  // then SIGKILL and an error of kind deadline
   std::string input;
-  std::size_t output_limit = 8u << 20;  // per stream; more is an error
-  std::stop_token stop = {};            // when it is requested: SIGKILL and an error of kind refused
+  std::size_t output_limit = 8u << 20;      // per stream; more is an error
+  std::stop_token stop = {};                // when it is requested: SIGKILL and an error of kind refused
+  std::chrono::nanoseconds* cpu = nullptr;  // set to the processor time that it used, however it ended
 };
 
 // An outcome for every program that could be started, whatever its exit code.

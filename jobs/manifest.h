@@ -49,6 +49,7 @@ struct CheckpointPolicy {
   std::optional<std::uint32_t> interval_seconds;  // nothing: only on demand
   std::uint32_t keep = 3;
   std::string durability = "host-loss";  // or "local", "site"
+  std::string later_durability;          // reached after the commit; empty: none
   std::string while_uploading = "wait";  // a checkpoint asked for while one is under way; or "refuse"
 };
 

@@ -112,7 +112,8 @@ TEST_CASE("a whole manifest becomes the spec of the API") {
   const auto expected = nlohmann::json::parse(R"({
     "name": "melt", "image": "openmpi", "guests": 2, "vcpus": 1, "memoryBytes": 536870912, "diskBytes": 4294967296,
     "ranksPerGuest": [2, 2], "command": ["lmp", "-in", "in.melt"], "env": {"OMP_NUM_THREADS": "1"}, "workdir": "/job",
-    "files": ["in.melt"], "outputs": ["log.lammps"], "checkpoint": {"intervalSeconds": 600, "keep": 3, "whileUploading": "refuse"},
+    "files": ["in.melt"], "outputs": ["log.lammps"], "checkpoint": {"intervalSeconds": 600, "keep": 3, "whileUploading": "refuse",
+      "laterDurability": "site"},
     "durability": "host-loss", "restart": {"onFailure": true, "maxRestarts": 5},
     "placement": {"hosts": [], "spread": true}})");
   CHECK(spec_json(parsed.manifest, "/somewhere") == expected);
@@ -126,6 +127,7 @@ TEST_CASE("what a manifest leaves out has its default in the spec") {
   CHECK(spec["workdir"] == "/job");
   CHECK(spec["checkpoint"]["intervalSeconds"].is_null());
   CHECK(spec["checkpoint"]["whileUploading"] == "wait");
+  CHECK(spec["checkpoint"]["laterDurability"] == "");
   CHECK(spec["durability"] == "host-loss");
   CHECK(spec["env"].is_object());
   CHECK(spec["files"].is_array());

@@ -288,11 +288,20 @@ std::optional<std::string> read_choice(const Section& section, std::string_view 
 }
 
 void read_checkpoint(Problems& problems, const YamlNode& node, CheckpointPolicy& policy) {
-  const Section section(problems, node, "spec.checkpoint", {"interval", "keep", "durability", "whileUploading"});
+  const Section section(problems, node, "spec.checkpoint",
+                        {"interval", "keep", "durability", "laterDurability", "whileUploading"});
   read_interval(section, policy);
   if (const auto n = section.integer("keep", 1, kMostKept)) policy.keep = static_cast<std::uint32_t>(*n);
   if (auto word = read_choice(section, "durability", {"local", "host-loss", "site"}))
     policy.durability = std::move(*word);
+  if (auto word = read_choice(section, "laterDurability", {"host-loss", "site"})) {
+    const bool higher = policy.durability == "local" || (policy.durability == "host-loss" && *word == "site");
+    if (higher) policy.later_durability = std::move(*word);
+    else
+      problems.add(section.find("laterDurability")->mark,
+                   fmt::format("{} is {}, expected a higher level than durability, which is {}",
+                               section.name_of("laterDurability"), in_quotes(*word), policy.durability));
+  }
   if (auto word = read_choice(section, "whileUploading", {"wait", "refuse"})) policy.while_uploading = std::move(*word);
 }
 

@@ -40,6 +40,7 @@ const std::map<std::string_view, std::string_view> kHomes{{"apiVersion", "the to
                                                           {"interval", "spec.checkpoint"},
                                                           {"keep", "spec.checkpoint"},
                                                           {"durability", "spec.checkpoint"},
+                                                          {"laterDurability", "spec.checkpoint"},
                                                           {"whileUploading", "spec.checkpoint"},
                                                           {"policy", "spec.restart"},
                                                           {"maxRestarts", "spec.restart"},

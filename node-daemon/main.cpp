@@ -14,6 +14,7 @@
 #include "node-daemon/peer/peer_server.h"
 #include "node-daemon/shell/daemon.h"
 #include "node-daemon/store/chunk_image_store.h"
+#include "node-daemon/upload_flags.h"
 
 namespace {
 
@@ -29,6 +30,7 @@ struct Flags {
   std::string domain;
   std::optional<std::uint64_t> store_reserve;
   ObjectStoreFlags object_store;
+  UploadLimits upload;
 };
 
 int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
@@ -55,6 +57,7 @@ int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
       ->transform(CLI::AsSizeValue(false))
       ->take_last();
   add_flags(app, flags.object_store);
+  add_flags(app, flags.upload);
   app.add_option("--guest-image", flags.guest_image, "directory with vmlinuz, initrd.img, base.squashfs")->required();
   app.add_option("--libvirt", flags.libvirt, "embed, or qemu:///system")
       ->check(CLI::IsMember({"embed", "qemu:///system"}));
@@ -98,9 +101,11 @@ Status serve(const Flags& flags) {
   ImageStoreOptions images;
   images.own = flags.own_images;
   images.reserve = flags.store_reserve.value_or(std::uint64_t{1} << 30);
-  images.connect = [identity = SiteIdentity{tls_file("ca.pem"), tls_file("cert.pem"), tls_file("key.pem")}](
-                       const wire::StorePeer& peer) { return connect_peer(peer, identity, 0); };
-  auto object_store = open_object_store(flags.object_store, flags.tls, {flags.name});
+  parts.upload_caps = images.caps = make_upload_caps(flags.upload);
+  images.connect = [caps = images.caps,
+                    identity = SiteIdentity{tls_file("ca.pem"), tls_file("cert.pem"), tls_file("key.pem")}](
+                       const wire::StorePeer& peer) { return connect_peer(peer, identity, caps); };
+  auto object_store = open_object_store(flags.object_store, flags.tls, {flags.name}, images.caps);
   if (!object_store) return object_store.error();
   parts.settings.object_store = *object_store != nullptr;
   images.object_store = std::move(*object_store);
@@ -153,6 +158,7 @@ int main(int argc, char** argv) {
   if (const int code = read_flags(app, flags, argc, argv); code >= 0) return code;
   set_log_level(flags.log_level);
   std::signal(SIGPIPE, SIG_IGN);
+  share_heap();
   if (const Status served = serve(flags); !served) {
     log_error("node daemon cannot run", {{"cause", served.error().message()}});
     return 1;

@@ -25,10 +25,11 @@ void add_flags(CLI::App& app, ObjectStoreFlags& flags) {
 }
 
 Result<std::shared_ptr<BlobStore>> open_object_store(const ObjectStoreFlags& flags, const std::filesystem::path& tls,
-                                                     const HostName& host) {
+                                                     const HostName& host, std::shared_ptr<UploadCaps> caps) {
   if (flags.s3.endpoint.empty()) return std::shared_ptr<BlobStore>();
   S3Settings settings = flags.s3;
   settings.path_style = !flags.virtual_host;
+  settings.caps = std::move(caps);
   if (settings.credentials.empty()) settings.credentials = tls / "s3.credentials";
   auto store = S3Store::make(settings);
   if (!store) return store.error();

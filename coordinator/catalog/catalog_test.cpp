@@ -46,6 +46,7 @@ JobRecord rich_job(const std::string& id) {
   job.spec.interval_seconds = 600;
   job.spec.keep = 7;
   job.spec.durability = "local";
+  job.spec.later_durability = "site";
   job.spec.while_uploading = "refuse";
   job.spec.restart_on_failure = false;
   job.spec.max_restarts = 1;

@@ -25,6 +25,7 @@ void read_policies(JsonReader& reader, JobSpec& spec, std::vector<std::string>& 
     checkpoint.read("intervalSeconds", spec.interval_seconds);
     checkpoint.read("keep", spec.keep);
     checkpoint.read("whileUploading", spec.while_uploading);
+    checkpoint.read("laterDurability", spec.later_durability);
     checkpoint.refuse_unknown();
   }
   if (const json* value = reader.find("restart")) {
@@ -73,7 +74,8 @@ json spec_to_json(const JobSpec& spec) {
           {"checkpoint",
            {{"intervalSeconds", spec.interval_seconds ? json(*spec.interval_seconds) : json(nullptr)},
             {"keep", spec.keep},
-            {"whileUploading", spec.while_uploading}}},
+            {"whileUploading", spec.while_uploading},
+            {"laterDurability", spec.later_durability}}},
           {"durability", spec.durability},
           {"restart", {{"onFailure", spec.restart_on_failure}, {"maxRestarts", spec.max_restarts}}},
           {"placement", {{"hosts", std::move(hosts)}, {"spread", spec.spread}}},
@@ -140,6 +142,9 @@ std::vector<std::string> spec_problems(const JobSpec& spec) {
          "checkpoint.whileUploading: expected \"wait\" or \"refuse\"");
   expect(spec.durability == "host-loss" || spec.durability == "local" || spec.durability == "site",
          "durability: expected \"local\", \"host-loss\" or \"site\"");
+  expect(spec.later_durability.empty() || (spec.later_durability == "site" && spec.durability != "site") ||
+             (spec.later_durability == "host-loss" && spec.durability == "local"),
+         "checkpoint.laterDurability: expected a higher level than durability's, or none");
   for (const auto& host : spec.hosts)
     expect(plain_name(host.value), "placement.hosts: \"" + host.value + "\" is no host name");
   return problems;

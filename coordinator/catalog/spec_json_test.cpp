@@ -15,7 +15,7 @@ namespace {
 json good() {
   return json::parse(R"({"name":"heat","image":"openmpi","guests":2,"vcpus":1,"memoryBytes":536870912,
     "diskBytes":4294967296,"ranksPerGuest":[2,2],"command":["./heat","100"],"env":{"A":"b"},"workdir":"/job",
-    "files":["heat"],"outputs":["out/field.pgm"],"checkpoint":{"intervalSeconds":null,"keep":3,"whileUploading":"refuse"},
+    "files":["heat"],"outputs":["out/field.pgm"],"checkpoint":{"intervalSeconds":null,"keep":3,"whileUploading":"refuse","laterDurability":"site"},
     "durability":"host-loss","restart":{"onFailure":true,"maxRestarts":5},"placement":{"hosts":["h1"],"spread":true}})");
 }
 
@@ -88,6 +88,7 @@ TEST_CASE("values that make no job") {
   CHECK(problem([](JobSpec& s) { s.interval_seconds = 0; }).starts_with("checkpoint.intervalSeconds"));
   CHECK(problem([](JobSpec& s) { s.while_uploading = "ask"; }).starts_with("checkpoint.whileUploading"));
   CHECK(problem([](JobSpec& s) { s.durability = "forever"; }).starts_with("durability"));
+  CHECK(problem([](JobSpec& s) { s.later_durability = "host-loss"; }).starts_with("checkpoint.laterDurability"));
   CHECK(problem([](JobSpec& s) { s.memory_bytes = 1; }).starts_with("memoryBytes"));
 }
 

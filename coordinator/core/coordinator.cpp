@@ -5,6 +5,7 @@
 #include "coordinator/core/finish.h"
 #include "coordinator/core/hosts.h"
 #include "coordinator/core/invariants.h"
+#include "coordinator/core/later.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/prune.h"
 #include "coordinator/core/ranks.h"
@@ -43,6 +44,7 @@ void tick(Core& core) {
     ranks::tick(core, id);
   }
   transfer::tick(core);
+  later::tick(core);
   start::try_pending(core);
 }
 

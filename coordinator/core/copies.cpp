@@ -13,9 +13,9 @@ namespace {
 constexpr std::size_t kCandidates = 4;
 constexpr std::string_view kDirectory = "dir:", kObjectStore = "s3";
 
-wire::Durability::Level level_of(const JobSpec& spec) {
-  if (spec.durability == "site") return wire::Durability::SITE;
-  return spec.durability == "local" ? wire::Durability::LOCAL : wire::Durability::HOST_LOSS;
+wire::Durability::Level level_of(const std::string& durability) {
+  if (durability == "site") return wire::Durability::SITE;
+  return durability == "local" ? wire::Durability::LOCAL : wire::Durability::HOST_LOSS;
 }
 
 std::string owner_of(const wire::ImageFile& file) { return file.path().substr(0, file.path().find('/')); }
@@ -100,33 +100,60 @@ bool keeps(const Core& core, const HostName& host, const wire::ImageFile& file) 
 }
 
 wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host) {
+  return asked_of(core, job, host, job.spec.durability);
+}
+
+wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host, const std::string& level) {
   wire::Durability asked;
-  asked.set_level(level_of(job.spec));
+  asked.set_level(level_of(level));
   if (asked.level() == wire::Durability::HOST_LOSS && core.hosts.at(host).hello.store_is_own())
     for (const auto& partner : partners(core, job, host)) add_peer(core, partner, *asked.add_partners());
   return asked;
 }
 
 std::string obstacle(const Core& core, const JobRecord& job) {
-  const auto wanted = level_of(job.spec);
-  for (const auto& host : core.gang_hosts(job)) {
-    const auto& hello = core.hosts.at(host).hello;
-    if (wanted == wire::Durability::SITE && !hello.object_store())
-      return fmt::format(
-          "its durability is site, and host {} knows of no S3 store: start its daemon with --s3-endpoint", host.value);
-    if (wanted == wire::Durability::HOST_LOSS && hello.store_is_own() && partners(core, job, host).empty())
-      return fmt::format(
-          "its durability is host-loss, and no other host is up that could keep a copy of what {} stores: bring one "
-          "up, "
-          "or submit the job with durability: local",
-          host.value);
-  }
+  for (const auto& host : core.gang_hosts(job))
+    if (std::string why = obstacle(core, job, host, job.spec.durability); !why.empty()) return why;
   return {};
+}
+
+std::string obstacle(const Core& core, const JobRecord& job, const HostName& host, const std::string& level) {
+  const auto& hello = core.hosts.at(host).hello;
+  if (level == "site" && !hello.object_store())
+    return fmt::format("its durability is site, and host {} knows of no S3 store: start its daemon with --s3-endpoint",
+                       host.value);
+  if (level == "host-loss" && hello.store_is_own() && partners(core, job, host).empty())
+    return fmt::format(
+        "its durability is host-loss, and no other host is up that could keep a copy of what {} stores: bring one "
+        "up, or submit the job with durability: local",
+        host.value);
+  return {};
+}
+
+HostName owner(const wire::GuestImage& image) { return {owner_of(image.memory())}; }
+
+bool reaches(const wire::GuestImage& image, const std::string& level) {
+  const auto enough = [&](const wire::ImageFile& file) { return level_of(level_of(file)) >= level_of(level); };
+  return enough(image.memory()) && enough(image.disk());
 }
 
 void add_peers(const Core& core, wire::RestoreGuests& restore) { add_all(core, restore); }
 void add_peers(const Core& core, wire::ReadImage& read) { add_all(core, read); }
 void add_peers(const Core& core, wire::VerifyImages& verify) { add_all(core, verify); }
+
+std::set<HostName> absent_keepers(const Core& core, const EpochRecord& epoch) {
+  std::set<HostName> absent;
+  for (const auto& image : epoch.images)
+    for (const auto* file : {&image.memory(), &image.disk()}) {
+      const bool shared = file->copies().empty() || std::ranges::any_of(file->copies(), [](const std::string& copy) {
+                            return copy.starts_with(kDirectory);
+                          });
+      if (!shared && !core.usable({owner_of(*file)})) absent.insert({owner_of(*file)});
+      for (const auto& copy : file->copies())
+        if (copy != kObjectStore && !copy.starts_with(kDirectory) && !core.usable({copy})) absent.insert({copy});
+    }
+  return absent;
+}
 
 std::string lost_images(const Core& core, const EpochRecord& epoch) {
   std::string text;

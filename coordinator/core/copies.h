@@ -12,9 +12,13 @@ namespace stillpoint::coordinator::copies {
 // failure domain, then who has the job's last copies already (they grow only by what is new), then who runs none of its
 // guests, then who has most room.
 wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host);
+// The same for another level: "local", "host-loss", "site".
+wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host, const std::string& level);
 
 // Why the job's level cannot be reached now, and what to do; empty: it can.
 std::string obstacle(const Core& core, const JobRecord& job);
+// Why what the host stored cannot reach the level now.
+std::string obstacle(const Core& core, const JobRecord& job, const HostName& host, const std::string& level);
 
 // Hosts that serve images, to be asked for those that are not at hand.
 void add_peers(const Core& core, wire::RestoreGuests& restore);
@@ -24,11 +28,19 @@ void add_peers(const Core& core, wire::VerifyImages& verify);
 // Whether the image is in the host's directory: it stored it, keeps a copy of it, or shares the directory with who did.
 bool keeps(const Core& core, const HostName& host, const wire::ImageFile& file);
 
+// The hosts that keep images of the checkpoint and are not up; empty: there are none. Not those that share a directory
+// with one that is up.
+std::set<HostName> absent_keepers(const Core& core, const EpochRecord& epoch);
+
 // Which images of the checkpoint nobody who is up has; empty: all can be had.
 std::string lost_images(const Core& core, const EpochRecord& epoch);
 
 // The newest committed checkpoint of the job's present history, before that one, whose images can all be had.
 std::optional<Epoch> newest_at_hand(const Core& core, const JobRecord& job, Epoch before);
+
+// Who stored the image, and whether it and its disk are where the level wants them.
+HostName owner(const wire::GuestImage& image);
+bool reaches(const wire::GuestImage& image, const std::string& level);
 
 // The level that a committed checkpoint has reached: "local", "host-loss", "site"; the least of its images'.
 std::string level(const EpochRecord& epoch);

@@ -36,10 +36,11 @@ inline constexpr std::chrono::milliseconds kFullNoteEvery{60'000};    // "no roo
 inline constexpr std::chrono::milliseconds kPieceDeadline{90'000};    // of an image that leaves or comes, and for more
 inline constexpr std::size_t kMaxImports = 8;                         // at a time
 inline constexpr std::size_t kMaxExportPieces = 32;                   // under way at a time
+inline constexpr std::chrono::milliseconds kLaterRetry{30'000};       // between tries of a copy that follows a commit
 inline constexpr std::chrono::milliseconds kRetry{5'000};             // between tries of a clean-up that failed
 
 // Which machine a request's answer belongs to.
-enum class Owner { start, checkpoint, restart, finish, remove, verify, prune, query, transfer, background };
+enum class Owner { start, checkpoint, restart, finish, remove, verify, prune, query, transfer, later, background };
 
 struct Request {
   std::uint64_t id = 0;
@@ -225,7 +226,9 @@ struct JobRun {
   std::map<std::uint64_t, std::optional<wire::LaunchOutcome>> launches;  // of this incarnation; nothing: under way
   std::map<Epoch, std::set<HostName>> cleanup;  // aborted epochs that hosts still have to let go
   Time next_checkpoint{};
-  Time next_full_note{};  // when it may be said again that there is no room for a checkpoint
+  Time later_not_before{};     // copies that follow a commit
+  std::string later_obstacle;  // why the last one could not be made; empty: it could
+  Time next_full_note{};       // when it may be said again that there is no room for a checkpoint
   unsigned failed_starts = 0;
   Time start_not_before{};                                // of a pending job
   std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before

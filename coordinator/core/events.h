@@ -45,6 +45,7 @@ struct JobSpec {
   // What becomes of a checkpoint that is asked for while another one is under way: "wait" for its turn, or "refuse".
   std::string while_uploading = "wait";
   std::string durability = "host-loss";  // or "local", "site"
+  std::string later_durability;          // that committed checkpoints reach afterwards; empty: none
   bool restart_on_failure = true;
   std::uint32_t max_restarts = 5;
   std::vector<HostName> hosts;   // allowed hosts; empty = any

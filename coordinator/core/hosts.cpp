@@ -4,6 +4,7 @@
 
 #include "coordinator/core/checkpoint.h"
 #include "coordinator/core/finish.h"
+#include "coordinator/core/later.h"
 #include "coordinator/core/leftovers.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/prune.h"
@@ -106,6 +107,7 @@ void declare_lost(Core& core, const HostName& host) {
   core.note(Log::Level::error, {}, host, {}, "host lost", why);
   each_job(core, [&](JobRecord& job) { finish::on_host_lost(core, job, host); });
   verify::on_host_lost(core, host);
+  later::on_host_lost(core, host);
   for (const auto& request : core.give_up(host))
     if (request.message.has_release()) checkpoint::on_cleaned(core, request.job, Epoch{request.message.epoch()}, host);
 }
@@ -129,6 +131,7 @@ void dispatch(Core& core, const Request& request, const wire::FromHost& answer) 
     case Owner::remove: return finish::on_removed(core, request, answer);
     case Owner::verify: return verify::on_answer(core, request, answer);
     case Owner::prune: return prune::on_answer(core, request, answer);
+    case Owner::later: return later::on_answer(core, request, answer);
     case Owner::query: return ranks::on_answer(core, request, answer);
     case Owner::transfer: return transfer::on_answer(core, request, answer);
     case Owner::background: return relay::on_background(core, request, answer);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "coordinator/core/copies.h"
 #include "coordinator/core/epochs.h"
 #include "coordinator/core/relay.h"
 
@@ -15,9 +16,9 @@ bool is_used(const Core& core, const JobId& job, Epoch epoch) {
   return run != core.runs.end() && run->second.restart && run->second.restart->epoch == epoch;
 }
 
-// Epochs older than the newest `keep` committed ones; those of histories that were left by a restart go first. A
-// damaged one counts for nothing and goes with its age. Control epochs are nobody's checkpoints: they neither count nor
-// go.
+// Epochs older than the newest `keep` committed ones that can be had now; those of histories that were left by a
+// restart go first. A damaged one counts for nothing and goes with its age, and so does one whose hosts are all away.
+// Control epochs are nobody's checkpoints: they neither count nor go.
 std::vector<Epoch> surplus(const Core& core, const JobRecord& job, std::size_t keep) {
   const auto present = epochs::present_history(core, job);
   std::vector<Epoch> found;
@@ -25,7 +26,9 @@ std::vector<Epoch> surplus(const Core& core, const JobRecord& job, std::size_t k
     if (epoch.job == job.job && has_images(epoch.state) && !epoch.control) found.push_back(number);
   std::stable_partition(found.begin(), found.end(), [&](Epoch e) { return !present.contains(e); });
   for (keep = std::max<std::size_t>(1, keep); keep > 0 && !found.empty(); found.pop_back())
-    if (core.catalog.epochs.at(found.back()).state == EpochState::committed) --keep;
+    if (const auto& epoch = core.catalog.epochs.at(found.back());
+        epoch.state == EpochState::committed && copies::lost_images(core, epoch).empty())
+      --keep;
   std::erase_if(found, [&](Epoch e) { return is_used(core, job.job, e); });
   return found;
 }

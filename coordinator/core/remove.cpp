@@ -53,6 +53,7 @@ void on_remove(Core& core, const RemoveJob& event) {
     return core.refuse(event.request,
                        refused("rm", event.job.value, "its checkpoints are being pruned; try again when that is done"));
   checkpoint::refuse_turns(core, event.job, "the job is being removed");
+  core.cancel(event.job, Owner::later);
   verify::cancel(core, event.job, refused("verify", event.job.value, "the job is being removed"));
   std::vector<Epoch> epochs;
   for (auto& [number, epoch] : core.catalog.epochs) {

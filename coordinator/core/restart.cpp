@@ -75,8 +75,8 @@ void settle_epoch(Core& core, JobRecord& job, RestartRun& run) {
   const std::string lost = copies::lost_images(core, core.epoch(run.epoch));
   const auto older = run.fall_back ? copies::newest_at_hand(core, job, run.epoch) : std::nullopt;
   if (lost.empty() || !older) return;
-  const std::string what =
-      fmt::format("checkpoint {} cannot be had: {}; checkpoint {} is taken instead", run.epoch.value, lost, older->value);
+  const std::string what = fmt::format("checkpoint {} cannot be had: {}; checkpoint {} is taken instead",
+                                       run.epoch.value, lost, older->value);
   run.story += (run.story.empty() ? "" : "; ") + what;
   core.note(Log::Level::error, job.job, {}, run.epoch, "fell back", what);
   run.epoch = *older;
@@ -143,10 +143,18 @@ void begin(Core& core, JobRecord& job, RestartRun fresh) {
   fence_and_go(core, job, run);
 }
 
-// An image is damaged or gone. Was no epoch named, the next older checkpoint is taken, with a new incarnation.
-void fall_back(Core& core, JobRecord& job, RestartRun& run, const Error& damage) {
-  verify::found_damaged(core, run.epoch, damage.message());
-  const auto older = run.fall_back ? epochs::newest_committed(core, job, run.epoch) : std::nullopt;
+// An image is damaged or gone. Was no epoch named, the next older checkpoint is taken, with a new incarnation. While a
+// host is away that keeps a copy, the checkpoint may be whole there, and stays what it is.
+void fall_back(Core& core, JobRecord& job, RestartRun& run, Error damage) {
+  const auto absent = copies::absent_keepers(core, core.epoch(run.epoch));
+  if (absent.empty()) {
+    verify::found_damaged(core, run.epoch, damage.message());
+  } else {
+    damage.kind = ErrorKind::transient;
+    damage.cause += fmt::format("; a copy on {} may be whole, and {} not up", joined(absent),
+                                absent.size() == 1 ? "that host is" : "those hosts are");
+  }
+  const auto older = run.fall_back ? copies::newest_at_hand(core, job, run.epoch) : std::nullopt;
   if (!older) return fail(core, job, damage);
   core.cancel(job.job, Owner::restart);
   const std::string what = fmt::format("checkpoint {} cannot be restored ({}); checkpoint {} is taken instead",

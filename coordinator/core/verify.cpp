@@ -19,20 +19,27 @@ void note_problem(EpochCheck& check, State state, std::string words) {
   if (check.problems.size() < kMostProblems) check.problems.push_back(std::move(words));
 }
 
-// The host that stored it, or any other one that has it in its directory; nothing when none is up.
-std::optional<HostName> reader(const Core& core, const wire::GuestImage& image) {
-  const std::string& path = image.memory().path();
-  if (const HostName own{path.substr(0, path.find('/'))}; core.usable(own)) return own;
-  for (const auto& [name, host] : core.hosts)
-    if (core.usable(name) && copies::keeps(core, name, image.memory())) return name;
-  return std::nullopt;
+// Those who are up and have it in a directory: of a directory that hosts share one of them, the host that stored it
+// rather than another.
+std::vector<HostName> readers(const Core& core, const wire::GuestImage& image) {
+  std::vector<HostName> found;
+  std::set<std::string> directories;
+  const auto add = [&](const HostName& name) {
+    const auto host = core.hosts.find(name);
+    if (host == core.hosts.end() || !core.usable(name) || !copies::keeps(core, name, image.memory())) return;
+    if (directories.insert(host->second.hello.store_id()).second) found.push_back(name);
+  };
+  add(copies::owner(image));
+  for (const auto& [name, host] : core.hosts) add(name);
+  return found;
 }
 
 void ask(Core& core, const JobId& job, Epoch epoch, const std::vector<wire::GuestImage>& images, EpochCheck& check) {
   std::map<HostName, std::vector<const wire::GuestImage*>> by_host;
   for (const auto& image : images) {
-    if (const auto host = reader(core, image)) by_host[*host].push_back(&image);
-    else
+    const auto hosts = readers(core, image);
+    for (const auto& host : hosts) by_host[host].push_back(&image);
+    if (hosts.empty())
       note_problem(check, State::unchecked, fmt::format("guest {}: no host that keeps its image is up", image.guest()));
   }
   for (const auto& [host, theirs] : by_host)
@@ -163,9 +170,11 @@ void on_host_lost(Core& core, const HostName& host) {
     return true;
   });
   for (const auto& request : lost) {
-    const auto& images = request.message.verify_images().images();
-    ask(core, request.job, Epoch{request.message.epoch()}, {images.begin(), images.end()},
-        core.run(request.job).verify->current);
+    // Whoever has another copy was asked from the beginning: only who shares the lost host's directory is asked now.
+    std::vector<wire::GuestImage> left;
+    for (const auto& image : request.message.verify_images().images())
+      if (!core.hosts.at(host).hello.store_is_own() || readers(core, image).empty()) left.push_back(image);
+    ask(core, request.job, Epoch{request.message.epoch()}, left, core.run(request.job).verify->current);
     if (!is_waiting(core, request.job)) epoch_done(core, request.job);
   }
 }

@@ -265,7 +265,8 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
     case wire::ToHost::kFreeze:
       for (auto guest : mine) *reply.mutable_cut()->add_guests() = cut_of(guest);
       return true;
-    case wire::ToHost::kPrepareCapture: reply.mutable_done(); return true;
+    case wire::ToHost::kPrepareCapture:
+    case wire::ToHost::kCopyImages: reply.mutable_done(); return true;
     case wire::ToHost::kCapture:
       for (auto guest : mine) reply.mutable_capture()->add_guests()->set_guest(guest);
       return true;

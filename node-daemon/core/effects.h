@@ -127,6 +127,14 @@ struct TransferImage {
   wire::ToHost ask;
   std::uint64_t token = 0;
 };  // → ImageTransferred
+// Gives way to captures and deletions.
+struct CopyImages {  // → ImagesCopied
+  JobId job;
+  Epoch epoch;
+  std::vector<wire::GuestImage> images;
+  wire::Durability durability;
+  std::uint64_t token = 0;
+};
 
 struct Log {
   enum class Level { info, warn, error } level;
@@ -139,7 +147,7 @@ struct Log {
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
                             StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
                             PrepareCapture, TakeInstant, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest,
-                            RemoveGang, DeleteImages, ListImages, VerifyImages, TransferImage, Log>;
+                            RemoveGang, DeleteImages, ListImages, VerifyImages, CopyImages, TransferImage, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

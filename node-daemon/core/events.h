@@ -115,6 +115,10 @@ struct ImageTransferred {
   std::uint64_t token = 0;
   wire::FromHost answer;
 };
+struct ImagesCopied {
+  std::uint64_t token = 0;
+  Result<std::vector<wire::GuestImage>> images;  // with their copies
+};
 
 struct HostFigures {
   std::uint64_t memory_free = 0;
@@ -126,6 +130,6 @@ struct Tick {};  // time has passed; step() compares deadlines with now
 using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
                            GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
                            GuestReady, GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
-                           ImagesDeleted, ImagesListed, ImagesVerified, ImageTransferred, HostFigures, Tick>;
+                           ImagesDeleted, ImagesListed, ImagesVerified, ImagesCopied, ImageTransferred, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

@@ -69,6 +69,7 @@ void Host::Impl::handle(Event& event) {
         else if constexpr (std::is_same_v<E, ImagesListed>) images_listed(e);
         else if constexpr (std::is_same_v<E, ImagesVerified>) images_verified(e);
         else if constexpr (std::is_same_v<E, ImageTransferred>) image_transferred(e);
+        else if constexpr (std::is_same_v<E, ImagesCopied>) images_copied(e);
         else if constexpr (std::is_same_v<E, HostFigures>) figures = e;
         else {
           static_assert(std::is_same_v<E, Tick>);
@@ -142,7 +143,7 @@ void Host::Impl::on_disconnected() {
   // Request ids belong to a session: an answer on a later one would be taken for another request's.
   for (auto& [id, gang] : gangs)
     for (auto& [key, operation] : gang.operations) operation.waiters.clear();
-  for (auto& [token, verification] : verifications) verification.waiters.clear();
+  for (auto& [token, work] : image_work) work.waiters.clear();
   for (auto& [token, transfer] : transfers) transfer.request = 0;
   destroy_waits.clear();
   deletions.clear();

@@ -1,6 +1,6 @@
 // The inside of Host, shared by the files that implement it: host.cpp (sessions, time), requests.cpp (what the
 // coordinator asks), guests.cpp (what agents say), lifecycle.cpp (gangs come and go), capture.cpp (images),
-// verify.cpp (images read back, and named), transfer.cpp (images that leave the site or come from another one).
+// verify.cpp (images read back, copied, and named), transfer.cpp (images that leave the site or come from another one).
 #pragma once
 
 #include <map>
@@ -87,7 +87,7 @@ struct Gang {
 };
 
 // Images that are being read back.
-struct Verification {
+struct ImageWork {
   wire::ToHost ask;
   std::vector<std::uint64_t> waiters;  // request ids to answer; empty after the coordinator's session ended
 };
@@ -124,9 +124,9 @@ struct Host::Impl {
   std::map<JobId, Incarnation> destroyed;  // up to these nothing may be made again
   std::vector<wire::ToHost> deferred;      // wait for an older gang of their job to be gone
   std::vector<DestroyWait> destroy_waits;
-  std::map<std::uint64_t, wire::ToHost> deletions;      // token → request
-  std::map<std::uint64_t, Verification> verifications;  // by token
-  std::map<std::uint64_t, Transfer> transfers;          // by token
+  std::map<std::uint64_t, wire::ToHost> deletions;  // token → request
+  std::map<std::uint64_t, ImageWork> image_work;    // by token
+  std::map<std::uint64_t, Transfer> transfers;      // by token
   Effects effects;
 
   // host.cpp
@@ -218,8 +218,11 @@ struct Host::Impl {
 
   // verify.cpp
   void images_listed(const ImagesListed& event);
+  std::optional<std::uint64_t> begin_image_work(const wire::ToHost& ask);  // nothing: it joined what is under way
   void verify_images(const wire::ToHost& ask);
+  void copy_images(const wire::ToHost& ask);
   void images_verified(const ImagesVerified& event);
+  void images_copied(const ImagesCopied& event);
 
   // transfer.cpp
   void transfer_image(const wire::ToHost& ask);

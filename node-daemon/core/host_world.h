@@ -97,6 +97,8 @@ inline string line(const Effect& effect) {
         else if constexpr (std::is_same_v<E, ListImages>) return "";  // with every welcome
         else if constexpr (std::is_same_v<E, VerifyImages>)
           return "verify " + std::to_string(e.images.size()) + " images";
+        else if constexpr (std::is_same_v<E, CopyImages>)
+          return "copy " + std::to_string(e.images.size()) + " images of " + std::to_string(e.epoch.value);
         else return "";  // logs say nothing that the others do not
       },
       effect);

@@ -36,6 +36,7 @@ std::string request_name(ToHost::BodyCase body) {
     case ToHost::kReadImage: return "read image";
     case ToHost::kWriteImage: return "write image";
     case ToHost::kKeepImages: return "keep images";
+    case ToHost::kCopyImages: return "copy images";
     case ToHost::BODY_NOT_SET: break;
   }
   return "request without a body";

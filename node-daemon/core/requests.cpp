@@ -31,6 +31,7 @@ void Host::Impl::coordinator_said(const ToHost& ask) {
   if (ask.has_delete_images()) return delete_images(ask);
   if (ask.has_verify_images()) return verify_images(ask);
   if (ask.has_read_image() || ask.has_write_image() || ask.has_keep_images()) return transfer_image(ask);
+  if (ask.has_copy_images()) return copy_images(ask);
   if (ask.has_destroy()) return destroy(ask);
 
   const GangId id = gang_of(ask.gang());

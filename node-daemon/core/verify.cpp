@@ -1,22 +1,56 @@
-// Images read back for the coordinator, and named to it. Reading takes long: a request that comes again, after the
-// session was lost, joins the reading that is under way.
+// Images read back, copied, and named for the coordinator. The first two take long: a request that comes again, after
+// the session was lost, joins what is under way.
 #include "node-daemon/core/host_impl.h"
 
 namespace stillpoint::node {
+namespace {
 
-void Host::Impl::verify_images(const wire::ToHost& ask) {
-  const std::string images = ask.verify_images().SerializeAsString();
-  for (auto& [token, known] : verifications) {
-    if (known.ask.gang().job() != ask.gang().job() || known.ask.epoch() != ask.epoch()) continue;
-    if (known.ask.verify_images().SerializeAsString() != images) continue;
+// Without the request's number, which is another one each time.
+std::string what_is_asked(wire::ToHost ask) {
+  ask.set_request(0);
+  return ask.SerializeAsString();
+}
+
+}  // namespace
+
+std::optional<std::uint64_t> Host::Impl::begin_image_work(const wire::ToHost& ask) {
+  const std::string what = what_is_asked(ask);
+  for (auto& [token, known] : image_work) {
+    if (what_is_asked(known.ask) != what) continue;
     known.waiters.push_back(ask.request());
-    return;
+    return std::nullopt;
   }
   const std::uint64_t token = next_token++;
-  verifications[token] = {ask, {ask.request()}};
+  image_work[token] = {ask, {ask.request()}};
+  return token;
+}
+
+void Host::Impl::verify_images(const wire::ToHost& ask) {
   const auto& what = ask.verify_images();
-  effects.push_back(
-      VerifyImages{{what.images().begin(), what.images().end()}, token, {what.peers().begin(), what.peers().end()}});
+  if (const auto token = begin_image_work(ask))
+    effects.push_back(
+        VerifyImages{{what.images().begin(), what.images().end()}, *token, {what.peers().begin(), what.peers().end()}});
+}
+
+void Host::Impl::copy_images(const wire::ToHost& ask) {
+  const auto& what = ask.copy_images();
+  if (const auto token = begin_image_work(ask))
+    effects.push_back(CopyImages{{ask.gang().job()},
+                                 Epoch{ask.epoch()},
+                                 {what.images().begin(), what.images().end()},
+                                 what.durability(),
+                                 *token});
+}
+
+void Host::Impl::images_copied(const ImagesCopied& event) {
+  const auto node = image_work.extract(event.token);
+  if (node.empty()) return;
+  const ImageWork& done = node.mapped();
+  wire::FromHost message;
+  if (event.images)
+    message.mutable_images_copied()->mutable_images()->Assign(event.images->begin(), event.images->end());
+  else *message.mutable_failure() = to_wire(event.images.error());
+  for (const std::uint64_t waiter : done.waiters) answer(done.ask, waiter, message);
 }
 
 void Host::Impl::images_listed(const ImagesListed& event) {
@@ -28,9 +62,9 @@ void Host::Impl::images_listed(const ImagesListed& event) {
 }
 
 void Host::Impl::images_verified(const ImagesVerified& event) {
-  const auto node = verifications.extract(event.token);
+  const auto node = image_work.extract(event.token);
   if (node.empty()) return;
-  const Verification& done = node.mapped();
+  const ImageWork& done = node.mapped();
   for (const auto& image : event.report.images())
     for (const auto& problem : image.problems())
       log(Log::Level::warn, "image not whole", {{done.ask.gang().job()}, {}}, Epoch{done.ask.epoch()},

@@ -49,6 +49,30 @@ TEST_CASE("after the session was lost the one that asks again is answered, and n
   CHECK(w.step(event) == Lines{"answer 102: verified 1"});
 }
 
+TEST_CASE("images are copied once, however often it is asked, and whoever asks now hears where they lie") {
+  World w;
+  w.connect();
+  ToHost ask = w.ask(7);
+  ask.mutable_copy_images()->add_images()->set_guest(1);
+  ask.mutable_copy_images()->mutable_durability()->set_level(wire::Durability::SITE);
+  CHECK(w.say(ask) == Lines{"copy 1 images of 7"});
+  const auto work = w.of<CopyImages>();
+  REQUIRE(work.size() == 1);
+  CHECK(work[0].durability.level() == wire::Durability::SITE);
+  ask.set_request(150);
+  CHECK(w.say(ask).empty());
+  w.step(ImagesCopied{work[0].token, std::vector{work[0].images}});
+  const auto said = w.of<SendToCoordinator>();
+  REQUIRE(said.size() == 2);
+  CHECK(said[1].message.request() == 150);
+  CHECK(said[1].message.images_copied().images(0).guest() == 1);
+
+  ask.set_request(151);
+  w.say(ask);
+  w.step(ImagesCopied{w.of<CopyImages>().at(0).token, Error{ErrorKind::transient, "copy images", "j1", "not now"}});
+  CHECK(w.of<SendToCoordinator>().at(0).message.failure().kind() == wire::Failure::TRANSIENT);
+}
+
 TEST_CASE("after each welcome the images that are here are named to the coordinator, if there are any") {
   World w;
   w.connect();

@@ -144,11 +144,11 @@ class PeerBlobs final : public BlobStore {
 }  // namespace
 
 std::shared_ptr<BlobStore> connect_peer(const wire::StorePeer& peer, const SiteIdentity& identity,
-                                        std::uint64_t send_rate) {
+                                        std::shared_ptr<UploadCaps> caps) {
   HttpSettings settings;
   settings.identity = identity;
   settings.connect_to = peer.endpoint();
-  settings.send_rate = send_rate;
+  settings.caps = std::move(caps);
   return std::make_shared<PeerBlobs>(std::make_shared<const Peer>(peer, std::move(settings)));
 }
 

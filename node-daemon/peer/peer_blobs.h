@@ -9,8 +9,8 @@
 
 namespace stillpoint::node {
 
-// identity: this host's. Nothing is asked of the peer yet. send_rate: bytes/s at most of each transfer; 0: no limit.
+// identity: this host's. caps: of what is put there; may be null. Nothing is asked of the peer yet.
 std::shared_ptr<BlobStore> connect_peer(const wire::StorePeer& peer, const SiteIdentity& identity,
-                                        std::uint64_t send_rate);
+                                        std::shared_ptr<UploadCaps> caps = nullptr);
 
 }  // namespace stillpoint::node

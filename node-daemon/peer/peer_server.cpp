@@ -34,6 +34,7 @@ using asio::ip::tcp;
 using boost::system::error_code;
 
 constexpr std::size_t kThreads = 4;  // what they do is read and write files
+constexpr std::size_t kWorkers = 4;  // they check copies that have arrived
 constexpr int kMaxConnections = 256;
 constexpr std::size_t kPiece = 1u << 20;
 constexpr std::uint32_t kHeaderBytes = 8192;
@@ -69,11 +70,19 @@ struct PeerServer::Impl : std::enable_shared_from_this<Impl> {
   Mirrors& mirrors;
   std::string endpoint;
   std::atomic<int> connections = 0;
-  asio::thread_pool pool{kThreads};
+  asio::thread_pool pool{kThreads}, workers{kWorkers};
   tcp::acceptor acceptor;
 };
 
 namespace {
+
+// On another pool's threads; the caller goes on where it was. work: what it refers to lives as long as the caller
+// waits.
+template <class Work>
+asio::awaitable<Status> done_by(asio::thread_pool& workers, Work work) {
+  co_return co_await asio::co_spawn(
+      workers, [work]() -> asio::awaitable<Status> { co_return work(); }, asio::use_awaitable);
+}
 
 template <class Server>
 class Session {
@@ -212,7 +221,9 @@ asio::awaitable<bool> Session<Server>::take_file(Parser& parser, const PeerTarge
   Status kept;
   const bool there = co_await read_body(parser, **file, kept);
   if (!there) co_return false;
-  if (kept) kept = (*file)->commit();
+  // It may have to wait for a collection, and takes long for a large pack: the other connections go on.
+  if (kept) kept = co_await done_by(server_.workers, [&file] { return (*file)->commit(); });
+  file->reset();  // what is left of it has gone when the other side hears of it
   if (!kept) log_warn("copy not kept", {{"of", target.host}, {"cause", kept.error().message()}});
   if (!kept) co_return co_await answer(parser, kept.error(), parser.is_done());
   co_return co_await answer(parser, 201, "");
@@ -303,6 +314,8 @@ Result<std::unique_ptr<PeerServer>> PeerServer::listen(const net::TlsContext& tl
 PeerServer::~PeerServer() {
   impl_->pool.stop();
   impl_->pool.join();
+  impl_->workers.stop();
+  impl_->workers.join();
 }
 
 const std::string& PeerServer::endpoint() const { return impl_->endpoint; }

@@ -50,7 +50,7 @@ class HostUnderTest {
         identity_{tls_ / "ca.pem", tls_ / "cert.pem", tls_ / "key.pem"} {
     ImageStoreOptions options;
     options.own = true;
-    options.connect = [this](const wire::StorePeer& peer) { return connect_peer(peer, identity_, 0); };
+    options.connect = [this](const wire::StorePeer& peer) { return connect_peer(peer, identity_); };
     auto store = open_chunk_image_store(directory_ / "images", {name_}, site.keys(), std::move(options));
     REQUIRE_MESSAGE(store.has_value(), store.error());
     store_ = std::move(*store);
@@ -203,7 +203,7 @@ class Flaky final : public BlobStore {
 TEST_CASE("a place that cannot be asked for a moment says nothing of damage, and serves when it is back") {
   Gang gang;
   const wire::GuestImage image = gang.copied(12, gang.disk);
-  const auto flaky = std::make_shared<Flaky>(connect_peer(gang.h2->peer(), gang.h1->identity(), 0));
+  const auto flaky = std::make_shared<Flaky>(connect_peer(gang.h2->peer(), gang.h1->identity()));
   RemoteFiles files(flaky);
   ChunkStoreOptions options;
   options.read_only = true;

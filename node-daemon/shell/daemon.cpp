@@ -67,7 +67,7 @@ struct Daemon::Impl {
   explicit Impl(DaemonParts p)
       : parts(std::move(p)),
         host(parts.settings),
-        work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image),
+        work(*parts.driver, *parts.store, *parts.networks, *parts.state, parts.guest_image, parts.upload_caps.get()),
         transfers(*parts.store),
         deadline(io),
         figures_timer(io),
@@ -153,6 +153,10 @@ struct Daemon::Impl {
               [this, e = std::move(e)] {
                 return ImageTransferred{e.token, transfers.carry_out(e.ask)};
               });
+  }
+  // One line, too: to one place one image at a time is copied anyway.
+  void perform(CopyImages& e) {
+    on_worker("copy images", [this, e] { return work.copy(e); });
   }
   void perform(Log& e);
 
@@ -316,6 +320,7 @@ void Daemon::Impl::watch_deadline() {
 }
 
 void Daemon::Impl::perform(SendToGuest& e) {
+  if (e.request.has_release_ranks()) work.released(e.id);
   const auto link = links.find(e.id);
   if (link == links.end()) return;
   if (e.stamp_clock) stamp(e.request);

@@ -10,6 +10,7 @@
 #include "node-daemon/network/gang_network.h"
 #include "node-daemon/shell/state_directory.h"
 #include "node-daemon/store/image_store.h"
+#include "node-daemon/store/upload_caps.h"
 
 namespace stillpoint::node {
 
@@ -22,6 +23,7 @@ struct DaemonParts {
   std::unique_ptr<DomainDriver> driver;
   std::unique_ptr<ImageStore> store;
   std::unique_ptr<GangNetworks> networks;
+  std::shared_ptr<UploadCaps> upload_caps;     // the store's, too; may be null
   std::optional<std::uint64_t> store_reserve;  // bytes; nothing: the larger of 1 GiB and 5 % of the file system
 };
 

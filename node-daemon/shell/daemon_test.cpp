@@ -226,6 +226,67 @@ TEST_CASE("an image with a flipped bit is refused as damaged and leaves nothing"
   CHECK(fs::is_empty(site.path / "state/gangs"));
 }
 
+TEST_CASE("images of a checkpoint are copied further when asked, and not while another one is stored") {
+  Site site;
+  const auto images = std::make_shared<HangingStore::Switch>();
+  wire::ToHost copy = about(1, 5);
+  copy.mutable_copy_images()->add_images()->set_guest(1);
+  copy.mutable_copy_images()->mutable_durability()->set_level(wire::Durability::SITE);
+  Running node(site, 1, {}, std::make_unique<HangingStore>(images));
+  site.coordinator.welcome();
+  const auto copied = site.coordinator.ask(copy);
+  REQUIRE_MESSAGE(copied.has_images_copied(), copied.failure().cause());
+  CHECK(copied.images_copied().images(0).guest() == 1);
+
+  std::vector<std::unique_ptr<TestAgent>> agents;
+  start_gang(site, *node.driver, agents);
+  auto capture = about(1, 6);
+  capture.mutable_capture();
+  REQUIRE(site.coordinator.ask(capture).has_capture());
+  REQUIRE(images->wait_hanging());
+  const auto refused = site.coordinator.ask(copy);
+  REQUIRE(refused.has_failure());
+  CHECK(refused.failure().kind() == wire::Failure::TRANSIENT);
+  images->go_on();
+  site.coordinator.wait([](const auto& m) { return m.has_images(); });
+}
+
+TEST_CASE("a checkpoint is restored over no other base image than its own") {
+  Site site;
+  Running node(site, 1);
+  auto& coordinator = site.coordinator;
+  coordinator.welcome();
+  std::vector<std::unique_ptr<TestAgent>> agents;
+  start_gang(site, *node.driver, agents);
+  auto capture = about(1, 5);
+  capture.mutable_capture();
+  REQUIRE(coordinator.ask(capture).has_capture());
+  const auto stored = coordinator.wait([](const auto& m) { return m.has_images(); });
+  REQUIRE_MESSAGE(stored.images().images_size() == 2, stored.images().failure().cause());
+  CHECK(stored.images().images(0).base_sha256().size() == 32);
+  auto destroy = about(1);
+  destroy.mutable_destroy();
+  REQUIRE(coordinator.ask(destroy).has_done());
+
+  std::ofstream(site.path / "guest/base.squashfs") << "y";  // of the same length
+  auto restore = about(2, 5);
+  fill(*restore.mutable_restore()->mutable_network(), 8);
+  fill(*restore.mutable_restore()->mutable_hardware());
+  for (const auto& i : stored.images().images()) *restore.mutable_restore()->add_images() = i;
+  const auto refused = coordinator.ask(restore);
+  REQUIRE(refused.has_failure());
+  CHECK(refused.failure().kind() == wire::Failure::REFUSED);
+  CHECK(refused.failure().object() == (site.path / "guest/base.squashfs").string());
+  CHECK(refused.failure().cause().find("not the one that the checkpoint was taken over") != std::string::npos);
+
+  std::ofstream(site.path / "guest/base.squashfs") << "x";
+  for (std::uint64_t g : {0, 1}) agents.push_back(std::make_unique<TestAgent>(*node.driver, guest(3, g)));
+  restore.mutable_gang()->set_incarnation(3);
+  fill(*restore.mutable_restore()->mutable_network(), 9);
+  const auto restored = coordinator.ask(restore);
+  CHECK_MESSAGE(restored.has_done(), restored.failure().cause());
+}
+
 TEST_CASE("a user's image that is not there is named") {
   Site site;
   Running node(site, 1);

@@ -18,8 +18,11 @@ namespace fs = std::filesystem;
 constexpr std::chrono::minutes kToolDeadline{10};
 constexpr std::size_t kBlock = 1u << 20;
 
-Status run_tool(const std::vector<std::string>& argv, const fs::path& object, const std::stop_token& stop = {}) {
-  auto done = run_checked(argv, {.deadline = kToolDeadline, .input = {}, .stop = stop});
+Status run_tool(const std::vector<std::string>& argv, const fs::path& object, const std::stop_token& stop = {},
+                UploadCaps* caps = nullptr) {
+  std::chrono::nanoseconds cpu{};
+  auto done = run_checked(argv, {.deadline = kToolDeadline, .input = {}, .stop = stop, .cpu = &cpu});
+  if (caps != nullptr) caps->charge(cpu, stop);
   if (done) return {};
   Error error = done.error();
   if (error.cause.find("No space left on device") != std::string::npos)
@@ -112,7 +115,8 @@ Result<DiskRoom::Claim> DiskRoom::claim(const fs::path& directory, std::uint64_t
 }
 
 Result<wire::ImageFile> store_disk(const std::vector<fs::path>& chain, DiskRoom& room, ImageWriter& writer,
-                                   const std::stop_token& stop) {
+                                   UploadCaps* caps, const std::stop_token& stop) {
+  const UploadCaps::Work work(caps);
   const fs::path& frozen = chain.front();
   std::uint64_t allocated = 0;
   for (const fs::path& layer : chain) {
@@ -125,7 +129,7 @@ Result<wire::ImageFile> store_disk(const std::vector<fs::path>& chain, DiskRoom&
   const Temporary whole(frozen.parent_path() / "upload.qcow2");
   // -U: the machine has the chain open, but writes to none of it.
   if (auto made = run_tool({"qemu-img", "convert", "-U", "-O", "qcow2", frozen.string(), whole.path.string()},
-                           whole.path, stop);
+                           whole.path, stop, caps);
       !made)
     return made.error();
   Fd fd(::open(whole.path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -140,6 +144,7 @@ Result<wire::ImageFile> store_disk(const std::vector<fs::path>& chain, DiskRoom&
     if (n == 0) break;
     if (auto written = writer.write(std::string_view(block.data(), static_cast<std::size_t>(n))); !written)
       return written.error();
+    pause(caps, stop);
   }
   return writer.commit();
 }

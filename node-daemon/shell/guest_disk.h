@@ -13,6 +13,7 @@
 
 #include "common/result.h"
 #include "node-daemon/store/image_store.h"
+#include "node-daemon/store/upload_caps.h"
 
 namespace stillpoint::node {
 
@@ -47,7 +48,8 @@ class DiskRoom {
 // The chain whose layers are given, topmost first (no machine writes to them), as one qcow2 file into the writer,
 // committed. That file lies beside the layers until then. Ends soon, with an error of kind refused, when stop is
 // requested.
+// What the making of it takes is within the caps, if there are any.
 Result<wire::ImageFile> store_disk(const std::vector<std::filesystem::path>& chain, DiskRoom& room, ImageWriter& writer,
-                                   const std::stop_token& stop);
+                                   UploadCaps* caps, const std::stop_token& stop);
 
 }  // namespace stillpoint::node

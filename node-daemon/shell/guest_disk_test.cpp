@@ -40,7 +40,7 @@ Result<wire::ImageFile> store(const Disk& disk) {
   auto writer = (*images)->begin({{"j1"}, {1}, {0}, ImageName::Part::disk}, {});
   REQUIRE_MESSAGE(writer.has_value(), writer.error());
   DiskRoom room;
-  return store_disk({*layer, layer->parent_path() / "base.raw"}, room, **writer, {});
+  return store_disk({*layer, layer->parent_path() / "base.raw"}, room, **writer, nullptr, {});
 }
 
 TEST_CASE("a disk is stored where there is room for its copy") {

@@ -71,8 +71,11 @@ GuestStarted GuestWork::start(const StartGuest& work) {
   const DomainId& id = work.plan.id;
   auto checked = spec(work.plan, {});  // before a disk is made for nothing
   if (!checked) return {id, checked.error()};
+  auto base = bases_.digest(checked->base_image);
+  if (!base) return {id, base.error()};
   auto disk = make_fresh_disk(state_.guest_directory(id), work.plan.hardware.disk_bytes());
   if (!disk) return {id, disk.error()};
+  if (auto recorded = record_base_image(state_.guest_directory(id), *base); !recorded) return {id, recorded};
   checked->disk = *disk;
   return {id, driver_.start(*checked)};
 }
@@ -82,6 +85,9 @@ GuestRestored GuestWork::restore(const RestoreGuest& work) { return {work.plan.i
 Status GuestWork::restore_image(const RestoreGuest& work) {
   auto domain = spec(work.plan, {});
   if (!domain) return domain.error();
+  auto base = bases_.digest(domain->base_image);
+  if (!base) return base.error();
+  if (auto fits = check_base_image(domain->base_image, *base, work.image.base_sha256()); !fits) return fits;
   // Every piece is verified before QEMU or the disk gets it. The machine stays paused until every guest of the gang has
   // come to the end of its images without an error.
   auto opened = store_.open(work.image.memory(), work.peers);
@@ -91,6 +97,7 @@ Status GuestWork::restore_image(const RestoreGuest& work) {
   auto layer = make_restored_disk(state_.guest_directory(work.plan.id), **disk);
   if (!layer) return layer.error();
   domain->disk = *layer;
+  if (auto recorded = record_base_image(state_.guest_directory(work.plan.id), *base); !recorded) return recorded;
   const auto memory = read_ahead(std::move(*opened));
   ImageSource source(*memory);
   const Status restored = driver_.restore(*domain, work.image.domain_xml(), source);
@@ -149,6 +156,7 @@ class GuestWork::Turn final : public CaptureTurn {
     std::unique_lock lock(owner_.mutex_);
     const CaptureControl& control = owner_.control_of(work_.id, work_.epoch);
     if (!owner_.instants_.wait(lock, stop_, [&] { return control.instant; })) return Sink::given_up(work_);
+    if (owner_.caps_ != nullptr) owner_.held_[work_.id] = std::make_unique<UploadCaps::Held>(*owner_.caps_);
     return {};
   }
   void captured(CaptureTimes times) override { tell_(GuestCaptured{work_.id, work_.epoch, times}); }
@@ -160,13 +168,38 @@ class GuestWork::Turn final : public CaptureTurn {
   const std::function<void(Event)>& tell_;
 };
 
+class GuestWork::BeforeCopies {
+ public:
+  explicit BeforeCopies(GuestWork& work) : work_(work) {
+    const std::lock_guard lock(work_.mutex_);
+    ++work_.before_copies_;
+    work_.copies_stopping_.request_stop();
+  }
+  ~BeforeCopies() {
+    const std::lock_guard lock(work_.mutex_);
+    if (--work_.before_copies_ == 0 && !work_.all_cancelled_) work_.copies_stopping_ = {};
+  }
+  BeforeCopies(const BeforeCopies&) = delete;
+  BeforeCopies& operator=(const BeforeCopies&) = delete;
+
+ private:
+  GuestWork& work_;
+};
+
+void GuestWork::released(const DomainId& id) {
+  const std::lock_guard lock(mutex_);
+  held_.erase(id);
+}
+
 GuestStored GuestWork::capture(const PrepareCapture& work, const std::function<void(Event)>& tell) {
+  const BeforeCopies first(*this);
   std::stop_token stop;
   {
     const std::lock_guard lock(mutex_);
     stop = control_of(work.id, work.epoch).stop.get_token();
   }
   GuestStored done{work.id, work.epoch, capture_image(work, stop, tell), 0};
+  released(work.id);  // it may have failed before anybody let the guest go
   if (auto chain = driver_.disk_chain(work.id)) done.layers = static_cast<std::uint32_t>(chain->size());
   const std::lock_guard lock(mutex_);
   std::erase_if(captures_,
@@ -193,6 +226,9 @@ Result<wire::GuestImage> GuestWork::capture_image(const PrepareCapture& work, co
   image.set_guest(static_cast<std::uint32_t>(id.guest.value));
   *image.mutable_memory() = std::move(*memory_file);
 
+  auto base = recorded_base_image(state_.guest_directory(id));
+  if (!base) return base.error();
+  image.set_base_sha256(std::move(*base));
   auto xml = driver_.describe(id);
   if (!xml) return xml.error();
   image.set_domain_xml(std::move(*xml));
@@ -202,7 +238,7 @@ Result<wire::GuestImage> GuestWork::capture_image(const PrepareCapture& work, co
     return Error{ErrorKind::permanent, "store disk", name_of(id), "the capture left no layer below the active one"};
   auto disk = store_.begin({id.job, work.epoch, id.guest, ImageName::Part::disk}, stop);
   if (!disk) return disk.error();
-  auto disk_file = store_disk({chain->begin() + 1, chain->end()}, room_, **disk, stop);
+  auto disk_file = store_disk({chain->begin() + 1, chain->end()}, room_, **disk, caps_, stop);
   if (!disk_file) return disk_file.error();
   *image.mutable_disk() = std::move(*disk_file);
   if (auto replicated = store_.replicate(image, work.durability, stop); !replicated) return replicated.error();
@@ -238,6 +274,7 @@ GangRemoved GuestWork::remove(const RemoveGang& work) {
 }
 
 ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
+  const BeforeCopies first(*this);
   using Reach = ImageStore::Reach;
   const std::uint64_t before = store_.use().pack_bytes;
   ImagesDeleted done{
@@ -246,6 +283,24 @@ ImagesDeleted GuestWork::delete_images(const DeleteImages& work) {
   const std::uint64_t after = store_.use().pack_bytes;  // more, if a checkpoint was stored meanwhile
   done.freed_bytes = before > after ? before - after : 0;
   return done;
+}
+
+ImagesCopied GuestWork::copy(const CopyImages& work) {
+  std::stop_token stop;
+  {
+    const std::lock_guard lock(mutex_);
+    stop = copies_stopping_.get_token();
+  }
+  const auto not_now = [&] {
+    return Error{ErrorKind::transient, "copy images", work.job.value + "/e" + std::to_string(work.epoch.value),
+                 "a checkpoint is being stored or deleted on this host; that goes first"};
+  };
+  if (stop.stop_requested()) return {work.token, not_now()};
+  std::vector<wire::GuestImage> images = work.images;
+  for (wire::GuestImage& image : images)
+    if (auto copied = store_.replicate(image, work.durability, stop); !copied)
+      return {work.token, stop.stop_requested() ? not_now() : copied.error()};
+  return {work.token, std::move(images)};
 }
 
 ImagesListed GuestWork::list_images() { return {store_.held()}; }
@@ -293,6 +348,8 @@ void GuestWork::cancel_all() {
   {
     const std::lock_guard lock(mutex_);
     all_cancelled_ = true;
+    stops.push_back(copies_stopping_);
+    if (caps_ != nullptr) caps_->lift();
     for (auto& [key, control] : captures_) stops.push_back(control.stop);
   }
   for (auto& stop : stops) stop.request_stop();

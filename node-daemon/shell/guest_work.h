@@ -13,6 +13,7 @@
 #include "node-daemon/core/effects.h"
 #include "node-daemon/core/events.h"
 #include "node-daemon/network/gang_network.h"
+#include "node-daemon/shell/base_image.h"
 #include "node-daemon/shell/guest_disk.h"
 #include "node-daemon/shell/state_directory.h"
 #include "node-daemon/store/image_store.h"
@@ -21,10 +22,16 @@ namespace stillpoint::node {
 
 class GuestWork {
  public:
-  // All are borrowed. guest_image: directory with vmlinuz, initrd.img, base.squashfs.
+  // All are borrowed. caps: of what captures take; may be null. guest_image: directory with vmlinuz, initrd.img,
+  // base.squashfs.
   GuestWork(DomainDriver& driver, ImageStore& store, GangNetworks& networks, const StateDirectory& state,
-            std::filesystem::path guest_image)
-      : driver_(driver), store_(store), networks_(networks), state_(state), guest_image_(std::move(guest_image)) {}
+            std::filesystem::path guest_image, UploadCaps* caps)
+      : driver_(driver),
+        store_(store),
+        networks_(networks),
+        state_(state),
+        guest_image_(std::move(guest_image)),
+        caps_(caps) {}
 
   GangPrepared prepare(const PrepareGang& work);
   RecordStored store_record(const StoreRecord& work);
@@ -42,6 +49,10 @@ class GuestWork {
   ImagesDeleted delete_images(const DeleteImages& work);
   ImagesListed list_images();
   ImagesVerified verify(const VerifyImages& work);  // ends soon after cancel_all()
+  // Ends soon, and fails, when a capture or a deletion begins; while there are any it does not begin.
+  ImagesCopied copy(const CopyImages& work);
+  // Any thread: the guest is let go; what its capture still takes of this host is within the caps from now on.
+  void released(const DomainId& id);
 
   // Any thread: the capture of that guest and epoch, under way or still to begin, may take its instant.
   void take_instant(const TakeInstant& work);
@@ -57,6 +68,8 @@ class GuestWork {
   class Turn;
   class Sink;
   CaptureControl& control_of(const DomainId& id, Epoch epoch);  // with mutex_ held
+  // While one of these is alive, no copy() is under way or begins.
+  class BeforeCopies;
   Result<DomainSpec> spec(const GuestPlan& plan, std::filesystem::path disk) const;
   Result<wire::GuestImage> capture_image(const PrepareCapture& work, const std::stop_token& stop,
                                          const std::function<void(Event)>& tell);
@@ -69,13 +82,18 @@ class GuestWork {
   GangNetworks& networks_;
   const StateDirectory& state_;
   const std::filesystem::path guest_image_;
+  UploadCaps* const caps_;
 
+  BaseImages bases_;
   DiskRoom room_;
-  std::mutex mutex_;  // guards the two below
+  std::mutex mutex_;  // guards what follows
   std::condition_variable_any instants_;
   std::map<std::pair<DomainId, Epoch>, CaptureControl> captures_;
+  std::map<DomainId, std::unique_ptr<UploadCaps::Held>> held_;  // captured, and not let go yet
   bool all_cancelled_ = false;
-  std::stop_source stopping_;  // requested by cancel_all()
+  unsigned before_copies_ = 0;        // captures and deletions under way
+  std::stop_source copies_stopping_;  // of the copies under way; another one for those after
+  std::stop_source stopping_;         // requested by cancel_all()
 };
 
 }  // namespace stillpoint::node

@@ -4,7 +4,8 @@
 //   STATE/host.record                           record::Host
 //   STATE/last-word                             the machine's boot id, and ms from there to the coordinator's last word
 //   STATE/gangs/JOB-INCARNATION/record          record::Gang
-//   STATE/gangs/JOB-INCARNATION/guest-G/        disk layers: base.raw or base.qcow2, layer-0.qcow2, layer-eN.qcow2
+//   STATE/gangs/JOB-INCARNATION/guest-G/        disk layers: base.raw or base.qcow2, layer-0.qcow2, layer-eN.qcow2;
+//                                               base.sha256 (base_image.h)
 //   STATE/libvirt/                              the embedded libvirt's root
 //
 // Blocking; from workers, or before anything runs. Any thread.

@@ -15,6 +15,7 @@
 #include "node-daemon/store/image_reader.h"
 #include "node-daemon/store/image_writer.h"
 #include "node-daemon/store/new_file.h"
+#include "node-daemon/store/paced_files.h"
 #include "node-daemon/store/store_lock.h"
 #include "node-daemon/store/store_mend.h"
 
@@ -121,8 +122,10 @@ class ChunkImageStore final : public SiteImageStore {
         host_(host),
         keys_(keys),
         is_own_(options.own),
-        mirrors_(system_files(), hosts_, host, keys, options.reserve),
-        copies_(host, keys, std::move(options.connect), std::move(options.object_store)) {}
+        caps_(std::move(options.caps)),
+        paced_(!is_own_ && caps_ && caps_->limits_bytes() ? make_paced_files(system_files(), *caps_) : nullptr),
+        mirrors_(system_files(), hosts_, host, keys, options.reserve, memory_),
+        copies_(host, keys, std::move(options.connect), std::move(options.object_store), memory_) {}
 
   Status load() {
     for (const fs::path& path : {hosts_, hosts_ / host_.value})
@@ -131,7 +134,9 @@ class ChunkImageStore final : public SiteImageStore {
     auto lock = lock_store(hosts_ / host_.value, kLockPatience);
     if (!lock) return lock.error();
     lock_ = std::move(*lock);
-    auto own = ChunkStore::open(system_files(), hosts_ / host_.value, keys_);
+    ChunkStoreOptions options;
+    options.memory = memory_;
+    auto own = ChunkStore::open(paced_ ? *paced_ : system_files(), hosts_ / host_.value, keys_, options);
     if (!own) return own.error();
     own_ = std::move(*own);
     return {};
@@ -143,7 +148,7 @@ class ChunkImageStore final : public SiteImageStore {
     auto ingest = own_->begin(image, memory ? ImageKind::memory : ImageKind::flat);
     if (!ingest) return ingest.error();
     return make_image_writer(std::make_unique<NotingIngest>(std::move(*ingest), known_, image),
-                             host_.value + "/" + image, std::move(stop));
+                             host_.value + "/" + image, std::move(stop), caps_.get(), memory_);
   }
   Status replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) override;
   Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
@@ -190,6 +195,9 @@ class ChunkImageStore final : public SiteImageStore {
   const HostName host_;
   const SiteKeys keys_;
   const bool is_own_;
+  const std::shared_ptr<UploadCaps> caps_;
+  const std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>(kImageMemoryBytes);  // for everything
+  const std::unique_ptr<Files> paced_;  // of this host's own store, if what goes there counts as sent
   Mirrors mirrors_;
   ImageCopies copies_;
   Fd lock_;
@@ -213,6 +221,7 @@ Result<ImagePlace> ChunkImageStore::here(const std::string& owner) {
   }
   ChunkStoreOptions options;
   options.read_only = true;
+  options.memory = memory_;
   auto opened = ChunkStore::open(system_files(), hosts_ / owner, keys_, options);
   if (!opened) return opened.error();
   std::shared_ptr<ChunkStore> store = std::move(*opened);
@@ -243,6 +252,7 @@ Result<std::unique_ptr<ImageReader>> ChunkImageStore::open(const wire::ImageFile
 }
 
 Status ChunkImageStore::replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) {
+  const UploadCaps::Work work(caps_.get());
   std::vector<std::string> names, places;
   for (const auto* file : {&image.memory(), &image.disk()}) {
     const auto name = split_path(*file);
@@ -260,7 +270,8 @@ Status ChunkImageStore::replicate(wire::GuestImage& image, const wire::Durabilit
     places.emplace_back("s3");
   }
   for (auto* file : {image.mutable_memory(), image.mutable_disk()})
-    for (const std::string& place : places) file->add_copies(place);
+    for (const std::string& place : places)
+      if (std::ranges::find(file->copies(), place) == file->copies().end()) file->add_copies(place);
   return {};
 }
 

@@ -1,5 +1,5 @@
-// The images of a site: one chunk store for each host. In a directory that all hosts reach, or in one of each host's own,
-// with copies at other hosts:
+// The images of a site: one chunk store for each host. In a directory that all hosts reach, or in one of each host's
+// own, with copies at other hosts:
 //
 //   DIR/id                  tells whether two hosts have the same directory
 //   DIR/key-ids             which keys seal what is here (site_key.h)
@@ -16,14 +16,16 @@
 #include "node-daemon/store/image_copies.h"
 #include "node-daemon/store/image_store.h"
 #include "node-daemon/store/mirrors.h"
+#include "node-daemon/store/upload_caps.h"
 
 namespace stillpoint::node {
 
 struct ImageStoreOptions {
-  bool own = false;              // no other host reaches the directory
-  ImageCopies::Connect connect;  // how other hosts are reached; null: they are not
+  bool own = false;                         // no other host reaches the directory
+  ImageCopies::Connect connect;             // how other hosts are reached; null: they are not
   std::shared_ptr<BlobStore> object_store;  // the site's; may be null
   std::uint64_t reserve = 0;                // bytes that copies for other hosts leave free
+  std::shared_ptr<UploadCaps> caps;         // of what storing and copying takes; may be null
 };
 
 class SiteImageStore : public ImageStore {

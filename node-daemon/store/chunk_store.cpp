@@ -63,19 +63,23 @@ class Ingest final : public ImageIngest, private RamStreamSink {
  private:
   Status ram(const std::vector<RamBlock>& blocks) override;
   Status page(std::uint32_t block, std::uint64_t page, std::string_view content) override {
-    return put(holder_->spaces[block].pages[page], content);
+    return put(holder_->spaces[block].pages, page, content);
   }
   Status zero_page(std::uint32_t block, std::uint64_t page) override {
     ++figures_.pages;
     ++figures_.zero_pages;
-    state_.put_unstored(holder_->spaces[block].pages[page], kZeroPage);
+    state_.put_unstored(holder_->spaces[block].pages, page, kZeroPage);
     return {};
   }
   // Bytes without an address: page after page into the last space.
   Status other(std::string_view bytes) override;
 
-  Status put(PageRef& ref, std::string_view content);
-  ImageManifest manifest(const StreamShape& shape);
+  Status put(PageList& list, std::size_t at, std::string_view content);
+  Status put_other(std::string_view content) {
+    PageList& list = holder_->spaces.back().pages;
+    return put(list, list.size(), content);
+  }
+  Result<std::string> list_file(const StreamShape& shape);
 
   StoreState& state_;
   const std::string name_;
@@ -92,21 +96,21 @@ class Ingest final : public ImageIngest, private RamStreamSink {
 
 Status Ingest::ram(const std::vector<RamBlock>& blocks) {
   std::vector<Space> spaces;
-  for (const RamBlock& block : blocks)
-    spaces.push_back({block.name, block.bytes, std::vector<PageRef>(block.pages(), kAbsentPage)});
+  for (const RamBlock& block : blocks) spaces.push_back({block.name, block.bytes, PageList(block.pages())});
   state_.add_spaces(*holder_, std::move(spaces));
   return {};
 }
 
-Status Ingest::put(PageRef& ref, std::string_view content) {
+Status Ingest::put(PageList& list, std::size_t at, std::string_view content) {
   if (all_zero(content)) {
     ++figures_.pages;
     ++figures_.zero_pages;
-    state_.put_unstored(ref, kZeroPage);
+    state_.put_unstored(list, at, kZeroPage);
     return {};
   }
   bool is_new = false;
-  if (auto done = state_.put_page(*holder_, ref, hasher_(content), content, is_new, compressor_); !done) return done;
+  if (auto done = state_.put_page(*holder_, list, at, hasher_(content), content, is_new, compressor_); !done)
+    return done;
   ++figures_.pages;
   ++(is_new ? figures_.new_pages : figures_.known_pages);
   return {};
@@ -116,7 +120,7 @@ Status Ingest::other(std::string_view bytes) {
   other_bytes_ += bytes.size();
   while (!bytes.empty()) {
     if (partial_.empty() && bytes.size() >= kPageBytes) {
-      if (auto done = put(state_.add_page(*holder_), bytes.substr(0, kPageBytes)); !done) return done;
+      if (auto done = put_other(bytes.substr(0, kPageBytes)); !done) return done;
       bytes.remove_prefix(kPageBytes);
       continue;
     }
@@ -124,29 +128,29 @@ Status Ingest::other(std::string_view bytes) {
     partial_ += piece;
     bytes.remove_prefix(piece.size());
     if (partial_.size() < kPageBytes) continue;
-    if (auto done = put(state_.add_page(*holder_), partial_); !done) return done;
+    if (auto done = put_other(partial_); !done) return done;
     partial_.clear();
   }
   return {};
 }
 
-ImageManifest Ingest::manifest(const StreamShape& shape) {
+Result<std::string> Ingest::list_file(const StreamShape& shape) {
   ImageManifest manifest;
   manifest.name = name_;
   manifest.kind = kind_;
   manifest.shape = shape;
   manifest.stored_bytes = holder_->stored_bytes;
-  manifest.spaces = holder_->spaces;
-  manifest.spaces.back().bytes = other_bytes_;
   std::unordered_map<std::uint32_t, std::uint32_t> numbers;
-  for (Space& space : manifest.spaces)
-    for (PageRef& ref : space.pages) {
+  for (const Space& space : holder_->spaces)
+    for (const PageRef ref : space.pages) {
       if (!is_stored(ref)) continue;
       const auto [known, is_new] = numbers.try_emplace(ref.origin, static_cast<std::uint32_t>(numbers.size()));
       if (is_new) manifest.origins.push_back(state_.origin_id(ref.origin));
-      ref.origin = known->second;
     }
-  return manifest;
+  state_.end_spaces(*holder_, other_bytes_);
+  // Nobody changes the lists any more: what others do with them is reading.
+  return seal_manifest(
+      manifest, holder_->spaces, [&](std::uint32_t origin) { return numbers.at(origin); }, state_.keys.active());
 }
 
 Result<ImageFigures> Ingest::commit() {
@@ -160,11 +164,11 @@ Result<ImageFigures> Ingest::commit() {
   }
   if (!partial_.empty()) {
     partial_.resize(kPageBytes, '\0');
-    failed_ = put(state_.add_page(*holder_), partial_);
+    failed_ = put_other(partial_);
     if (!failed_) return failed_.error();
   }
   if (failed_ = state_.seal_packs(*holder_, compressor_); !failed_) return failed_.error();
-  auto file = seal_manifest(manifest(shape), state_.keys.active());
+  auto file = list_file(shape);
   if (!file) return (failed_ = file.error()).error();
   if (failed_ = publish_image(state_, name_, *file); !failed_) return failed_.error();
   state_.image_replaced(name_);
@@ -215,6 +219,7 @@ class Store final : public ChunkStore {
     if (state_.options.read_only) return Error{ErrorKind::refused, "copy pack", "", "this store is read only"};
     return state_.put_pack(content, instead);
   }
+  Status retire_mended() override { return state_.retire_mended(); }
   Status put_image(const std::string& image, std::string_view file) override;
 
  private:
@@ -248,9 +253,10 @@ class Held {
     for (const Id& id : manifest.origins) numbers.push_back(state.origin_number(id));
     std::vector<Space> spaces = manifest.spaces;
     for (Space& space : spaces)
-      for (PageRef& ref : space.pages)
-        if (is_stored(ref))
-          ref = numbers[ref.origin] ? PageRef{*numbers[ref.origin], ref.page} : kAbsentPage;  // not here at all
+      space.pages.transform([&](PageRef ref) {
+        if (!is_stored(ref)) return ref;
+        return numbers[ref.origin] ? PageRef{*numbers[ref.origin], ref.page} : kAbsentPage;  // not here at all
+      });
     state.add_spaces(*holder_, std::move(spaces));
   }
   ~Held() { state_.release(holder_); }

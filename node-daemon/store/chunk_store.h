@@ -21,6 +21,7 @@
 #include "node-daemon/store/files.h"
 #include "node-daemon/store/image_check.h"
 #include "node-daemon/store/image_manifest.h"
+#include "node-daemon/store/memory_pool.h"
 #include "node-daemon/store/site_key.h"
 
 namespace stillpoint::node {
@@ -32,6 +33,7 @@ struct ChunkStoreOptions {
   double compact_below = 0.7;                        // a pack with a smaller share of live pages is written anew
   bool compact = true;                               // collections write packs; without, they only remove them
   bool read_only = false;                            // another host's store
+  std::shared_ptr<MemoryPool> memory;                // for blocks of images that are read; null: a pool of its own
 };
 
 struct ImageFigures {
@@ -127,6 +129,9 @@ class ChunkStore {
   // A pack's file from elsewhere, every block of it checked; durable when it returns. It becomes the place of blocks
   // that are nowhere, and of those in `instead` whatever was. damaged, and nothing is changed, if it is not whole.
   virtual Status put_pack(const ReadableFile& content, const std::vector<BlockSlots>& instead) = 0;
+  // To be called when put_pack() has put right what was to be put right. What was whole in the packs whose blocks were
+  // replaced is written anew, and those packs go; one with further damage stays. Crash at any point: nothing is lost.
+  virtual Status retire_mended() = 0;
   // An image's file from elsewhere; durable when it returns. damaged, and nothing is there, if it is not the file of an
   // image of that name, or a page that it lists is not here.
   virtual Status put_image(const std::string& image, std::string_view file) = 0;

@@ -9,9 +9,11 @@ namespace {
 
 class View final : public CopiesView {
  public:
-  explicit View(std::shared_ptr<BlobStore> blobs) : files_(std::move(blobs)) {}
+  View(std::shared_ptr<BlobStore> blobs, const std::shared_ptr<MemoryPool>& memory)
+      : files_(std::move(blobs), memory), memory_(memory) {}
   Status open(const std::string& owner, const SiteKeys& keys) {
     ChunkStoreOptions options;
+    options.memory = memory_;
     options.read_only = true;
     auto store = ChunkStore::open(files_, owner, keys, options);
     if (!store) return store.error();
@@ -22,10 +24,34 @@ class View final : public CopiesView {
 
  private:
   RemoteFiles files_;
+  const std::shared_ptr<MemoryPool> memory_;
   std::unique_ptr<ChunkStore> store_;
 };
 
 }  // namespace
+
+// A store in the place that is only deleted from.
+class ImageCopies::Deleter {
+ public:
+  Deleter(std::shared_ptr<BlobStore> blobs, const std::shared_ptr<MemoryPool>& memory)
+      : files_(std::move(blobs), memory), memory_(memory) {}
+  Status open(const std::string& owner, const SiteKeys& keys) {
+    ChunkStoreOptions options;
+    options.index_entries = 1;
+    options.compact = false;
+    options.memory = memory_;
+    auto store = ChunkStore::open(files_, owner, keys, options);
+    if (!store) return store.error();
+    store_ = std::move(*store);
+    return {};
+  }
+  ChunkStore& store() { return *store_; }
+
+ private:
+  RemoteFiles files_;
+  const std::shared_ptr<MemoryPool> memory_;
+  std::unique_ptr<ChunkStore> store_;
+};
 
 std::shared_ptr<ImageCopies::Place> ImageCopies::place(const std::string& key,
                                                        const std::function<std::shared_ptr<BlobStore>()>& make) {
@@ -40,7 +66,7 @@ std::shared_ptr<ImageCopies::Place> ImageCopies::place(const std::string& key,
 
 Result<std::shared_ptr<CopiesView>> ImageCopies::view(const std::shared_ptr<BlobStore>& blobs,
                                                       const std::string& owner) const {
-  auto made = std::make_shared<View>(blobs);
+  auto made = std::make_shared<View>(blobs, memory_);
   if (auto opened = made->open(owner, keys_); !opened) return opened.error();
   return std::shared_ptr<CopiesView>(std::move(made));
 }
@@ -90,28 +116,44 @@ std::shared_ptr<ImageCopies::Place> ImageCopies::object_place() {
   return place("s3", [&] { return object_store_; });
 }
 
-Status ImageCopies::remove_from_object_store(const std::string& owner, const std::vector<std::string>& directories,
-                                             const std::stop_token& stop) {
-  const auto at = object_place();
-  const std::lock_guard one(at->copying);  // packs whose image is still to come would count as dead
-  RemoteFiles files(at->blobs);
+// Copies that are under way end first: what they put is then removed with the rest.
+Result<bool> ImageCopies::remove_lists(Place& place, const std::string& owner,
+                                       const std::vector<std::string>& directories) {
+  const std::lock_guard one(place.copying);
+  RemoteFiles files(place.blobs, memory_);
   bool any = false;
   for (const std::string& directory : directories) {
     const std::string path = owner + "/images/" + directory.substr(0, directory.rfind('/'));
     auto names = files.list(path);
     if (!names) return names.error();
     for (const std::string& name : *names) {
-      if (auto removed = files.remove(path + "/" + name); !removed) return removed;
+      if (auto removed = files.remove(path + "/" + name); !removed) return removed.error();
       any = true;
     }
   }
-  if (!any) return {};
-  ChunkStoreOptions options;
-  options.index_entries = 1;
-  options.compact = false;
-  auto store = ChunkStore::open(files, owner, keys_, options);
-  if (!store) return store.error();
-  auto freed = (*store)->collect(stop);
+  return any;
+}
+
+Status ImageCopies::remove_from_object_store(const std::string& owner, const std::vector<std::string>& directories,
+                                             const std::stop_token& stop) {
+  const auto at = object_place();
+  auto any = remove_lists(*at, owner, directories);
+  if (!any) return any.error();
+  if (!*any) return {};
+  // This host's own packs are known from the time before; of all the others every index is read, which takes long: not
+  // while copies wait.
+  const std::lock_guard deleting(at->deleting);
+  std::shared_ptr<Deleter> deleter = owner == self_.value ? at->deleter : nullptr;
+  if (!deleter) {
+    deleter = std::make_shared<Deleter>(at->blobs, memory_);
+    if (auto opened = deleter->open(owner, keys_); !opened) return opened;
+    if (owner == self_.value) at->deleter = deleter;
+  } else if (auto known = deleter->store().refresh(); !known) {
+    return known;
+  }
+  const std::lock_guard one(at->copying);  // packs whose image is still to come would count as dead
+  if (auto known = deleter->store().refresh(); !known) return known;
+  auto freed = deleter->store().collect(stop);
   return freed ? Status{} : Status(freed.error());
 }
 

@@ -27,9 +27,11 @@ class CopiesView {
 class ImageCopies {
  public:
   using Connect = std::function<std::shared_ptr<BlobStore>(const wire::StorePeer&)>;
-  // self: whose images are copied. connect: never null. object_store: the site's; may be null.
-  ImageCopies(HostName self, SiteKeys keys, Connect connect, std::shared_ptr<BlobStore> object_store)
+  // self: whose images are copied. connect: never null. object_store: the site's; may be null. memory: of what is read.
+  ImageCopies(HostName self, SiteKeys keys, Connect connect, std::shared_ptr<BlobStore> object_store,
+              std::shared_ptr<MemoryPool> memory)
       : self_(std::move(self)),
+        memory_(std::move(memory)),
         keys_(std::move(keys)),
         connect_(std::move(connect)),
         object_store_(std::move(object_store)) {}
@@ -51,17 +53,22 @@ class ImageCopies {
   Result<std::shared_ptr<CopiesView>> at_object_store(const std::string& owner);
 
  private:
+  class Deleter;
   struct Place {
+    std::mutex deleting;               // taken before `copying`
+    std::shared_ptr<Deleter> deleter;  // of self's copies; made with the first deletion. Guarded by deleting
     std::mutex copying;
     std::shared_ptr<BlobStore> blobs;
     std::shared_ptr<CopiesView> view;  // of self's copies; made with the first copy. Guarded by copying
   };
   std::shared_ptr<Place> place(const std::string& key, const std::function<std::shared_ptr<BlobStore>()>& make);
   std::shared_ptr<Place> object_place();
+  Result<bool> remove_lists(Place& place, const std::string& owner, const std::vector<std::string>& directories);
   Status copy(Place& place, ChunkStore& own, const std::vector<std::string>& images, const std::stop_token& stop);
   Result<std::shared_ptr<CopiesView>> view(const std::shared_ptr<BlobStore>& blobs, const std::string& owner) const;
 
   const HostName self_;
+  const std::shared_ptr<MemoryPool> memory_;
   const SiteKeys keys_;
   const Connect connect_;
   const std::shared_ptr<BlobStore> object_store_;

@@ -13,7 +13,7 @@ namespace {
 constexpr std::string_view kMagic = "stillimg";
 constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kHeaderBytes = 8 + 4 + 4 + 8 + 16 + 8 + 8;
-constexpr std::uint64_t kMaxPlainBytes = std::uint64_t{1} << 30;
+constexpr std::uint64_t kMaxPlainBytes = 2 * kMaxImageFileBytes;
 constexpr std::size_t kMaxNameBytes = 1024, kMaxSpaces = kMaxRamBlocks + 1;
 // What a run of pages is: these, or 2 + the number of the origin.
 constexpr std::uint64_t kAbsentRun = 0, kZeroRun = 1, kFirstOrigin = 2;
@@ -32,16 +32,20 @@ bool follows(const PageRef& a, const PageRef& b) {
   return a.origin == b.origin && (!is_stored(a) || b.page == a.page + 1);
 }
 
-void put_pages(std::string& out, const std::vector<PageRef>& pages, std::vector<std::uint32_t>& expected) {
-  for (std::size_t at = 0; at < pages.size();) {
+void put_pages(std::string& out, const PageList& list, const OriginNumbers& numbers,
+               std::vector<std::uint32_t>& expected) {
+  PageList::Cursor pages(list);
+  for (std::size_t at = 0; at < list.size();) {
+    const PageRef first = pages[at];
+    PageRef last = first;
     std::size_t end = at + 1;
-    while (end < pages.size() && follows(pages[end - 1], pages[end])) ++end;
-    const PageRef& first = pages[at];
+    for (; end < list.size() && follows(last, pages[end]); ++end) last = pages[end];
     put_varint(out, end - at);
     if (is_stored(first)) {
-      put_varint(out, kFirstOrigin + first.origin);
-      put_varint(out, zigzag(std::int64_t{first.page} - std::int64_t{expected[first.origin]}));
-      expected[first.origin] = pages[end - 1].page + 1;
+      const std::uint32_t origin = numbers ? numbers(first.origin) : first.origin;
+      put_varint(out, kFirstOrigin + origin);
+      put_varint(out, zigzag(std::int64_t{first.page} - std::int64_t{expected[origin]}));
+      expected[origin] = last.page + 1;
     } else {
       put_varint(out, first == kZeroPage ? kZeroRun : kAbsentRun);
     }
@@ -49,13 +53,12 @@ void put_pages(std::string& out, const std::vector<PageRef>& pages, std::vector<
   }
 }
 
-Status take_pages(ByteReader& in, std::size_t count, std::vector<PageRef>& pages,
-                  std::vector<std::uint32_t>& expected) {
+Status take_pages(ByteReader& in, std::size_t count, PageList& pages, std::vector<std::uint32_t>& expected) {
   while (pages.size() < count) {
     const std::uint64_t run = in.varint(), what = in.varint();
     if (!in.ok() || run == 0 || run > count - pages.size()) return damaged("a run of pages that cannot be");
     if (what < kFirstOrigin) {
-      pages.insert(pages.end(), run, what == kZeroRun ? kZeroPage : kAbsentPage);
+      pages.append_row(run, what == kZeroRun ? kZeroPage : kAbsentPage);
       continue;
     }
     const std::uint64_t origin = what - kFirstOrigin;
@@ -65,8 +68,7 @@ Status take_pages(ByteReader& in, std::size_t count, std::vector<PageRef>& pages
     const std::int64_t first = std::int64_t{expected[origin]} + step;
     const std::int64_t end = first + static_cast<std::int64_t>(run);
     if (!in.ok() || first < 0 || end > 0xffffffff) return damaged("a page that cannot be");
-    for (std::int64_t page = first; page < end; ++page)
-      pages.push_back({static_cast<std::uint32_t>(origin), static_cast<std::uint32_t>(page)});
+    pages.append_row(run, {static_cast<std::uint32_t>(origin), static_cast<std::uint32_t>(first)});
     expected[origin] = static_cast<std::uint32_t>(end);
   }
   return {};
@@ -105,7 +107,10 @@ std::string header_of(const Id& id, std::uint64_t key, std::uint64_t plain, std:
 
 }  // namespace
 
-std::string encode_manifest(const ImageManifest& manifest) {
+std::string encode_manifest(const ImageManifest& manifest) { return encode_manifest(manifest, manifest.spaces, {}); }
+
+std::string encode_manifest(const ImageManifest& manifest, const std::vector<Space>& spaces,
+                            const OriginNumbers& numbers) {
   std::string out;
   put_text(out, manifest.name);
   put_le(out, static_cast<std::uint8_t>(manifest.kind));
@@ -113,12 +118,12 @@ std::string encode_manifest(const ImageManifest& manifest) {
   put_shape(out, manifest.shape);
   put_varint(out, manifest.origins.size());
   for (const Id& id : manifest.origins) out += as_text(id);
-  put_varint(out, manifest.spaces.size());
+  put_varint(out, spaces.size());
   std::vector<std::uint32_t> expected(manifest.origins.size(), 0);
-  for (const Space& space : manifest.spaces) {
+  for (const Space& space : spaces) {
     put_text(out, space.name);
     put_varint(out, space.bytes);
-    put_pages(out, space.pages, expected);
+    put_pages(out, space.pages, numbers, expected);
   }
   return out;
 }
@@ -160,15 +165,23 @@ Result<ImageManifest> decode_manifest(std::string_view plain, std::uint64_t max_
 }
 
 Result<std::string> seal_manifest(const ImageManifest& manifest, const SiteKey& key) {
-  const std::string plain = encode_manifest(manifest);
-  if (plain.size() > kMaxPlainBytes)
-    return Error{ErrorKind::permanent, "write image", manifest.name, "it is too large"};
+  return seal_manifest(manifest, manifest.spaces, {}, key);
+}
+
+Result<std::string> seal_manifest(const ImageManifest& manifest, const std::vector<Space>& spaces,
+                                  const OriginNumbers& numbers, const SiteKey& key) {
+  const Error too_large{ErrorKind::permanent, "write image", manifest.name,
+                        "the list of its pages is longer than " + std::to_string(kMaxImageFileBytes >> 20) +
+                            " MiB: the machine has more memory than this version can store"};
+  const std::string plain = encode_manifest(manifest, spaces, numbers);
+  if (plain.size() > kMaxPlainBytes) return too_large;
   std::string compressed(ZSTD_compressBound(plain.size()), '\0');
   const std::size_t size = ZSTD_compress(compressed.data(), compressed.size(), plain.data(), plain.size(), 1);
   if (ZSTD_isError(size)) return Error{ErrorKind::permanent, "compress", manifest.name, ZSTD_getErrorName(size)};
   compressed.resize(size);
   auto id = random_id();
   if (!id) return id.error();
+  if (kHeaderBytes + size + kTagBytes > kMaxImageFileBytes) return too_large;
   std::string file = header_of(*id, key.id, plain.size(), size + kTagBytes);
   const std::string header = file;
   if (auto done = Sealer(derive(key.key, "image", as_text(*id))).seal(0, header, compressed, file); !done)
@@ -200,7 +213,7 @@ Result<ImageManifest> open_manifest(std::string_view file, const SiteKeys& keys)
 std::vector<BlockSlots> blocks_of(const ImageManifest& manifest) {
   std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint64_t> found;
   for (const Space& space : manifest.spaces)
-    for (const PageRef& ref : space.pages)
+    for (const PageRef ref : space.pages)
       if (is_stored(ref))
         found[{ref.origin, ref.page / kPagesPerBlock}] |= std::uint64_t{1} << (ref.page % kPagesPerBlock);
   std::vector<BlockSlots> blocks;

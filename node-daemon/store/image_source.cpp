@@ -6,10 +6,11 @@
 namespace stillpoint::node {
 namespace {
 
-constexpr std::size_t kPiece = 1u << 20;         // that read() gives at once
-constexpr std::size_t kCachedBytes = 48u << 20;  // of blocks whose other pages may be wanted soon
+constexpr std::size_t kPiece = 1u << 20;  // that read() gives at once
+constexpr std::size_t kOpenPacks = 32;    // by one reader; each has some 150 KB to unpack with
 
-// The blocks used last. Pages of an image lie in as many runs as it has epochs behind it, each read from front to back.
+// The blocks used last, whose other pages may be wanted soon. Pages of an image lie in as many runs as it has epochs
+// behind it, each read from front to back.
 class BlockCache {
  public:
   struct Block {
@@ -20,6 +21,7 @@ class BlockCache {
       return std::string_view(pages).substr(static_cast<unsigned>(std::popcount(before)) * kPageBytes, kPageBytes);
     }
   };
+  explicit BlockCache(std::shared_ptr<MemoryPool> memory) : room_(std::move(memory)) {}
   const Block* find(std::uint64_t key) {
     const auto found = entries_.find(key);
     if (found == entries_.end()) return nullptr;
@@ -27,11 +29,11 @@ class BlockCache {
     return &found->second->second;
   }
   const Block* put(std::uint64_t key, Block block) {
-    bytes_ += block.pages.size();
+    room_.add(block.pages.size());
     order_.emplace_front(key, std::move(block));
     entries_[key] = order_.begin();
-    while (bytes_ > kCachedBytes && order_.size() > 1) {
-      bytes_ -= order_.back().second.pages.size();
+    while (order_.size() > 1 && room_.is_over()) {
+      room_.give(order_.back().second.pages.size());
       entries_.erase(order_.back().first);
       order_.pop_back();
     }
@@ -41,13 +43,17 @@ class BlockCache {
  private:
   std::list<std::pair<std::uint64_t, Block>> order_;  // the one used last in front
   std::unordered_map<std::uint64_t, std::list<std::pair<std::uint64_t, Block>>::iterator> entries_;
-  std::size_t bytes_ = 0;
+  MemoryPool::Member room_;
 };
 
 class Source final : public ImageSource {
  public:
   Source(StoreState& state, std::string name)
-      : state_(state), name_(std::move(name)), holder_(state.hold()), writer_(manifest_.shape, ram_) {}
+      : state_(state),
+        name_(std::move(name)),
+        holder_(state.hold()),
+        writer_(manifest_.shape, ram_),
+        cache_(state.memory) {}
   ~Source() override { state_.release(holder_); }
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
@@ -76,7 +82,8 @@ class Source final : public ImageSource {
   BlockCache cache_;
   Part part_ = Part::head;
   std::uint32_t space_ = 0;
-  std::uint64_t page_ = 0, other_ = 0;  // next ones
+  std::uint64_t page_ = 0, other_ = 0;              // next ones
+  std::optional<PageList::Cursor> pages_, others_;  // of space_, of the last one
 };
 
 Status Source::open() {
@@ -92,14 +99,13 @@ Status Source::open() {
   }
   std::vector<Space> mapped = std::move(manifest->spaces);
   for (Space& space : mapped)
-    for (PageRef& ref : space.pages)
-      if (is_stored(ref)) ref.origin = numbers[ref.origin];
+    space.pages.transform([&](PageRef ref) { return is_stored(ref) ? PageRef{numbers[ref.origin], ref.page} : ref; });
   for (std::size_t i = 0; i + 1 < mapped.size(); ++i) ram_.push_back({mapped[i].name, mapped[i].bytes});
   manifest_ = std::move(*manifest);
   state_.add_spaces(*holder_, std::move(mapped));
   // Held from here on: no collection takes a page of it. What is not there now will not be there later.
   for (const Space& space : spaces())
-    for (const PageRef& ref : space.pages)
+    for (const PageRef ref : space.pages)
       if (is_stored(ref) && !state_.place(ref).pack) return damaged("a pack that it needs is missing or damaged");
   return {};
 }
@@ -139,13 +145,14 @@ Result<std::string> Source::read() {
 
 Status Source::some_pages(std::string& out) {
   while (out.size() < kPiece && space_ + 1 < spaces().size()) {
-    const std::vector<PageRef>& pages = spaces()[space_].pages;
-    if (page_ == pages.size()) {
+    if (page_ == spaces()[space_].pages.size()) {
       ++space_;
       page_ = 0;
+      pages_.reset();
       continue;
     }
-    const PageRef& ref = pages[page_];
+    if (!pages_) pages_.emplace(spaces()[space_].pages);
+    const PageRef ref = (*pages_)[page_];
     if (ref == kZeroPage) {
       writer_.zero_page(out, space_, page_);
     } else if (ref != kAbsentPage) {
@@ -160,7 +167,8 @@ Status Source::some_pages(std::string& out) {
 
 Status Source::some_others(std::string& out, std::uint64_t until) {
   while (out.size() < kPiece && other_ < until) {
-    const PageRef& ref = spaces().back().pages[other_ / kPageBytes];
+    if (!others_) others_.emplace(spaces().back().pages);
+    const PageRef ref = (*others_)[other_ / kPageBytes];
     const std::size_t from = other_ % kPageBytes;
     const std::size_t count = std::min<std::uint64_t>(kPageBytes - from, until - other_);
     if (ref == kZeroPage) {
@@ -197,7 +205,7 @@ Result<BlockCache::Block> Source::fetch(const PageRef& ref) {
     if (at.pack) {
       auto pages = read_there(at);
       if (pages) return BlockCache::Block{at.pack->content.blocks[at.index].slots, std::move(*pages)};
-      if (pages.error().kind == ErrorKind::damaged) state_.note_bad(ref.origin, ref.page / kPagesPerBlock);
+      if (pages.error().kind == ErrorKind::damaged) state_.note_bad(at);
       if (pages.error().kind != ErrorKind::not_found)
         return Error{pages.error().kind, "read image", name_, at.pack->path.string() + ": " + pages.error().cause};
       readers_.erase(at.pack->content.id);  // a file that lies elsewhere does not stay because it was opened
@@ -215,6 +223,7 @@ Result<std::string> Source::read_there(const BlockPlace& at) {
   if (known == readers_.end()) {
     auto file = state_.files.open(at.pack->path);
     if (!file) return file.error();
+    if (readers_.size() == kOpenPacks) readers_.clear();
     known = readers_.try_emplace(content.id, *file, *state_.keys.find(content.key), content).first;
   }
   return known->second.read(content, content.blocks[at.index], at.index);

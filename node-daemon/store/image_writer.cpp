@@ -1,5 +1,6 @@
 #include "node-daemon/store/image_writer.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -13,17 +14,22 @@ namespace {
 
 class Writer final : public ImageWriter {
  public:
-  Writer(std::unique_ptr<ImageIngest> ingest, std::string path, std::stop_token stop, std::size_t buffer_bytes)
-      : path_(std::move(path)), stop_(std::move(stop)), buffer_bytes_(buffer_bytes), ingest_(std::move(ingest)) {
+  Writer(std::unique_ptr<ImageIngest> ingest, std::string path, std::stop_token stop, UploadCaps* caps,
+         std::shared_ptr<MemoryPool> memory)
+      : path_(std::move(path)),
+        stop_(std::move(stop)),
+        caps_(caps),
+        memory_(std::move(memory)),
+        ingest_(std::move(ingest)) {
     worker_ = std::jthread([this](const std::stop_token& ended) { run(ended); });
   }
   ~Writer() override { worker_.request_stop(); }
 
   Status write(std::string_view raw) override {
-    std::unique_lock lock(mutex_);
-    if (auto ready = wait(lock, [this] { return queued_ < buffer_bytes_; }); !ready) return ready;
+    const bool has_room = buffer_.take(raw.size(), stop_, [this] { return has_failed_.load(); });
+    const std::lock_guard lock(mutex_);
+    if (!has_room) return failed_ ? Status(*failed_) : given_up();
     blocks_.emplace_back(raw);
-    queued_ += raw.size();
     changed_.notify_all();
     return {};
   }
@@ -34,8 +40,10 @@ class Writer final : public ImageWriter {
       if (auto ready = wait(lock, [this] { return blocks_.empty() && !busy_; }); !ready) return ready.error();
     }
     // The worker has nothing to do and gets nothing more: from here on this thread works alone.
+    const UploadCaps::Work work(caps_);
     auto figures = ingest_->commit();
     if (!figures) return figures.error();
+    pause(caps_, stop_);
     log_info("image stored", {{"image", path_},
                               {"raw_bytes", std::to_string(figures->raw_bytes)},
                               {"pages", std::to_string(figures->pages)},
@@ -54,11 +62,13 @@ class Writer final : public ImageWriter {
   Status wait(std::unique_lock<std::mutex>& lock, Ready ready) {
     changed_.wait(lock, stop_, [&] { return failed_ || ready(); });
     if (failed_) return *failed_;
-    if (stop_.stop_requested()) return Error{ErrorKind::refused, "store image", path_, "it was given up"};
+    if (stop_.stop_requested()) return given_up();
     return {};
   }
+  Error given_up() const { return {ErrorKind::refused, "store image", path_, "it was given up"}; }
 
   void run(const std::stop_token& stop) {
+    const UploadCaps::Work work(caps_);
     std::unique_lock lock(mutex_);
     for (;;) {
       if (!changed_.wait(lock, stop, [&] { return !blocks_.empty(); }) || stop.stop_requested()) return;
@@ -67,10 +77,15 @@ class Writer final : public ImageWriter {
       busy_ = true;
       lock.unlock();
       const Status done = ingest_->write(block);
+      pause(caps_, stop);
       lock.lock();
       busy_ = false;
-      queued_ -= block.size();
-      if (!done) failed_ = done.error();
+      buffer_.give(block.size());
+      if (!done) {
+        failed_ = done.error();
+        has_failed_ = true;
+        memory_->wake();
+      }
       changed_.notify_all();
       if (failed_) return;
     }
@@ -78,23 +93,26 @@ class Writer final : public ImageWriter {
 
   const std::string path_;
   const std::stop_token stop_;
-  const std::size_t buffer_bytes_;
+  UploadCaps* const caps_;
+  const std::shared_ptr<MemoryPool> memory_;
   // The worker's alone while blocks_ is not empty or busy_ is set; commit()'s afterwards.
   const std::unique_ptr<ImageIngest> ingest_;
   std::mutex mutex_;
   std::condition_variable_any changed_;  // with stop tokens: a plain one would miss a stop between test and wait
   std::deque<std::string> blocks_;
-  std::size_t queued_ = 0;
+  MemoryPool::Member buffer_{memory_};  // for them and the one that the worker has
   bool busy_ = false;
   std::optional<Error> failed_;
-  std::jthread worker_;  // last: ends before what it uses
+  std::atomic<bool> has_failed_ = false;  // for who waits with another lock
+  std::jthread worker_;                   // last: ends before what it uses
 };
 
 }  // namespace
 
 std::unique_ptr<ImageWriter> make_image_writer(std::unique_ptr<ImageIngest> ingest, const std::string& path,
-                                               std::stop_token stop, std::size_t buffer_bytes) {
-  return std::make_unique<Writer>(std::move(ingest), path, std::move(stop), buffer_bytes);
+                                               std::stop_token stop, UploadCaps* caps,
+                                               std::shared_ptr<MemoryPool> memory) {
+  return std::make_unique<Writer>(std::move(ingest), path, std::move(stop), caps, std::move(memory));
 }
 
 }  // namespace stillpoint::node

@@ -37,7 +37,8 @@ struct Slow final : ImageIngest {
 TEST_CASE("a writer that waits for the store ends when the image is given up") {
   Slow::Gate gate;
   std::stop_source stop;
-  auto writer = make_image_writer(std::make_unique<Slow>(gate), "image", stop.get_token(), 1);
+  auto writer = make_image_writer(std::make_unique<Slow>(gate), "image", stop.get_token(), nullptr,
+                                  std::make_shared<MemoryPool>(1));
   REQUIRE(writer->write("taken").has_value());
   std::jthread other([&] { stop.request_stop(); });
   const Status waited = writer->write("more");
@@ -49,7 +50,8 @@ TEST_CASE("a writer that waits for the store ends when the image is given up") {
 
 TEST_CASE("a writer that is destroyed at once ends, also when its thread is only just going to sleep") {
   Slow::Gate gate;
-  for (int i = 0; i < 3000; ++i) make_image_writer(std::make_unique<Slow>(gate), "image", {}).reset();
+  const auto memory = std::make_shared<MemoryPool>(1);
+  for (int i = 0; i < 3000; ++i) make_image_writer(std::make_unique<Slow>(gate), "image", {}, nullptr, memory).reset();
 }
 
 TEST_CASE("an image that was given up leaves nothing") {
@@ -60,7 +62,8 @@ TEST_CASE("an image that was given up leaves nothing") {
   {
     auto ingest = (*store)->begin("j7/e12/guest-0.ram", ImageKind::memory);
     REQUIRE(ingest.has_value());
-    auto writer = make_image_writer(std::move(*ingest), "image", stop.get_token());
+    auto writer = make_image_writer(std::move(*ingest), "image", stop.get_token(), nullptr,
+                                    std::make_shared<MemoryPool>(kImageMemoryBytes));
     REQUIRE(writer->write(test::TestGuest(1).stream()).has_value());
     stop.request_stop();
     CHECK(writer->write("more").error().kind == ErrorKind::refused);
@@ -75,7 +78,8 @@ TEST_CASE("an error of the store stays") {
   REQUIRE(store.has_value());
   auto ingest = (*store)->begin("j7/e12/guest-0.disk", ImageKind::flat);
   REQUIRE(ingest.has_value());
-  auto writer = make_image_writer(std::move(*ingest), "image", {});
+  auto writer =
+      make_image_writer(std::move(*ingest), "image", {}, nullptr, std::make_shared<MemoryPool>(kImageMemoryBytes));
   files.fail_at(0, ENOSPC);
   (void)writer->write(test::flat_bytes(4, 3'000'000));
   CHECK(writer->commit().error().kind == ErrorKind::storage_full);

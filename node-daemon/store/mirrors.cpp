@@ -13,7 +13,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPacks = "packs/", kImages = "images/", kPackSuffix = ".pack";
 constexpr std::size_t kIdDigits = 32;
-constexpr std::uint64_t kMaxImageFile = 256u << 20;
 
 bool is_pack_name(std::string_view name) {
   if (!name.ends_with(kPackSuffix)) return false;
@@ -62,24 +61,43 @@ class Mirrors::IncomingPack final : public Incoming {
 
 class Mirrors::IncomingImage final : public Incoming {
  public:
-  IncomingImage(std::shared_ptr<ChunkStore> store, std::string name)
-      : store_(std::move(store)), name_(std::move(name)) {}
+  IncomingImage(Mirrors& mirrors, std::shared_ptr<ChunkStore> store, std::string name, fs::path temporary,
+                std::unique_ptr<WritableFile> file)
+      : mirrors_(mirrors),
+        store_(std::move(store)),
+        name_(std::move(name)),
+        temporary_(std::move(temporary)),
+        file_(std::move(file)) {}
+  ~IncomingImage() override {
+    file_.reset();
+    (void)mirrors_.files_.remove(temporary_);  // else the next opening of the mirror does it
+  }
+  IncomingImage(const IncomingImage&) = delete;
+  IncomingImage& operator=(const IncomingImage&) = delete;
 
   Status write(std::string_view piece) override {
-    if (content_.size() + piece.size() > kMaxImageFile)
+    bytes_ += piece.size();
+    if (bytes_ > kMaxImageFileBytes)
       return Error{ErrorKind::refused, "keep a copy", name_, "an image's file is never so large"};
-    content_ += piece;
-    return {};
+    return file_->append(piece);
   }
   Status commit() override {
     if (auto known = store_->refresh(); !known) return known;
-    return store_->put_image(name_, content_);
+    const std::lock_guard one(mirrors_.image_in_memory_);
+    auto written = mirrors_.files_.open(temporary_);
+    if (!written) return written.error();
+    auto content = (*written)->read(0, bytes_);
+    if (!content) return content.error();
+    return store_->put_image(name_, *content);
   }
 
  private:
+  Mirrors& mirrors_;
   const std::shared_ptr<ChunkStore> store_;
   const std::string name_;
-  std::string content_;
+  const fs::path temporary_;
+  std::unique_ptr<WritableFile> file_;
+  std::uint64_t bytes_ = 0;
 };
 
 Mirrors::~Mirrors() = default;
@@ -97,21 +115,19 @@ Result<std::unique_ptr<Mirrors::Incoming>> Mirrors::begin(const HostName& owner,
   if (*free < reserve_ || *free - reserve_ < bytes)
     return Error{ErrorKind::storage_full, "keep a copy", hosts_.string(),
                  std::to_string(*free >> 20) + " MiB are free on " + self_.value};
-  if (name.starts_with(kImages)) {
-    const std::string image = name.substr(kImages.size());
-    if (!is_image_name(image)) return refused("not an image's name");
-    return std::make_unique<IncomingImage>(std::move(*store), image);
-  }
-  if (!name.starts_with(kPacks) || !is_pack_name(std::string_view(name).substr(kPacks.size())))
+  const bool is_image = name.starts_with(kImages);
+  const std::string image = is_image ? name.substr(kImages.size()) : "";
+  if (is_image && !is_image_name(image)) return refused("not an image's name");
+  if (!is_image && (!name.starts_with(kPacks) || !is_pack_name(std::string_view(name).substr(kPacks.size()))))
     return refused("neither a pack's nor an image's name");
-  const fs::path path = directory(owner) / name;
-  auto unique = stillpoint::random_id();  // the same pack may come twice
+  auto unique = stillpoint::random_id();  // the same may come twice
   if (!unique) return unique.error();
-  fs::path temporary = path;
-  temporary += "." + *unique + std::string(kTemporarySuffix);
+  fs::path temporary = directory(owner) / "packs" / (*unique + std::string(kTemporarySuffix));
   auto file = files_.create(temporary);
   if (!file) return file.error();
-  return std::make_unique<IncomingPack>(files_, keys_, path, std::move(temporary), std::move(*file));
+  if (is_image)
+    return std::make_unique<IncomingImage>(*this, std::move(*store), image, std::move(temporary), std::move(*file));
+  return std::make_unique<IncomingPack>(files_, keys_, directory(owner) / name, std::move(temporary), std::move(*file));
 }
 
 Result<std::shared_ptr<ChunkStore>> Mirrors::open(const HostName& owner) {
@@ -124,6 +140,7 @@ Result<std::shared_ptr<ChunkStore>> Mirrors::open(const HostName& owner) {
   if (!held) return held.error();
   ChunkStoreOptions options;
   options.index_entries = 1;  // nothing is taken up here
+  options.memory = memory_;
   auto store = ChunkStore::open(files_, path, keys_, options);
   if (!store) return store.error();
   return (open_[owner.value] = {std::move(*held), std::move(*store)}).store;

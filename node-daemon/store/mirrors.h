@@ -19,8 +19,15 @@ namespace stillpoint::node {
 class Mirrors {
  public:
   // files: borrowed. self: this host, which has no mirror here. reserve: bytes of the file system that are left free.
-  Mirrors(Files& files, std::filesystem::path hosts, HostName self, SiteKeys keys, std::uint64_t reserve = 0)
-      : files_(files), hosts_(std::move(hosts)), self_(std::move(self)), keys_(std::move(keys)), reserve_(reserve) {}
+  // memory: of what is read here; null: of each its own.
+  Mirrors(Files& files, std::filesystem::path hosts, HostName self, SiteKeys keys, std::uint64_t reserve = 0,
+          std::shared_ptr<MemoryPool> memory = nullptr)
+      : files_(files),
+        hosts_(std::move(hosts)),
+        self_(std::move(self)),
+        keys_(std::move(keys)),
+        reserve_(reserve),
+        memory_(std::move(memory)) {}
   ~Mirrors();
 
   // A file that arrives. Nothing is visible before commit(), nothing is left when it is destroyed without it.
@@ -56,6 +63,8 @@ class Mirrors {
   const HostName self_;
   const SiteKeys keys_;
   const std::uint64_t reserve_;
+  const std::shared_ptr<MemoryPool> memory_;
+  std::mutex image_in_memory_;  // lists of images are large: one at a time is checked
   std::mutex mutex_;
   std::map<std::string, Mirror> open_;  // by owner
 };

@@ -31,6 +31,7 @@ void PageIndex::put(const Fingerprint& key, PageRef ref) {
   if (young_.used >= generation_) {
     old_ = std::move(young_);
     young_ = {};
+    young_.grow(old_.slots.size());  // at once: while a table grows, both sizes of it are there
   }
   if (young_.used * 4 >= young_.slots.size() * 3) young_.grow(young_.slots.empty() ? 4096 : young_.slots.size() * 2);
   Slot* const slot = young_.at(key);

@@ -1,6 +1,9 @@
 // Images in the site's S3 store, on a real server: what is left when every host is lost.
 #include <doctest/doctest.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "node-daemon/store/chunk_image_store.h"
 #include "node-daemon/store/remote/s3_store.h"
@@ -129,6 +132,141 @@ TEST_CASE("a site store that is not there: the checkpoint fails in words, what i
   server().start();
   const Status again = h1->replicate(image, asked, {});
   REQUIRE_MESSAGE(again.has_value(), again.error());
+}
+
+TEST_CASE("what was committed here goes to the S3 store later; stopped half-way, the next try sends what is missing") {
+  Site site;
+  auto h1 = site.host("h1");
+  const std::string disk = flat_bytes(6, 3'000'000);
+  wire::GuestImage image;
+  *image.mutable_memory() = put(*h1, {{"j7"}, {1}, {0}, ImageName::Part::memory}, TestGuest(1).stream());
+  *image.mutable_disk() = put(*h1, {{"j7"}, {1}, {0}, ImageName::Part::disk}, disk);
+  wire::Durability local, asked;
+  REQUIRE(h1->replicate(image, local, {}).has_value());
+  REQUIRE(image.disk().copies_size() == 0);
+  asked.set_level(wire::Durability::SITE);
+  std::stop_source stop;
+  stop.request_stop();
+  REQUIRE_FALSE(h1->replicate(image, asked, stop.get_token()).has_value());
+  CHECK(image.disk().copies_size() == 0);
+  // Another process, as after a restart of the daemon.
+  h1.reset();
+  h1 = site.host("h1");
+  const Status later = h1->replicate(image, asked, {});
+  REQUIRE_MESSAGE(later.has_value(), later.error());
+  REQUIRE(image.disk().copies_size() == 1);
+  CHECK(image.disk().copies(0) == "s3");
+  h1.reset();
+  fs::remove_all(site.path / "h1");
+  CHECK(*get(*site.host("h2"), image.disk()) == disk);
+}
+
+// Ends its process at the n-th step of putting files: before and after each file, and at each read of one.
+class DyingBlobs final : public BlobStore {
+ public:
+  DyingBlobs(std::shared_ptr<BlobStore> blobs, std::uint64_t steps) : blobs_(std::move(blobs)), left_(steps) {}
+  const std::string& where() const override { return blobs_->where(); }
+  Status put(const std::string& name, const ReadableFile& content, std::stop_token stop) override {
+    step();
+    const Status done = blobs_->put(name, Watched(content, *this), stop);
+    step();
+    return done;
+  }
+  Result<std::shared_ptr<const ReadableFile>> open(const std::string& name) override { return blobs_->open(name); }
+  Result<std::vector<std::string>> list(const std::string& directory) override { return blobs_->list(directory); }
+  Status remove(const std::string& name) override { return blobs_->remove(name); }
+
+ private:
+  struct Watched final : ReadableFile {
+    Watched(const ReadableFile& content, DyingBlobs& blobs) : content_(content), blobs_(blobs) {}
+    Result<std::string> read(std::uint64_t offset, std::size_t count) const override {
+      blobs_.step();
+      return content_.read(offset, count);
+    }
+    std::uint64_t size() const override { return content_.size(); }
+    const ReadableFile& content_;
+    DyingBlobs& blobs_;
+  };
+  void step() {
+    if (left_-- > 0) return;
+    ::kill(::getpid(), SIGKILL);
+    ::pause();
+  }
+  const std::shared_ptr<BlobStore> blobs_;
+  std::uint64_t left_;
+};
+
+// Whether the process that put the image into the S3 store was killed; otherwise it came to its end.
+bool killed(const fs::path& path, const S3Settings& settings, wire::GuestImage image, std::uint64_t steps) {
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    auto s3 = S3Store::make(settings);
+    if (!s3) ::_exit(2);
+    ImageStoreOptions options;
+    options.own = true;
+    options.object_store = std::make_shared<DyingBlobs>(std::move(*s3), steps);
+    auto store = open_chunk_image_store(path / "h1", {"h1"}, path / "store.keys", std::move(options));
+    if (!store) ::_exit(3);
+    wire::Durability asked;
+    asked.set_level(wire::Durability::SITE);
+    ::_exit((*store)->replicate(image, asked, {}) ? 0 : 4);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) return true;
+  REQUIRE(WIFEXITED(status));
+  REQUIRE(WEXITSTATUS(status) == 0);
+  return false;
+}
+
+TEST_CASE("a host killed at any step of an upload: what was there stays, half an image is none, and nothing is left") {
+  Site site;
+  S3Settings settings = server().settings();
+  settings.part_bytes = 5u << 20;
+  auto store = S3Store::make(settings);
+  REQUIRE_MESSAGE(store.has_value(), store.error());
+  const std::shared_ptr<S3Store> s3 = std::move(*store);
+  site.s3 = s3;
+  auto h1 = site.host("h1");
+  const std::string memory = TestGuest(1).stream();
+  const wire::GuestImage first = take(*h1, 1, memory, flat_bytes(4, 500'000));
+  std::uint64_t epoch = 1, deaths = 0;
+  const auto run = [&](std::uint64_t steps, std::size_t bytes) {
+    CAPTURE(steps);
+    ++epoch;
+    const std::string disk = flat_bytes(100 + epoch, bytes);
+    wire::GuestImage image;
+    *image.mutable_memory() = put(*h1, {{"j7"}, {epoch}, {0}, ImageName::Part::memory}, memory);
+    *image.mutable_disk() = put(*h1, {{"j7"}, {epoch}, {0}, ImageName::Part::disk}, disk);
+    h1.reset();
+    const bool was_killed = killed(site.path, settings, image, steps);
+    REQUIRE(s3->end_unfinished("h1").has_value());  // as the daemon does when it starts
+    for (auto* file : {image.mutable_memory(), image.mutable_disk()}) file->add_copies("s3");
+    {
+      const auto h2 = site.host("h2");
+      CHECK(*get(*h2, first.disk()) == flat_bytes(4, 500'000));
+      const auto back = get(*h2, image.disk());
+      if (back) CHECK(*back == disk);
+      else CHECK(back.error().kind == ErrorKind::damaged);
+      CHECK((back.has_value() || was_killed));
+    }
+    h1 = site.host("h1");
+    const Status removed = h1->remove({"j7"}, {{epoch}}, ImageStore::Reach::own, {});
+    REQUIRE_MESSAGE(removed.has_value(), removed.error());
+    deaths += was_killed ? 1 : 0;
+    return was_killed;
+  };
+  for (std::uint64_t steps = 0; run(steps, 200'000); ++steps) {}
+  const std::uint64_t small = deaths;
+  for (std::uint64_t steps = 0; run(steps, 12'000'000); steps += 5) {}  // its pack goes in parts
+  CHECK(small > 5);
+  CHECK(deaths > small + 3);
+  MESSAGE(small, " deaths while files went whole, ", deaths - small, " while one went in parts");
+  REQUIRE(h1->remove({"j7"}, {{1}}, ImageStore::Reach::own, {}).has_value());
+  CHECK(site.packs() == 0);
+  CHECK(s3->list("h1").value().empty());
+  CHECK(s3->end_unfinished("").value() == 0);
 }
 
 }  // namespace

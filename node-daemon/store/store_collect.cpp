@@ -36,7 +36,7 @@ void StoreState::mark(Live& live, const PageRef& ref) const {
 
 void StoreState::mark(Live& live, const std::vector<Space>& spaces) const {
   for (const Space& space : spaces)
-    for (const PageRef& ref : space.pages) mark(live, ref);
+    for (const PageRef ref : space.pages) mark(live, ref);
 }
 
 void StoreState::image_replaced(const std::string& name) {
@@ -71,7 +71,7 @@ Result<StoreState::Live> StoreState::live_by_images(const std::stop_token& stop,
     for (const Id& id : manifest->origins) numbers.push_back(origin_number(id));
     const std::lock_guard lock(mutex_);
     for (const Space& space : manifest->spaces)
-      for (const PageRef& ref : space.pages)
+      for (const PageRef ref : space.pages)
         if (is_stored(ref) && numbers[ref.origin]) mark(live, {*numbers[ref.origin], ref.page});
   }
   note_unreadable(unreadable);
@@ -102,6 +102,7 @@ StoreState::Victims StoreState::choose_victims(Live& live) {
     const std::uint64_t count = live_pages[pack.get()];
     if (count == 0) victims.dead.push_back(pack);
     else if (!options.compact) continue;
+    else if (mended_.contains(id)) victims.sparse.push_back(pack);
     else if (static_cast<double>(count) < options.compact_below * static_cast<double>(pack->pages))
       victims.sparse.push_back(pack);
     else if (pack->content.file_bytes < options.pack_bytes / kSmallPackShare) small.push_back(pack);
@@ -192,6 +193,42 @@ Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& s
   return {};
 }
 
+std::vector<std::shared_ptr<const PackInfo>> StoreState::without_places(
+    std::vector<std::shared_ptr<const PackInfo>>& packs) {
+  const std::lock_guard lock(mutex_);
+  std::set<const PackInfo*> used;
+  for (const Origin& origin : origins_)
+    for (const BlockPlace& place : origin.blocks) used.insert(place.pack.get());
+  std::vector<std::shared_ptr<const PackInfo>> unused;
+  std::erase_if(packs, [&](const auto& pack) {
+    if (used.contains(pack.get())) return false;
+    unused.push_back(pack);
+    packs_.erase(pack->content.id);
+    return true;
+  });
+  return unused;
+}
+
+void StoreState::take_back(const std::vector<std::shared_ptr<const PackInfo>>& sparse,
+                           const std::vector<std::shared_ptr<const PackInfo>>& replaced) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& pack : sparse)
+    if (std::ranges::find(replaced, pack) == replaced.end()) place_blocks(pack, false);
+}
+
+Status StoreState::remove_packs(const std::vector<std::shared_ptr<const PackInfo>>& gone, CollectReport& report) {
+  if (gone.empty()) return {};
+  for (const auto& pack : gone) {
+    looked_at_.erase(pack->path.filename().string());  // a copy may be put here again
+    if (auto removed = files.remove(pack->path); !removed) report.problems.push_back(removed.error());
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& pack : gone) mended_.erase(pack->content.id);
+  }
+  return files.sync_directory(packs_directory);
+}
+
 Result<CollectReport> StoreState::collect(const std::stop_token& stop) {
   const std::lock_guard one(collect_mutex_);
   CollectReport report;
@@ -207,14 +244,11 @@ Result<CollectReport> StoreState::collect(const std::stop_token& stop) {
     const Victims victims = choose_victims(*live);
     std::vector<std::shared_ptr<const PackInfo>> gone = victims.dead;
     const Status compacted = compact(victims.sparse, stop, report, gone);
+    take_back(victims.sparse, gone);
     report.packs_removed = victims.dead.size();
     report.packs_compacted = gone.size() - victims.dead.size();
-    for (const auto& pack : gone) {
-      looked_at_.erase(pack->path.filename().string());  // a copy may be put here again
-      if (auto removed = files.remove(pack->path); !removed) report.problems.push_back(removed.error());
-    }
-    if (!gone.empty())
-      if (auto synced = files.sync_directory(packs_directory); !synced) return synced;
+    if (auto removed = remove_packs(gone, report); !removed) return removed;
+    forget_bad_of_gone_packs();
     return compacted;
   };
   const Status done = run();

@@ -48,7 +48,7 @@ Pages wanted_pages(Files& files, const fs::path& images, const SiteKeys& keys, s
           continue;
         }
         for (const Space& space : manifest->spaces)
-          for (const PageRef& ref : space.pages)
+          for (const PageRef ref : space.pages)
             if (is_stored(ref)) wanted.insert({manifest->origins[ref.origin], ref.page});
       }
   return wanted;

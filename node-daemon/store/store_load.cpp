@@ -9,7 +9,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kMaxImageFile = std::uint64_t{1} << 30;
 constexpr int kListings = 16;  // of another host's packs until two are the same
 
 bool is_plain_name(std::string_view name) {
@@ -91,7 +90,9 @@ Status StoreState::load() {
       if (name.ends_with(kTemporarySuffix))
         if (auto removed = files.remove(images_directory / name); !removed) return removed;
   }
-  return options.read_only ? Status() : load_packs();
+  if (options.read_only) return {};
+  load_bad();
+  return load_packs();
 }
 
 // A store that nobody else writes to is read in one go. Another host's may have a pack moved meanwhile, and a directory
@@ -178,7 +179,7 @@ bool StoreState::has_pages_of(const ImageManifest& manifest) {
     numbers.push_back(known->second);
   }
   return std::ranges::all_of(manifest.spaces, [&](const Space& space) {
-    return std::ranges::all_of(space.pages, [&](const PageRef& ref) {
+    return std::ranges::all_of(space.pages, [&](const PageRef ref) {
       return !is_stored(ref) || usable({numbers[ref.origin], ref.page});
     });
   });
@@ -237,7 +238,7 @@ Status StoreState::remove_empty_directories() {
 Result<std::string> StoreState::read_image_file(const std::string& name) {
   auto file = files.open(images_directory / name);
   if (!file) return file.error();
-  if ((*file)->size() > kMaxImageFile) return Error{ErrorKind::damaged, "read image", name, "it is too large"};
+  if ((*file)->size() > kMaxImageFileBytes) return Error{ErrorKind::damaged, "read image", name, "it is too large"};
   return (*file)->read(0, (*file)->size());
 }
 

@@ -51,7 +51,7 @@ Status mend_blocks(ChunkStore& here, ChunkStore& there, const std::vector<BlockS
     if (stop.stop_requested()) return Error{ErrorKind::transient, "mend image", name, "this host is stopping"};
     if (auto put = here.put_pack(*file, bad); !put) return put;
   }
-  return {};
+  return here.retire_mended();
 }
 
 Status mend_list(ChunkStore& here, ChunkStore& there, const std::string& image, const std::stop_token& stop) {

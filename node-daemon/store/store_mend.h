@@ -1,7 +1,7 @@
 // An image put right from a copy of it in another place: packs that are damaged or gone, and the image's file.
 //
-// What is fetched is checked block by block before it takes a name. A pack that has a damaged block stays where it is, for
-// the blocks of it that are whole; it goes with the next collection that finds it of little use.
+// What is fetched is checked block by block before it takes a name. A pack that had a damaged block goes when all that
+// is whole in it has been written anew.
 //
 // Threads: blocking; any.
 #pragma once
@@ -13,7 +13,8 @@
 namespace stillpoint::node {
 
 // bad: blocks of the image that are of no use in `here`. An error of kind damaged: the copy has not got them either.
-Status mend_blocks(ChunkStore& here, ChunkStore& there, const std::vector<BlockSlots>& bad, const std::stop_token& stop);
+Status mend_blocks(ChunkStore& here, ChunkStore& there, const std::vector<BlockSlots>& bad,
+                   const std::stop_token& stop);
 
 // The image's file, which is damaged or gone, with what it lists and is not here. The copy's file must be the one that
 // the catalog recorded.

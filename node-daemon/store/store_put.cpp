@@ -26,36 +26,55 @@ Status write_as(Files& files, const fs::path& path, const ReadableFile& content)
 }  // namespace
 
 Status StoreState::put_pack(const ReadableFile& file, const std::vector<BlockSlots>& instead) {
-  const auto content = read_pack(file, keys);
+  // Written and checked without a lock: it may come from far away, and collections go on meanwhile.
+  auto unique = random_id();
+  if (!unique) return unique.error();
+  const fs::path temporary = packs_directory / (hex(as_text(*unique)) + std::string(kTemporarySuffix));
+  auto content = write_checked(temporary, file);
+  Status done = content ? adopt_pack(temporary, *content, instead) : Status(content.error());
+  if (!done) (void)files.remove(temporary);  // else the next opening of the store does it
+  return done;
+}
+
+Result<PackContent> StoreState::write_checked(const fs::path& temporary, const ReadableFile& file) {
+  if (auto written = write_as(files, temporary, file); !written) return written.error();
+  auto copy = files.open(temporary);
+  if (!copy) return copy.error();
+  auto content = read_pack(**copy, keys);
   if (!content) return named(content.error(), "elsewhere");
-  const std::string name = pack_name(content->id);
-  if (auto whole = check_blocks(*content, keys, file); !whole) return named(whole.error(), name);
+  if (auto whole = check_blocks(*content, keys, **copy); !whole) return named(whole.error(), pack_name(content->id));
+  return content;
+}
 
-  const std::lock_guard one(collect_mutex_);  // no collection, and no other copy of the same pack
-  const fs::path path = packs_directory / name;
-  fs::path temporary = path;
-  temporary += kTemporarySuffix;
-  if (auto removed = files.remove(temporary); !removed) return removed;
-  Status done = write_as(files, temporary, file);
-  if (done) done = files.rename(temporary, path);
-  if (!done) {
-    (void)files.remove(temporary);  // else the next opening of the store does it
-    return done;
+Status StoreState::adopt_pack(const fs::path& temporary, const PackContent& content,
+                              const std::vector<BlockSlots>& instead) {
+  const std::string name = pack_name(content.id);
+  bool was_bad = false;
+  {
+    const std::lock_guard one(collect_mutex_);  // no collection, and no other copy of the same pack
+    if (auto renamed = files.rename(temporary, packs_directory / name); !renamed) return renamed;
+    if (auto synced = files.sync_directory(packs_directory); !synced) return synced;
+    const std::lock_guard lock(mutex_);
+    looked_at_.insert(name);
+    // What was there by that name is replaced.
+    was_bad = std::erase_if(bad_, [&](const auto& bad) { return bad.first == content.id; }) > 0;
+    add_pack(content, false);
+    put_in_place(packs_.at(content.id), instead);
   }
-  if (auto synced = files.sync_directory(packs_directory); !synced) return synced;
-
-  const std::lock_guard lock(mutex_);
-  looked_at_.insert(name);
-  add_pack(*content, false);
-  const auto pack = packs_.at(content->id);
-  for (const BlockSlots& bad : instead)
-    for (std::uint32_t index = 0; index < content->blocks.size(); ++index) {
-      const PackBlock& block = content->blocks[index];
-      if (content->origins[block.origin] != bad.origin || block.number != bad.number) continue;
-      origins_[number_of(bad.origin)].blocks[bad.number] = {pack, index, block.slots};
-      bad_.erase({number_of(bad.origin), bad.number});
-    }
+  if (was_bad) store_bad();
   return {};
+}
+
+void StoreState::put_in_place(const std::shared_ptr<const PackInfo>& pack, const std::vector<BlockSlots>& instead) {
+  const PackContent& content = pack->content;
+  for (const BlockSlots& bad : instead)
+    for (std::uint32_t index = 0; index < content.blocks.size(); ++index) {
+      const PackBlock& block = content.blocks[index];
+      if (content.origins[block.origin] != bad.origin || block.number != bad.number) continue;
+      BlockPlace& place = origins_[number_of(bad.origin)].blocks[bad.number];
+      if (place.pack && place.pack != pack) mended_.insert(place.pack->content.id);
+      place = {pack, index, block.slots};
+    }
 }
 
 }  // namespace stillpoint::node

@@ -43,8 +43,12 @@ void StoreState::place_blocks(const std::shared_ptr<const PackInfo>& pack, bool 
     auto& blocks = origins_[numbers[block.origin]].blocks;
     if (blocks.size() <= block.number) blocks.resize(block.number + 1);
     BlockPlace& place = blocks[block.number];
+    const BlockPlace here{pack, index, block.slots};
     // A crash may leave a block both where it was and where compaction put what was alive of it: the fuller one counts.
-    if (replace || std::popcount(place.slots) < std::popcount(block.slots)) place = {pack, index, block.slots};
+    // Unless it is known to be damaged.
+    const bool fuller = std::popcount(place.slots) < std::popcount(block.slots);
+    const bool better = is_bad(place) == is_bad(here) ? fuller : is_bad(place) || !place.pack;
+    if (replace || better) place = here;
   }
 }
 
@@ -55,13 +59,9 @@ bool StoreState::usable(const PageRef& ref) const {
   return block < origin.blocks.size() && (origin.blocks[block].slots >> (ref.page % kPagesPerBlock) & 1) != 0;
 }
 
-bool StoreState::is_bad(const PageRef& ref) const {
-  return !bad_.empty() && bad_.contains({ref.origin, ref.page / kPagesPerBlock});
-}
-
-void StoreState::note_bad(std::uint32_t origin, std::uint32_t block) {
-  const std::lock_guard lock(mutex_);
-  bad_.insert({origin, block});
+bool StoreState::is_in_bad_block(const PageRef& ref) const {
+  const Origin& origin = origins_[ref.origin];
+  return !bad_.empty() && !origin.open && is_bad(origin.blocks[ref.page / kPagesPerBlock]);
 }
 
 BlockPlace StoreState::place(const PageRef& ref) {
@@ -117,33 +117,35 @@ void StoreState::add_spaces(Holder& holder, std::vector<Space> spaces) {
   holder.spaces.insert(before, std::make_move_iterator(spaces.begin()), std::make_move_iterator(spaces.end()));
 }
 
-PageRef& StoreState::add_page(Holder& holder) {
+void StoreState::end_spaces(Holder& holder, std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
-  return holder.spaces.back().pages.emplace_back(kAbsentPage);
+  holder.spaces.back().bytes = bytes;
 }
 
-void StoreState::put_unstored(PageRef& ref, PageRef what) {
+void StoreState::put_unstored(PageList& list, std::size_t at, PageRef what) {
   const std::lock_guard lock(mutex_);
-  ref = what;
+  list.put(at, what);
 }
 
-Status StoreState::put_page(Holder& holder, PageRef& ref, const Fingerprint& fingerprint, std::string_view page,
-                            bool& is_new, PageCompressor& compressor) {
+Status StoreState::put_page(Holder& holder, PageList& list, std::size_t at, const Fingerprint& fingerprint,
+                            std::string_view page, bool& is_new, PageCompressor& compressor) {
   const auto join = [&holder](const std::shared_ptr<OpenPack>& pack) {
     if (holder.packs.insert(pack).second) ++pack->users;
   };
   std::unique_lock lock(mutex_);
   is_new = false;
-  if (const auto known = index_.find(fingerprint); known && usable(*known) && !is_bad(*known)) {
-    ref = *known;
-    if (const auto& open = origins_[ref.origin].open) join(open);
+  if (const auto known = index_.find(fingerprint); known && usable(*known) && !is_in_bad_block(*known)) {
+    list.put(at, *known);
+    if (const auto& open = origins_[known->origin].open) join(open);
     return {};
   }
   if (!open_)
     if (auto opened = open_pack(); !opened) return opened;
   const std::shared_ptr<OpenPack> pack = open_;
   join(pack);
-  ref = {pack->origin, pack->number * kPagesPerBlock + static_cast<std::uint32_t>(pack->fingerprints.size())};
+  const PageRef ref{pack->origin,
+                    pack->number * kPagesPerBlock + static_cast<std::uint32_t>(pack->fingerprints.size())};
+  list.put(at, ref);
   pack->pages += page;
   pack->fingerprints.push_back(fingerprint);
   index_.put(fingerprint, ref);

@@ -12,6 +12,7 @@
 #include <optional>
 #include <set>
 
+#include "node-daemon/store/bad_blocks.h"
 #include "node-daemon/store/chunk_store.h"
 #include "node-daemon/store/pack_file.h"
 
@@ -68,6 +69,7 @@ class StoreState {
         images_directory(directory / "images"),
         keys(std::move(site_keys)),
         options(opts),
+        memory(opts.memory ? opts.memory : std::make_shared<MemoryPool>(kImageMemoryBytes)),
         index_(opts.index_entries) {}
 
   Status load();
@@ -82,20 +84,22 @@ class StoreState {
   // ChunkStore::put_pack().
   Status put_pack(const ReadableFile& file, const std::vector<BlockSlots>& instead);
 
-  // A block was found damaged: no new image relies on it, until it is put right.
-  void note_bad(std::uint32_t origin, std::uint32_t block);
+  // A block of a pack was found damaged: it is the place of no page that is anywhere else, and no new image relies on
+  // it, also in the next process (store_bad.cpp).
+  void note_bad(const BlockPlace& at);
+  // Packs with damaged blocks in whose place others came: what is whole in them is written anew, and they go.
+  Status retire_mended();
 
   std::shared_ptr<Holder> hold();
   void release(const std::shared_ptr<Holder>& holder);
 
   // Before the last space, if there is one.
   void add_spaces(Holder& holder, std::vector<Space> spaces);
-  // One more page of the last space. The reference holds until the next call.
-  PageRef& add_page(Holder& holder);
-  // Sets ref to the page's place, where it is already or in the pack being filled.
-  Status put_page(Holder& holder, PageRef& ref, const Fingerprint& fingerprint, std::string_view page, bool& is_new,
-                  PageCompressor& compressor);
-  void put_unstored(PageRef& ref, PageRef what);
+  void end_spaces(Holder& holder, std::uint64_t bytes);  // of the last one
+  // Puts the page's place into the list, one of the holder's: where it is already or in the pack being filled.
+  Status put_page(Holder& holder, PageList& list, std::size_t at, const Fingerprint& fingerprint, std::string_view page,
+                  bool& is_new, PageCompressor& compressor);
+  void put_unstored(PageList& list, std::size_t at, PageRef what);
   // All packs that the holder put pages into are durable when it returns.
   Status seal_packs(Holder& holder, PageCompressor& compressor);
 
@@ -119,14 +123,25 @@ class StoreState {
   const std::filesystem::path packs_directory, images_directory;
   const SiteKeys keys;
   const ChunkStoreOptions options;
+  const std::shared_ptr<MemoryPool> memory;
 
  private:
   using Live = std::vector<std::vector<std::uint64_t>>;  // by origin, by block: slots
 
+  Result<PackContent> write_checked(const std::filesystem::path& temporary, const ReadableFile& file);
+  Status adopt_pack(const std::filesystem::path& temporary, const PackContent& content,
+                    const std::vector<BlockSlots>& instead);
+  void put_in_place(const std::shared_ptr<const PackInfo>& pack, const std::vector<BlockSlots>& instead);
   std::uint32_t number_of(const Id& id);
   // replace: this is where its blocks are from now on, even if they are elsewhere too.
   void add_pack(const PackContent& content, bool replace);
   void place_blocks(const std::shared_ptr<const PackInfo>& pack, bool replace);
+  // store_bad.cpp
+  bool is_bad(const BlockPlace& at) const;
+  void load_bad();
+  void store_bad();  // without the mutex
+  void forget_bad_of_gone_packs();
+  std::optional<Error> bad_file_problem();
   // Parts of load_packs(), under collect_mutex_. The first two: whether anything was new, or gone. names: in order.
   Result<bool> take_up(const std::vector<std::string>& names);
   bool forget_packs_but(const std::vector<std::string>& names);
@@ -136,7 +151,7 @@ class StoreState {
   void index_pages(const PackContent& content);
   const OpenPack* unpublished(std::uint32_t origin) const { return origins_[origin].open.get(); }
   bool usable(const PageRef& ref) const;
-  bool is_bad(const PageRef& ref) const;
+  bool is_in_bad_block(const PageRef& ref) const;  // of one that is usable
   Status open_pack();
   Status write_block(OpenPack& pack, std::uint32_t number, const std::string& pages,
                      const std::vector<Fingerprint>& fingerprints, PageCompressor& compressor, std::uint64_t& written);
@@ -155,6 +170,11 @@ class StoreState {
     std::vector<std::shared_ptr<const PackInfo>> dead, sparse;
   };
   Victims choose_victims(Live& live);
+  std::vector<std::shared_ptr<const PackInfo>> without_places(std::vector<std::shared_ptr<const PackInfo>>& packs);
+  // Packs that were to be written anew and are not: what they hold is there as before.
+  void take_back(const std::vector<std::shared_ptr<const PackInfo>>& sparse,
+                 const std::vector<std::shared_ptr<const PackInfo>>& replaced);
+  Status remove_packs(const std::vector<std::shared_ptr<const PackInfo>>& gone, CollectReport& report);
   Status compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, const std::stop_token& stop,
                  CollectReport& report, std::vector<std::shared_ptr<const PackInfo>>& replaced);
   Status copy_live(const PackInfo& pack, const std::stop_token& stop, PackWriter& writer, PageCompressor& compressor);
@@ -166,11 +186,13 @@ class StoreState {
   std::map<Id, std::uint32_t> origin_numbers_;
   std::map<Id, std::shared_ptr<const PackInfo>> packs_;
   std::set<std::string> looked_at_;  // guarded by collect_mutex_: names of packs, also of those that cannot be read
-  std::set<std::pair<std::uint32_t, std::uint32_t>> bad_;  // origin and block; as far as this process has met them
+  BadBlocks bad_;
+  std::set<Id> mended_;  // packs that retire_mended() or the next collection takes
   std::shared_ptr<OpenPack> open_;
   std::list<std::shared_ptr<Holder>> holders_;
 
-  std::mutex collect_mutex_;  // one collection, verification or look at all packs at a time; taken before mutex_
+  std::mutex bad_file_mutex_;  // one writes it at a time; taken before mutex_
+  std::mutex collect_mutex_;   // one collection, verification or look at all packs at a time; taken before mutex_
   bool collecting_ = false;
   // Images that could not be read when they were last looked at. How many origins there were at the first time: what
   // the image lists was there before it was, so it needs none that came after.

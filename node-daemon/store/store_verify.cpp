@@ -65,7 +65,7 @@ std::optional<Error> StoreState::image_problem(const std::string& name,
   std::vector<std::optional<std::uint32_t>> numbers;
   for (const Id& id : manifest->origins) numbers.push_back(origin_number(id));
   for (const Space& space : manifest->spaces)
-    for (const PageRef& ref : space.pages) {
+    for (const PageRef ref : space.pages) {
       if (!is_stored(ref)) continue;
       const auto number = numbers[ref.origin];
       const BlockPlace at = number ? place({*number, ref.page}) : BlockPlace{};
@@ -97,6 +97,7 @@ Result<VerifyReport> StoreState::verify(const std::vector<std::string>& expected
       report.problems.push_back(damaged(pack->path.string(), "it is gone"));
   }
 
+  if (auto problem = bad_file_problem()) report.problems.push_back(*problem);
   auto images = image_names();
   if (!images) return images.error();
   for (const std::string& name : expected)

@@ -32,10 +32,11 @@ class Checker {
   Result<ImageCheck> run(const std::stop_token& stop);
 
  private:
-  // The pages that the image needs, each once, those of a block side by side.
-  Result<std::vector<PageRef>> pages();
-  // slots: of the block that `first` is in. What is wrong with it is noted; an error says that nothing is known.
-  Status check_block(const PageRef& first, std::uint64_t slots);
+  // What the image needs: by origin and block, the slots.
+  using Needed = std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint64_t>;
+  Result<Needed> pages();
+  // What is wrong with the block is noted; an error says that nothing is known.
+  Status check_block(std::uint32_t origin, std::uint32_t block, std::uint64_t slots);
   Status check_there(const BlockPlace& at, std::uint64_t slots);
   Result<CheckedPack*> open(const PackInfo& pack);
   void note(Error problem);
@@ -58,7 +59,7 @@ void Checker::note(Error problem) {
   else ++left_out_;
 }
 
-Result<std::vector<PageRef>> Checker::pages() {
+Result<Checker::Needed> Checker::pages() {
   auto manifest = state_.read_manifest(name_);
   if (!manifest) return manifest.error().kind == ErrorKind::not_found ? damaged(name_, "it is gone") : manifest.error();
   if (state_.options.read_only)
@@ -70,18 +71,18 @@ Result<std::vector<PageRef>> Checker::pages() {
   }
   for (const BlockSlots& block : blocks_of(*manifest))
     if (!state_.origin_number(block.origin)) found_.bad.push_back(block);
-  std::vector<PageRef> needed;
   for (Space& space : manifest->spaces)
-    for (PageRef& ref : space.pages) {
-      if (!is_stored(ref)) continue;
-      const auto number = numbers[ref.origin];
-      ref = number ? PageRef{*number, ref.page} : kAbsentPage;
-      if (number) needed.push_back(ref);
-    }
+    space.pages.transform([&](PageRef ref) {
+      if (!is_stored(ref)) return ref;
+      return numbers[ref.origin] ? PageRef{*numbers[ref.origin], ref.page} : kAbsentPage;
+    });
+  Needed needed;
+  for (const Space& space : manifest->spaces)
+    for (const PageRef ref : space.pages)
+      if (is_stored(ref))
+        needed[{ref.origin, ref.page / kPagesPerBlock}] |= std::uint64_t{1} << (ref.page % kPagesPerBlock);
   // Held from here on: no collection takes a page of it.
   state_.add_spaces(*holder_, std::move(manifest->spaces));
-  std::ranges::sort(needed, {}, [](const PageRef& ref) { return std::pair(ref.origin, ref.page); });
-  needed.erase(std::unique(needed.begin(), needed.end()), needed.end());
   return needed;
 }
 
@@ -125,15 +126,16 @@ Status Checker::check_there(const BlockPlace& at, std::uint64_t slots) {
   return {};
 }
 
-Status Checker::check_block(const PageRef& first, std::uint64_t slots) {
+Status Checker::check_block(std::uint32_t origin, std::uint32_t block, std::uint64_t slots) {
+  const Id id = state_.origin_id(origin);
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    const BlockPlace at = state_.place(first);
+    const BlockPlace at = state_.place_of(id, block);
     if (at.pack && (slots & ~at.slots) == 0) {
       Status done = check_there(at, slots);
       if (done) return done;
       if (done.error().kind == ErrorKind::damaged) {
-        state_.note_bad(first.origin, first.page / kPagesPerBlock);
-        note_bad(state_.origin_id(first.origin), first.page / kPagesPerBlock, slots, done.error());
+        state_.note_bad(at);
+        note_bad(id, block, slots, done.error());
         return {};
       }
       if (done.error().kind != ErrorKind::not_found) return done;
@@ -144,8 +146,7 @@ Status Checker::check_block(const PageRef& first, std::uint64_t slots) {
     if (state_.options.read_only)
       if (auto again = state_.load_packs(); !again) return again;
   }
-  note_bad(state_.origin_id(first.origin), first.page / kPagesPerBlock, slots,
-           damaged(name_, "a pack that it needs is missing or damaged"));
+  note_bad(id, block, slots, damaged(name_, "a pack that it needs is missing or damaged"));
   return {};
 }
 
@@ -153,15 +154,9 @@ Result<ImageCheck> Checker::run(const std::stop_token& stop) {
   auto needed = pages();
   if (!needed && needed.error().kind != ErrorKind::damaged) return needed.error();
   if (!needed) note(needed.error());
-  for (std::size_t next = 0; needed && next < needed->size();) {
+  for (const auto& [place, slots] : needed ? *needed : Needed{}) {
     if (stop.stop_requested()) return Error{ErrorKind::transient, "verify image", name_, "this host is stopping"};
-    const PageRef first = (*needed)[next];
-    std::uint64_t slots = 0;
-    for (; next < needed->size() && (*needed)[next].origin == first.origin &&
-           (*needed)[next].page / kPagesPerBlock == first.page / kPagesPerBlock;
-         ++next)
-      slots |= std::uint64_t{1} << ((*needed)[next].page % kPagesPerBlock);
-    if (auto done = check_block(first, slots); !done) return done.error();
+    if (auto done = check_block(place.first, place.second, slots); !done) return done.error();
   }
   if (left_out_ > 0) found_.problems.push_back(damaged(name_, "and " + std::to_string(left_out_) + " more like these"));
   return std::move(found_);

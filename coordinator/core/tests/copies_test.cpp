@@ -151,3 +151,69 @@ TEST_CASE("hosts that come back in time are waited for before an older checkpoin
   CHECK(w.job(id).restored_from == second);
   CHECK(w.broken() == "");
 }
+
+TEST_CASE("damage while another keeper is only away: an older checkpoint is taken, and the newer one is not given up") {
+  OwnImages w(6);
+  const JobId id = w.running(placed_on({{"h1"}, {"h2"}}));
+  w.run_for(milliseconds(1'000));
+  const Epoch first = w.committed(id), second = w.committed(id);
+  const std::string path = w.epoch(second).images[0].memory().path();
+  const HostName keeper{w.epoch(second).images[0].memory().copies(0)};
+  w.store.damaged.insert(path);
+  bool away = false;
+  SUBCASE("both are there") {}
+  SUBCASE("the partner is away") { away = true; }
+  if (away) w.kill(keeper);
+  w.run_for(milliseconds(15'000));
+  const auto result = w.answer(w.restart(id));
+  REQUIRE_MESSAGE(result.has_value(), result.error());
+  const auto& restarted = std::get<Restarted>(result.value());
+  CHECK(restarted.epoch == first);
+  CHECK(w.epoch(second).state == (away ? EpochState::committed : EpochState::damaged));
+  const std::string words = "a copy on " + keeper.value + " may be whole, and that host is not up";
+  CHECK_MESSAGE(says(restarted.story, words) == away, restarted.story);
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("verify has every copy read that somebody who is up keeps") {
+  OwnImages w(6);
+  const JobId id = w.running(placed_on({{"h1"}, {"h2"}}));
+  w.run_for(milliseconds(1'000));
+  const Epoch number = w.committed(id);
+  std::set<std::string> keepers, asked;
+  for (const auto& [guest, where] : w.places(number)) keepers.insert({where.first, where.second});
+  REQUIRE(keepers.size() >= 3);
+  w.script.failure = [&](const HostName& host, const wire::ToHost& m) -> std::optional<Error> {
+    if (m.has_verify_images()) asked.insert(host.value);
+    return std::nullopt;
+  };
+  const auto result = w.answer(w.ask([&](RequestId request) { return VerifyJob{request, id, std::nullopt}; }));
+  REQUIRE_MESSAGE(result.has_value(), result.error());
+  CHECK(std::get<Verified>(result.value()).epochs.at(0).state == EpochCheck::State::ok);
+  CHECK(asked == keepers);
+}
+
+TEST_CASE("prune counts only what can be had now") {
+  OwnImages w(4);
+  JobSpec local = placed_on({});
+  local.durability = "local";
+  local.keep = 10;
+  const JobId id = w.running(local);
+  w.run_for(milliseconds(1'000));
+  const auto on = [&](const std::vector<HostName>& hosts, Epoch from) {
+    REQUIRE(w.answer(w.restart(id, from, hosts)).has_value());
+    w.run_for(milliseconds(1'000));
+    return w.committed(id);
+  };
+  const Epoch begin = w.committed(id);
+  const Epoch older = on({{"h1"}, {"h2"}}, begin), newer = on({{"h3"}, {"h4"}}, older);
+  w.kill({"h3"});
+  w.kill({"h4"});
+  REQUIRE(w.until_state(id, JobState::failed));
+  w.run_for(milliseconds(15'000));
+  const auto result = w.answer(w.ask([&](RequestId request) { return PruneJob{request, id, 1}; }));
+  REQUIRE_MESSAGE(result.has_value(), result.error());
+  CHECK(w.epoch(older).state == EpochState::committed);
+  CHECK(w.epoch(newer).state == EpochState::committed);
+  CHECK(w.epoch(begin).state == EpochState::pruned);
+}

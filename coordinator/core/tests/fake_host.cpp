@@ -44,6 +44,7 @@ wire::HostHello FakeHost::hello() const {
   hello.set_store_id(own_images ? name.value : "shared");
   if (own_images) hello.set_store_endpoint("192.0.2." + name.value.substr(1) + ":7444");
   hello.set_domain(domain);
+  hello.set_object_store(object_store);
   hello.set_image_free_bytes(image_free);
   hello.mutable_store()->set_reserve_bytes(image_reserve);
   for (const auto& [key, gang] : gangs) {
@@ -137,6 +138,7 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
   }
   if (ask.has_verify_images()) return verify(ask, std::move(done));
   if (ask.has_read_image() || ask.has_write_image() || ask.has_keep_images()) return transfer(ask);
+  if (ask.has_copy_images()) return copy(ask, std::move(done));
   if (ask.has_destroy()) {
     destroyed[job] = std::max(destroyed[job], ask.gang().incarnation());
     std::erase_if(gangs,
@@ -321,13 +323,25 @@ void FakeHost::verify(const wire::ToHost& ask, wire::FromHost message) {
     check.set_guest(image.guest());
     check.set_bytes(100);
     const std::string& path = image.memory().path();
-    if (!store_.images.contains(path))
+    if (!store_.images.contains(key_of(image.memory())))
       *check.add_problems() = to_wire(Error{ErrorKind::damaged, "verify image", path, "it is gone"});
     else if (store_.damaged.contains(path))
       *check.add_problems() =
           to_wire(Error{ErrorKind::damaged, "verify image", path, "a block is not what was written"});
     else if (store_.unreachable.contains(path))
       *check.add_problems() = to_wire(Error{ErrorKind::transient, "verify image", path, "is it mounted here?"});
+  }
+  answer(ask, std::move(message));
+}
+
+void FakeHost::copy(const wire::ToHost& ask, wire::FromHost message) {
+  const auto& durability = ask.copy_images().durability();
+  const std::string to = durability.level() == wire::Durability::SITE ? "s3" : durability.partners(0).host();
+  for (const auto& image : ask.copy_images().images()) {
+    auto& copied = *message.mutable_images_copied()->add_images();
+    copied = image;
+    copied.mutable_memory()->add_copies(to);
+    copied.mutable_disk()->add_copies(to);
   }
   answer(ask, std::move(message));
 }

@@ -102,6 +102,7 @@ class FakeHost {
   std::deque<wire::FromHost> out;
   std::uint64_t memory = 4ull << 30;
   bool own_images = false;  // no other host reaches its images; copies of others' are taken as asked
+  bool object_store = false;
   std::string domain;
   std::uint64_t image_free = 100ull << 30, image_reserve = 1ull << 30;
 
@@ -123,6 +124,7 @@ class FakeHost {
   std::uint64_t delete_images(const JobId& job, const wire::DeleteImages& what);  // bytes freed
   void verify(const wire::ToHost& ask, wire::FromHost message);
   void transfer(const wire::ToHost& ask);
+  void copy(const wire::ToHost& ask, wire::FromHost message);
   void free_space();
   void discard(FakeGang& gang, std::uint64_t epoch);
   void send_output(FakeGang& gang, Time now);

@@ -45,6 +45,7 @@ const char* body(const wire::ToHost& m) {
     case T::kReadImage: return "ReadImage";
     case T::kWriteImage: return "WriteImage";
     case T::kKeepImages: return "KeepImages";
+    case T::kCopyImages: return "CopyImages";
     case T::BODY_NOT_SET: return "nothing";
   }
   return "?";
@@ -72,6 +73,7 @@ const char* body(const wire::FromHost& m) {
     case F::kRankLost: return "RankLost";
     case F::kRankWished: return "RankWished";
     case F::kVerified: return "VerifyReport";
+    case F::kImagesCopied: return "ImagesCopied";
     case F::kHeld: return "HeldImages";
     case F::kImagePiece: return "ImagePiece";
     case F::kImageWritten: return "ImageWritten";

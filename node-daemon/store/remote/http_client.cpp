@@ -107,11 +107,9 @@ class Transfer {
   void set_limits() {
     set(CURLOPT_TCP_KEEPALIVE, 1L);
     set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(settings_.connect_timeout.count()));
-    // A rate limit of our own must not look like a stall.
-    const auto half_rate = static_cast<long>(std::min<std::uint64_t>(settings_.send_rate / 2, kSlow));
-    set(CURLOPT_LOW_SPEED_LIMIT, settings_.send_rate == 0 ? kSlow : std::max(half_rate, 1L));
+    // Caps of our own must not look like a stall.
+    set(CURLOPT_LOW_SPEED_LIMIT, settings_.caps ? 1L : kSlow);
     set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(stall_timeout().count()));
-    set(CURLOPT_MAX_SEND_SPEED_LARGE, static_cast<curl_off_t>(settings_.send_rate));
     set(CURLOPT_NOPROGRESS, 0L);
     set(CURLOPT_XFERINFOFUNCTION, &Transfer::shall_stop);
     set(CURLOPT_XFERINFODATA, this);
@@ -174,8 +172,13 @@ class Transfer {
     return static_cast<Transfer*>(self)->give(out, size * count);
   }
   std::size_t give(char* out, std::size_t room) {
-    const std::size_t count = std::min<std::uint64_t>(room, to_send() - sent_);
+    std::size_t count = std::min<std::uint64_t>(room, to_send() - sent_);
     if (count == 0) return 0;
+    if (settings_.caps) {
+      count = std::min(count, settings_.caps->piece_bytes());
+      settings_.caps->pause(request_.stop);
+      settings_.caps->sending(count, request_.stop);
+    }
     auto bytes = request_.body->read(request_.body_range.offset + sent_, count);
     if (!bytes) {
       broken_ = bytes.error();

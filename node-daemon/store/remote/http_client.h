@@ -21,6 +21,7 @@
 
 #include "common/result.h"
 #include "node-daemon/store/files.h"
+#include "node-daemon/store/upload_caps.h"
 
 namespace stillpoint::node {
 
@@ -44,7 +45,7 @@ struct HttpSettings {
   std::chrono::milliseconds connect_timeout{10'000};  // name, TCP and TLS
   // So long under a KiB/s, and the transfer is given up; libcurl's measure is some seconds behind.
   std::chrono::seconds stall_timeout{30};
-  std::uint64_t send_rate = 0;       // bytes/s of each request; 0: no limit
+  std::shared_ptr<UploadCaps> caps;  // of what is sent; may be null
   std::size_t idle_connections = 8;  // as many are kept
 };
 

@@ -27,7 +27,8 @@ class RemoteFiles::ReadAhead {
     std::uint64_t end() const { return offset + bytes->size(); }
   };
 
-  explicit ReadAhead(const ReadAheadSettings& settings) : settings_(settings) {}
+  ReadAhead(const ReadAheadSettings& settings, const std::shared_ptr<MemoryPool>& memory)
+      : settings_(settings), memory_(memory), room_(memory) {}
 
   std::uint64_t new_file() {
     const std::lock_guard lock(mutex_);
@@ -50,16 +51,16 @@ class RemoteFiles::ReadAhead {
     const std::lock_guard lock(mutex_);
     for (const Piece& piece : pieces_)
       if (piece.file == file && piece.end() <= offset && offset - piece.end() <= piece.bytes->size())
-        return std::clamp(2 * piece.bytes->size(), settings_.first, settings_.most);
+        return std::clamp(2 * piece.bytes->size(), settings_.first, most());
     return settings_.first;
   }
 
   void keep(Piece piece) {
     const std::lock_guard lock(mutex_);
-    kept_ += piece.bytes->size();
+    room_.add(piece.bytes->size());
     pieces_.push_front(std::move(piece));
-    while (kept_ > settings_.memory) {
-      kept_ -= pieces_.back().bytes->size();
+    while (!pieces_.empty() && room_.is_over()) {
+      room_.give(pieces_.back().bytes->size());
       pieces_.pop_back();
     }
   }
@@ -67,10 +68,14 @@ class RemoteFiles::ReadAhead {
   const ReadAheadSettings& settings() const { return settings_; }
 
  private:
+  // What one asks for at once is a part of what it may keep.
+  std::size_t most() const { return std::clamp(memory_->share() / 4, settings_.first, settings_.most); }
+
   const ReadAheadSettings settings_;
+  const std::shared_ptr<MemoryPool> memory_;
   std::mutex mutex_;
   std::list<Piece> pieces_;  // the one used last first
-  std::size_t kept_ = 0;     // bytes
+  MemoryPool::Member room_;
   std::uint64_t files_ = 0;
 };
 
@@ -115,8 +120,11 @@ class RemoteFiles::File final : public ReadableFile {
   const std::uint64_t id_;
 };
 
-RemoteFiles::RemoteFiles(std::shared_ptr<BlobStore> blobs, const ReadAheadSettings& settings)
-    : blobs_(std::move(blobs)), read_ahead_(std::make_shared<ReadAhead>(settings)) {}
+RemoteFiles::RemoteFiles(std::shared_ptr<BlobStore> blobs, std::shared_ptr<MemoryPool> memory,
+                         const ReadAheadSettings& settings)
+    : blobs_(std::move(blobs)),
+      read_ahead_(std::make_shared<ReadAhead>(
+          settings, memory ? std::move(memory) : std::make_shared<MemoryPool>(kImageMemoryBytes))) {}
 
 RemoteFiles::~RemoteFiles() = default;
 

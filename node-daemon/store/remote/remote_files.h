@@ -3,25 +3,27 @@
 //
 // Readers ask for a chunk store's blocks one after the other, some 80 KB each. A read that goes on where an earlier one
 // ended therefore takes more than was asked, twice as much each time; what others asked for is kept a while. What is
-// kept has a bound that does not depend on how many files are open.
+// kept is part of a memory pool, however many files are open.
 // Threads: as Files says.
 #pragma once
 
 #include <memory>
 
+#include "node-daemon/store/memory_pool.h"
 #include "node-daemon/store/remote/blob_store.h"
 
 namespace stillpoint::node {
 
 struct ReadAheadSettings {
   std::size_t first = 128u << 10;  // bytes that a read takes at least
-  std::size_t most = 4u << 20;     // and that it grows to
-  std::size_t memory = 32u << 20;  // kept, of all files together
+  std::size_t most = 4u << 20;     // and that it grows to, where there is memory
 };
 
 class RemoteFiles final : public Files {
  public:
-  explicit RemoteFiles(std::shared_ptr<BlobStore> blobs, const ReadAheadSettings& settings = {});
+  // memory: null: a pool of its own.
+  explicit RemoteFiles(std::shared_ptr<BlobStore> blobs, std::shared_ptr<MemoryPool> memory = nullptr,
+                       const ReadAheadSettings& settings = {});
   ~RemoteFiles() override;
 
   Result<std::shared_ptr<const ReadableFile>> open(const std::filesystem::path& path) override;

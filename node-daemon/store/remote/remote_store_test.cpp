@@ -153,14 +153,16 @@ TEST_CASE("remote files: readers of one file side by side do not make each other
   const std::string bytes = flat_bytes(3, 8u << 20);
   const auto blobs = std::make_shared<CountedBlobs>(bytes);
   ReadAheadSettings settings;
-  settings.memory = 1u << 20, settings.most = 256u << 10;
-  RemoteFiles files(blobs, settings);
+  settings.most = 256u << 10;
+  const auto memory = std::make_shared<MemoryPool>(2u << 20);
+  RemoteFiles files(blobs, memory, settings);
   auto file = files.open("packs/a");
   REQUIRE(file.has_value());
   for (std::size_t at = 0; at + 64'000 < bytes.size() / 2; at += 64'000)
     for (const std::size_t from : {at, at + bytes.size() / 2})
       REQUIRE((*file)->read(from, 64'000).value() == std::string_view(bytes).substr(from, 64'000));
   CHECK(blobs->reads < 40);  // 32 pieces of 256 KiB, and the first ones
+  CHECK(memory->used() <= 2u << 20);
   // The beginning is forgotten since, and asked for again.
   const unsigned before = blobs->reads;
   CHECK((*file)->read(0, 10).value() == bytes.substr(0, 10));

@@ -138,7 +138,7 @@ Result<std::shared_ptr<S3Client>> S3Client::make(const S3Settings& given) {
   http.sigv4 = SigV4{credentials->access_key, credentials->secret_key, settings.region};
   http.connect_timeout = settings.connect_timeout;
   http.stall_timeout = settings.stall_timeout;
-  http.send_rate = settings.send_rate;
+  http.caps = settings.caps;
   return std::shared_ptr<S3Client>(new S3Client(std::move(settings), std::move(http)));
 }
 

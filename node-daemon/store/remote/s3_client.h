@@ -30,8 +30,8 @@ struct S3Settings {
   std::filesystem::path ca;           // the CAs that count; empty: the system's
   std::string proxy;                  // URL; empty: none
   std::uint64_t part_bytes =
-      16u << 20;                // what is larger goes in parts of this size; at least 5 MiB, most servers ask that
-  std::uint64_t send_rate = 0;  // bytes/s of each put; 0: no limit
+      16u << 20;                     // what is larger goes in parts of this size; at least 5 MiB, most servers ask that
+  std::shared_ptr<UploadCaps> caps;  // of puts; may be null
   std::chrono::milliseconds connect_timeout{10'000};
   std::chrono::seconds stall_timeout{30};
   RetrySettings retries;

@@ -1,0 +1,85 @@
+// What is known to be damaged: kept in a file, so that a process that comes after this one need not meet it again.
+#include <algorithm>
+
+#include "node-daemon/store/store_state.h"
+
+namespace stillpoint::node {
+namespace {
+
+std::filesystem::path bad_file(const StoreState& state) { return state.packs_directory.parent_path() / "bad-blocks"; }
+
+}  // namespace
+
+bool StoreState::is_bad(const BlockPlace& at) const {
+  return !bad_.empty() && at.pack && bad_.contains({at.pack->content.id, at.index});
+}
+
+void StoreState::note_bad(const BlockPlace& at) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!bad_.emplace(at.pack->content.id, at.index).second) return;
+  }
+  store_bad();
+}
+
+// What cannot be written is known to this process all the same.
+void StoreState::store_bad() {
+  if (options.read_only) return;
+  const std::lock_guard one(bad_file_mutex_);
+  std::string file;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!bad_.empty()) file = encode_bad_blocks(bad_);
+  }
+  if (!file.empty()) {
+    (void)publish(files, bad_file(*this), file);
+    return;
+  }
+  if (files.remove(bad_file(*this))) (void)files.sync_directory(bad_file(*this).parent_path());
+}
+
+// One that is damaged itself says nothing; verify() names it.
+void StoreState::load_bad() {
+  auto file = files.open(bad_file(*this));
+  if (!file || (*file)->size() > kMaxBadBlocksFile) return;
+  auto bytes = (*file)->read(0, (*file)->size());
+  auto blocks = bytes ? decode_bad_blocks(*bytes) : bytes.error();
+  if (!blocks) return;
+  const std::lock_guard lock(mutex_);
+  bad_ = std::move(*blocks);
+}
+
+std::optional<Error> StoreState::bad_file_problem() {
+  auto file = files.open(bad_file(*this));
+  if (!file) return file.error().kind == ErrorKind::not_found ? std::nullopt : std::optional(file.error());
+  auto bytes = (*file)->read(0, std::min<std::uint64_t>((*file)->size(), kMaxBadBlocksFile));
+  auto blocks = bytes ? decode_bad_blocks(*bytes) : bytes.error();
+  if (blocks) return std::nullopt;
+  return Error{ErrorKind::damaged, "verify", bad_file(*this).string(), blocks.error().cause};
+}
+
+void StoreState::forget_bad_of_gone_packs() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::erase_if(bad_, [this](const auto& bad) { return !packs_.contains(bad.first); }) == 0) return;
+  }
+  store_bad();
+}
+
+Status StoreState::retire_mended() {
+  const std::lock_guard one(collect_mutex_);
+  std::vector<std::shared_ptr<const PackInfo>> packs;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Id& id : mended_)
+      if (const auto known = packs_.find(id); known != packs_.end()) packs.push_back(known->second);
+  }
+  CollectReport report;
+  auto gone = without_places(packs);
+  if (auto compacted = compact(packs, {}, report, gone); !compacted) return compacted;
+  if (auto removed = remove_packs(gone, report); !removed) return removed;
+  forget_bad_of_gone_packs();
+  return {};
+}
+
+}  // namespace stillpoint::node
