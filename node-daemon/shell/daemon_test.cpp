@@ -240,7 +240,9 @@ TEST_CASE("images of a checkpoint are copied further when asked, and not while a
 
   std::vector<std::unique_ptr<TestAgent>> agents;
   start_gang(site, *node.driver, agents);
-  auto capture = about(1, 6);
+  auto prepare = about(1, 6), capture = prepare;
+  prepare.mutable_prepare_capture();
+  REQUIRE(site.coordinator.ask(prepare).has_done());
   capture.mutable_capture();
   REQUIRE(site.coordinator.ask(capture).has_capture());
   REQUIRE(images->wait_hanging());
@@ -258,7 +260,9 @@ TEST_CASE("a checkpoint is restored over no other base image than its own") {
   coordinator.welcome();
   std::vector<std::unique_ptr<TestAgent>> agents;
   start_gang(site, *node.driver, agents);
-  auto capture = about(1, 5);
+  auto prepare = about(1, 5), capture = prepare;
+  prepare.mutable_prepare_capture();
+  REQUIRE(coordinator.ask(prepare).has_done());
   capture.mutable_capture();
   REQUIRE(coordinator.ask(capture).has_capture());
   const auto stored = coordinator.wait([](const auto& m) { return m.has_images(); });
