@@ -31,11 +31,20 @@ constexpr const char* kImage = "j1/e1/guest-0.ram";
 
 class Sink final : public MemorySink {
  public:
-  explicit Sink(ImageIngest& ingest) : ingest_(ingest) {}
-  Status write(std::string_view bytes) override { return ingest_.write(bytes); }
+  Sink(ChunkStore& store, const char* image) : store_(store), image_(image) { must(restart()); }
+  Status write(std::string_view bytes) override { return ingest_->write(bytes); }
+  Status restart() override {
+    auto begun = store_.begin(image_, ImageKind::memory);
+    if (!begun) return begun.error();
+    ingest_ = std::move(*begun);
+    return {};
+  }
+  Result<ImageFigures> commit() { return ingest_->commit(); }
 
  private:
-  ImageIngest& ingest_;
+  ChunkStore& store_;
+  const char* const image_;
+  std::unique_ptr<ImageIngest> ingest_;
 };
 
 class FileReader final : public ImageReader {
@@ -94,10 +103,10 @@ Captured capture(test::Machines& machines, ChunkStore& store, std::size_t mib) {
       if (const std::string answer = guest.ask(question, deadline); answer.empty() || answer == "what")
         must(Status(Error{ErrorKind::deadline, "fill the guest's memory", question, "no answer"}));
   }
-  auto ingest = must(store.begin(kImage, ImageKind::memory));
-  Sink sink(*ingest);
-  must(machines.driver().capture(spec.id, machines.directory() / "layer1", sink, [](CaptureTimes) {}));
-  Captured captured{must(machines.driver().describe(spec.id)), must(ingest->commit())};
+  Sink sink(store, kImage);
+  CaptureNow now;
+  must(machines.driver().capture(spec.id, machines.directory() / "layer1", sink, now));
+  Captured captured{must(machines.driver().describe(spec.id)), must(sink.commit())};
   must(machines.driver().destroy(spec.id));
   return captured;
 }

@@ -127,9 +127,10 @@ struct HostFigures {
 };
 struct Tick {};  // time has passed; step() compares deadlines with now
 
-using Event = std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
-                           GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
-                           GuestReady, GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
-                           ImagesDeleted, ImagesListed, ImagesVerified, ImagesCopied, ImageTransferred, HostFigures, Tick>;
+using Event =
+    std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
+                 GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued, GuestReady,
+                 GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved, ImagesDeleted,
+                 ImagesListed, ImagesVerified, ImagesCopied, ImageTransferred, HostFigures, Tick>;
 
 }  // namespace stillpoint::node
