@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "coordinator/core/commit.h"
 #include "coordinator/core/copies.h"
 #include "coordinator/core/cut.h"
@@ -298,6 +300,13 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
   prepare(core, job, run);
 }
 
+// To copy memory beforehand may take long; a host that says nothing at all is not waited for as long.
+bool one_is_silent(const Core& core, const CheckpointRun& run) {
+  return run.phase == Phase::prepare && std::ranges::any_of(run.waiting, [&](const HostName& host) {
+           return core.silent_for(host) > core.settings.drain_deadline;
+         });
+}
+
 // For a checkpoint that nobody asked for: who reads the history learns why there is none.
 bool has_room(Core& core, const JobRecord& job) {
   const auto full = store_full(core, job);
@@ -447,7 +456,7 @@ void tick(Core& core, JobRecord& job) {
     return begin(core, job, std::nullopt, std::nullopt);
   }
   auto& run = *runs.checkpoint;
-  if (core.now < run.deadline) return;
+  if (core.now < run.deadline && !one_is_silent(core, run)) return;
   if (run.phase == Phase::gap) return freeze(core, job, run);
   if (run.phase == Phase::defer) return close_again(core, job, run);
   std::string cause =

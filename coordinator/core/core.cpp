@@ -85,6 +85,12 @@ bool Core::usable(const HostName& host) const {
   return found != hosts.end() && found->second.connected && now - found->second.last_word <= silence(settings);
 }
 
+std::chrono::milliseconds Core::silent_for(const HostName& host) const {
+  const auto found = hosts.find(host);
+  return std::chrono::duration_cast<std::chrono::milliseconds>(found == hosts.end() ? now - begun
+                                                                                    : now - found->second.last_word);
+}
+
 bool Core::fenced_by_lease(const HostName& host) const {
   const auto found = hosts.find(host);
   if (found == hosts.end()) return now >= begun + settings.lease + lease_margin(settings);

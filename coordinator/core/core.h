@@ -274,6 +274,7 @@ struct Core {
   // ---- hosts
   bool connected(const HostName& host) const;
   bool usable(const HostName& host) const;           // connected and heard of lately
+  std::chrono::milliseconds silent_for(const HostName& host) const;
   bool fenced_by_lease(const HostName& host) const;  // what ran there has ended itself
   std::string underlay(const HostName& host) const;
   std::set<HostName> gang_hosts(const JobRecord& job) const;

@@ -305,6 +305,27 @@ TEST_CASE("a host that cannot prepare its capture aborts the checkpoint before a
   unharmed(w, id);
 }
 
+TEST_CASE("a host that falls silent while it prepares is not waited for until its lease ends") {
+  World w(2, 0, [] {
+    Settings s;
+    s.lease = milliseconds(60'000);
+    return s;
+  }());
+  const JobId id = w.running(spec());
+  w.script.swallow = [](const HostName& host, const wire::ToHost& ask) {
+    return host.value == "h2" && ask.has_prepare_capture();
+  };
+  const auto request = w.checkpoint(id);
+  w.run_for(milliseconds(20'000));
+  CHECK(w.job(id).attempt);  // it says that it is there: copying may take long
+  w.kill({"h2"});
+  const auto answer = w.answer(request);
+  REQUIRE(answer.has_error());
+  CHECK(answer.error().kind == ErrorKind::deadline);
+  CHECK(answer.error().message().find("no answer from h2") != std::string::npos);
+  CHECK(w.job(id).state == JobState::running);
+}
+
 TEST_CASE("a cut that is not quiet is thawed and tried again") {
   World w(2);
   const JobId id = w.running(spec());
