@@ -261,7 +261,7 @@ TEST_CASE("a host killed at any step of an upload: what was there stays, half an
   const std::uint64_t small = deaths;
   for (std::uint64_t steps = 0; run(steps, 12'000'000); steps += 5) {}  // its pack goes in parts
   CHECK(small > 5);
-  CHECK(deaths > small + 3);
+  CHECK(deaths >= small + 3);
   MESSAGE(small, " deaths while files went whole, ", deaths - small, " while one went in parts");
   REQUIRE(h1->remove({"j7"}, {{1}}, ImageStore::Reach::own, {}).has_value());
   CHECK(site.packs() == 0);
