@@ -18,7 +18,8 @@ namespace {
 
 using nlohmann::json;
 
-const std::vector<std::string> kPhases{"close", "drain", "freeze", "capture", "release", "upload"};
+const std::vector<std::string> kPhases{"examine", "prepare", "close",   "drain",
+                                       "freeze",  "capture", "release", "upload"};
 
 struct CheckpointArguments {
   std::string job;

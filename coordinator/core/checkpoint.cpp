@@ -40,7 +40,15 @@ void ask_hosts(Core& core, const JobRecord& job, CheckpointRun& run, Fill fill) 
   core.ask(Owner::checkpoint, host, job.job, job.incarnation, run.epoch, [&](wire::ToHost& m) { each(m, host); });
 }
 
+void examine(Core& core, JobRecord& job, CheckpointRun& run) {
+  run.deadline = core.now + core.settings.drain_deadline + kAnswerSlack;
+  core.ask_gang(Owner::checkpoint, job, run.epoch, run.waiting, [&](wire::ToHost& m, const HostName&) {
+    m.mutable_examine()->set_again(run.phase == Phase::examine_again);
+  });
+}
+
 void prepare(Core& core, JobRecord& job, CheckpointRun& run) {
+  enter(core, run, Phase::prepare);
   run.deadline = core.now + core.settings.prepare_deadline;
   core.ask_gang(Owner::checkpoint, job, run.epoch, run.waiting, [&](wire::ToHost& m, const HostName& host) {
     *m.mutable_prepare_capture()->mutable_durability() = copies::asked_of(core, job, host);
@@ -116,11 +124,19 @@ void freeze(Core& core, JobRecord& job, CheckpointRun& run) {
   look(core, job, run);
 }
 
+// Nothing in flight anywhere, at the moments when the guests looked: mostly that holds, and what it costs to be wrong
+// is a thaw. Then two equal rounds are wanted.
+bool calm(const CheckpointRun& run) {
+  return run.verified == 0 ? nearly_at_rest(run.current) : rounds_equal(run.previous, run.current);
+}
+
 // Rounds that are not equal after a while hardly ever will be: then the freeze decides. Not while a rank is in a call
 // that has to be over first.
 bool enough_rounds(const Core& core, const CheckpointRun& run) {
   return core.now - run.since >= kEnoughRounds && !must_finish_first(run.current);
 }
+
+void captured(Core& core, JobRecord& job, CheckpointRun& run);
 
 void capture(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::capture);
@@ -171,7 +187,9 @@ void verify(Core& core, JobRecord& job, CheckpointRun& run) {
   ask_hosts(core, job, run, [](wire::ToHost& m) { m.mutable_thaw(); });
 }
 
-void captured(Core& core, JobRecord& job, CheckpointRun& run) {
+// The job goes on by now. What came to it since it was examined is in the images, too.
+void released(Core& core, JobRecord& job, CheckpointRun& run) {
+  run.stall_ms = ms_between(run.shut, core.now);
   if (!run.all_held && !run.gap)
     return abort(core, job,
                  Error{ErrorKind::deadline, "release", fmt::format("epoch {}", run.epoch.value),
@@ -181,13 +199,19 @@ void captured(Core& core, JobRecord& job, CheckpointRun& run) {
                  Error{ErrorKind::not_quiet, "hold", fmt::format("epoch {}", run.epoch.value),
                        fmt::format("{} packets passed between guests while all stood still, the first: {}", run.packets,
                                    run.first_packet)});
+  if (run.gap) return captured(core, job, run);
+  enter(core, run, Phase::examine_again);
+  examine(core, job, run);
+}
+
+void captured(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::upload);
   run.waiting.clear();
   run.deadline = core.now + core.settings.upload_deadline;
   auto& epoch = core.epoch(run.epoch);
   core.effects.push_back(KeepOutput{job.job, run.epoch});
   epoch.state = EpochState::captured;
-  epoch.stall_ms = ms_between(run.shut, core.now);
+  epoch.stall_ms = run.stall_ms;
   for (const auto& [guest, cut] : run.cuts) {
     epoch.cut.push_back(cut);
     epoch.output_offset = std::max<std::uint64_t>(epoch.output_offset, cut.output_offset());
@@ -202,6 +226,7 @@ void captured(Core& core, JobRecord& job, CheckpointRun& run) {
 
 void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
   switch (run.phase) {
+    case Phase::examine: return prepare(core, job, run);
     case Phase::prepare:
       if (run.gap) return freeze(core, job, run);
       enter(core, run, Phase::close);
@@ -210,11 +235,12 @@ void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
     case Phase::close:
       run.deferring = deferring(core, job, run);
       if (!run.deferring.empty()) return reopen(core, job, run);
+      if (calm(run)) return freeze(core, job, run);
       enter(core, run, Phase::drain);
       return count(core, job, run);
     case Phase::reopen: return defer(core, run);
     case Phase::drain:
-      if (rounds_equal(run.previous, run.current) || enough_rounds(core, run)) return freeze(core, job, run);
+      if (calm(run) || enough_rounds(core, run)) return freeze(core, job, run);
       return count(core, job, run);
     case Phase::freeze:
       if (run.gap) return capture(core, job, run);
@@ -225,11 +251,12 @@ void all_answered(Core& core, JobRecord& job, CheckpointRun& run) {
       return count(core, job, run);
     case Phase::capture: return release(core, job, run);
     case Phase::release:
-      if (!run.gap || run.turn + 1 == run.turns.size()) return captured(core, job, run);
+      if (!run.gap || run.turn + 1 == run.turns.size()) return released(core, job, run);
       run.turn += 1;
       enter(core, run, Phase::gap);
       run.deadline = core.now + *run.gap;
       return;
+    case Phase::examine_again: return captured(core, job, run);
     case Phase::defer:
     case Phase::upload:
     case Phase::gap: return;  // nothing was asked
@@ -257,6 +284,8 @@ bool take(Core& core, JobRecord& job, CheckpointRun& run, const Request& request
         ranks::learn(core, job, guest.ranks());
       }
       return true;
+    case Phase::examine:
+    case Phase::examine_again:
     case Phase::prepare:
     case Phase::reopen:
     case Phase::thaw: return answer.has_done();
@@ -297,7 +326,11 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
     core.run(job.job).next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
   if (gap) run.gap = std::chrono::milliseconds(*gap);
   for (const auto& host : core.gang_hosts(job)) run.turns.push_back(host);
-  prepare(core, job, run);
+  if (run.gap) {
+    run.phase = Phase::prepare;
+    return prepare(core, job, run);
+  }
+  examine(core, job, run);
 }
 
 // To copy memory beforehand may take long; a host that says nothing at all is not waited for as long.
@@ -470,6 +503,8 @@ void tick(Core& core, JobRecord& job) {
 
 std::string_view name(Phase phase) {
   switch (phase) {
+    case Phase::examine:
+    case Phase::examine_again: return "examine";
     case Phase::prepare: return "prepare";
     case Phase::close: return "close";
     case Phase::reopen: return "reopen";

@@ -1,17 +1,22 @@
 // One checkpoint of a running job. Core's strand.
 //
 //   phase     asked of every host      leaves when
+//   examine   ExamineGang              no guest has anything that keeps it from being checkpointed
 //   prepare   PrepareCapture           every host has done what it can while the job works
-//   close     CloseGang                every host has reported its first round; a rank defers: -> reopen
+//   close     CloseGang                every host has reported its first round; a rank defers: -> reopen, nothing is in
+//                                      flight: -> freeze
 //   reopen    ReopenGang               every host has opened its gates again
 //   defer     -                        a pause, longer each time; then close again, until the drain deadline
-//   drain     CountGang, repeatedly    two successive rounds are equal everywhere, nobody busy, nothing in flight; or
-//                                      there were enough of them (a call may make traffic for as long as it waits)
+//   drain     CountGang, repeatedly    nobody is busy and nothing in flight, after a thaw in two successive rounds that
+//   are
+//                                      equal everywhere; or there were enough of them (a call may make traffic for as
+//                                      long as it waits)
 //   freeze    FreezeGang               every cut is there; verified: -> capture, not quiet: asked once more, when all
 //                                      stand still, -> thaw
 //   thaw      ThawGang                 every host has thawed -> drain again, verify_attempts times in all
 //   capture   CaptureGang              every guest's state is captured
-//   release   ReleaseGang              every host says that it had held all along -> epoch captured, the job goes on
+//   release   ReleaseGang              every host says that it had held all along: the job goes on
+//   examine   ExamineGang again        nothing has come in between either -> epoch captured
 //   upload    -                        every guest's image is durable -> ONE Persist: epoch committed
 //
 // One that is asked for while another is under way waits for its turn, unless the manifest says that it is refused.

@@ -68,8 +68,8 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
     return;
   }
   using Phase = CheckpointRun::Phase;
-  const bool early = run->phase == Phase::prepare || run->phase == Phase::close || run->phase == Phase::reopen ||
-                     run->phase == Phase::defer || run->phase == Phase::drain;
+  const bool early = run->phase == Phase::examine || run->phase == Phase::prepare || run->phase == Phase::close ||
+                     run->phase == Phase::reopen || run->phase == Phase::defer || run->phase == Phase::drain;
   if (early) return core.stale(host, id, number, "images before anything was captured");
   const auto& report = message.images();
   if (message.has_failure() || report.has_failure()) {

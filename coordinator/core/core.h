@@ -98,12 +98,27 @@ struct StartRun {
 };
 
 struct CheckpointRun {
-  enum class Phase { prepare, close, reopen, defer, drain, freeze, thaw, capture, release, upload, gap };
-  Phase phase = Phase::prepare;
+  enum class Phase {
+    examine,
+    prepare,
+    close,
+    reopen,
+    defer,
+    drain,
+    freeze,
+    thaw,
+    capture,
+    release,
+    examine_again,
+    upload,
+    gap
+  };
+  Phase phase = Phase::examine;
   Epoch epoch;
   std::optional<RequestId> request;
   std::set<HostName> waiting;
   Time asked{}, shut{}, since{}, deadline{};
+  double stall_ms = 0;                // gates shut to gates open
   Time quiet_by{};                    // close to frozen, however often the gates were closed
   std::chrono::milliseconds pause{};  // with the gates open, before they are closed once more
   std::string deferring;              // ranks inside calls that must finish first, for people
@@ -273,7 +288,7 @@ struct Core {
 
   // ---- hosts
   bool connected(const HostName& host) const;
-  bool usable(const HostName& host) const;           // connected and heard of lately
+  bool usable(const HostName& host) const;  // connected and heard of lately
   std::chrono::milliseconds silent_for(const HostName& host) const;
   bool fenced_by_lease(const HostName& host) const;  // what ran there has ended itself
   std::string underlay(const HostName& host) const;

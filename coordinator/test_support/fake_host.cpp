@@ -265,6 +265,7 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
     case wire::ToHost::kFreeze:
       for (auto guest : mine) *reply.mutable_cut()->add_guests() = cut_of(guest);
       return true;
+    case wire::ToHost::kExamine:
     case wire::ToHost::kPrepareCapture:
     case wire::ToHost::kCopyImages: reply.mutable_done(); return true;
     case wire::ToHost::kCapture:

@@ -61,6 +61,7 @@ void Agent::take(const wire::GuestRequest& request) {
     case wire::GuestRequest::kStartJob:
     case wire::GuestRequest::kStartDaemon:
     case wire::GuestRequest::kLaunchOutcome:
+    case wire::GuestRequest::kExamineRanks:
     case wire::GuestRequest::kFreezeRanks:
     case wire::GuestRequest::kThawRanks:
     case wire::GuestRequest::kReopenGates:
@@ -112,6 +113,7 @@ Outcome<wire::GuestReply> Agent::answer(const wire::GuestRequest& request) {
       return done(job_.start_daemon(request.start_daemon(), workdir_));
     }
     case wire::GuestRequest::kLaunchOutcome: launches_.outcome(request.launch_outcome()); return wire::GuestReply();
+    case wire::GuestRequest::kExamineRanks: return done(examine_ranks());
     case wire::GuestRequest::kFreezeRanks: return freeze(request);
     case wire::GuestRequest::kThawRanks: {
       if (auto refused = hold_.require(request.epoch(), monotonic_ms())) return *refused;

@@ -75,6 +75,8 @@ class Agent {
   void stop_ranks();
 
   // The standstill (agent_hold.cpp).
+  Done examine_ranks();
+  std::optional<wire::Failure> refused_as_broken() const;
   Done close_gates(const wire::GuestRequest& request);
   Outcome<wire::GuestReply> freeze(const wire::GuestRequest& request);
   Done thaw_all();

@@ -14,10 +14,30 @@
 namespace stillpoint::agent {
 namespace {
 
+constexpr const char* kPrepare = "prepare the checkpoint";
 constexpr Millis kFreezeDeadline = 3000;
 constexpr Millis kHoldOfControl = 30'000;  // of a freeze without CloseGates before it
 
 }  // namespace
+
+Done Agent::examine_ranks() {
+  if (auto broken = refused_as_broken()) return *broken;
+  const std::string why = refusals();
+  if (!why.empty()) return failure(wire::Failure::REFUSED, kPrepare, "guest " + std::to_string(guest_), why);
+  // So that nothing has to be looked for behind shut gates: whose socket is which.
+  socket_owners_.forget();
+  acknowledgements_.forget();
+  if (auto sockets = gang_sockets(gang_addresses_); sockets.ok())
+    acknowledgements_.send_now(sockets.value(), job_.cgroup().processes());
+  if (!hold_.held()) disk_.begin_sync();
+  return Nothing{};
+}
+
+std::optional<wire::Failure> Agent::refused_as_broken() const {
+  if (broken_.empty()) return std::nullopt;
+  return failure(wire::Failure::REFUSED, kPrepare, "guest " + std::to_string(guest_),
+                 broken_ + "; the job has to be restarted");
+}
 
 Done Agent::close_gates(const wire::GuestRequest& request) {
   const bool anew = hold_.epoch() != request.epoch();
@@ -25,17 +45,8 @@ Done Agent::close_gates(const wire::GuestRequest& request) {
     auto thawed = thaw_all();
     if (!thawed.ok()) return thawed;
   }
-  if (!broken_.empty())
-    return failure(wire::Failure::REFUSED, "prepare the checkpoint", "guest " + std::to_string(guest_),
-                   broken_ + "; the job has to be restarted");
-  if (anew) {
-    socket_owners_.forget();
-    acknowledgements_.forget();
-    if (const std::string why = refusals(); !why.empty())
-      return failure(wire::Failure::REFUSED, "prepare the checkpoint", "guest " + std::to_string(guest_), why);
-  }
+  if (auto broken = refused_as_broken()) return *broken;
   if (auto refused = hold_.begin(request.epoch(), request.close_gates().hold_ms(), monotonic_ms())) return *refused;
-  if (anew) disk_.begin_sync();
   ranks_.close_gates(request.epoch());
   return Nothing{};
 }
@@ -94,7 +105,7 @@ Outcome<wire::RoundFigures> Agent::round_figures() const {
     figures.set_bytes_received(figures.bytes_received() + socket.bytes_received());
     figures.set_in_flight(figures.in_flight() + in_flight(socket));
   }
-  figures.set_busy(ranks_.busy() || figures.in_flight() != 0);
+  figures.set_busy(ranks_.busy());
   figures.set_mpi_calls(ranks_.calls());
   for (wire::RankReport& report : ranks_.reports(guest_)) *figures.add_ranks() = std::move(report);
   add_in_flight(*figures.mutable_ranks(), sockets.value());

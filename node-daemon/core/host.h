@@ -30,7 +30,7 @@ struct HostSettings {
   milliseconds retry_stopped{5'000};    // a machine that stands still, for want of room on a disk, is tried again
   milliseconds stopped_limit{600'000};  // and after so long its guest is lost
   std::uint32_t flatten_layers = 6;     // a disk chain of so many files is shortened
-  std::uint32_t max_layers = 20;        // and one of so many is captured no more: with 25 a machine cannot start
+  std::uint32_t max_layers = 16;        // and one of so many is captured no more: with 25 a machine cannot start
   std::size_t max_guests = 48;          // on this host: each takes a worker during a capture
 };
 

@@ -21,6 +21,7 @@ inline string guest_body(const wire::GuestRequest& r) {
   if (r.has_configure()) return "configure";
   if (r.has_put_file()) return "put_file " + r.put_file().path();
   if (r.has_start_job()) return "start_job";
+  if (r.has_examine_ranks()) return "examine";
   if (r.has_close_gates()) return "close expecting " + std::to_string(r.close_gates().expected_ranks());
   if (r.has_count_round()) return "count";
   if (r.has_freeze_ranks()) return "freeze";

@@ -16,6 +16,7 @@ std::string request_name(ToHost::BodyCase body) {
     case ToHost::kLaunchJob: return "launch job";
     case ToHost::kLaunchDaemon: return "launch daemon";
     case ToHost::kAnswerLaunch: return "answer launch";
+    case ToHost::kExamine: return "examine ranks";
     case ToHost::kClose: return "close gates";
     case ToHost::kCount: return "count round";
     case ToHost::kFreeze: return "freeze";
@@ -62,6 +63,8 @@ std::string request_key(const ToHost& ask) {
     add(ask.answer_launch().outcome().launch());
   } else if (ask.has_count()) {
     add(ask.count().round());
+  } else if (ask.has_examine()) {
+    add(ask.examine().again() ? 1 : 0);
   } else if (ask.has_release()) {
     add(ask.release().discard() ? 1 : 0);
   }
@@ -76,6 +79,7 @@ milliseconds request_deadline(const ToHost& ask) {
     case ToHost::kResume: return seconds(60);
     case ToHost::kPrepareCapture: return std::chrono::minutes(10);
     case ToHost::kCapture: return seconds(30);
+    case ToHost::kExamine: return seconds(5);
     case ToHost::kClose: return milliseconds(ask.close().deadline_ms()) + seconds(3);
     case ToHost::kCount: return seconds(5);
     case ToHost::kFreeze: return milliseconds(ask.freeze().settle_ms()) + seconds(10);
@@ -96,6 +100,7 @@ bool is_relayed(const ToHost& ask) {
     case ToHost::kLaunchJob:
     case ToHost::kLaunchDaemon:
     case ToHost::kAnswerLaunch:
+    case ToHost::kExamine:
     case ToHost::kClose:
     case ToHost::kReopen:
     case ToHost::kCount:
@@ -129,6 +134,7 @@ wire::GuestRequest guest_request(const ToHost& ask, std::uint32_t guest) {
     case ToHost::kLaunchJob: *request.mutable_start_job() = ask.launch_job().start(); break;
     case ToHost::kLaunchDaemon: *request.mutable_start_daemon() = ask.launch_daemon().daemon(); break;
     case ToHost::kAnswerLaunch: *request.mutable_launch_outcome() = ask.answer_launch().outcome(); break;
+    case ToHost::kExamine: request.mutable_examine_ranks(); break;
     case ToHost::kClose: {
       auto& close = *request.mutable_close_gates();
       close.set_deadline_ms(ask.close().deadline_ms());

@@ -36,14 +36,28 @@ Status set_switchover(virDomainPtr domain, Switchover switchover) {
   return {};
 }
 
-void put_migration_behind(virDomainPtr domain) {
-  constexpr int kNicer = 5;  // than QEMU's other threads: a third of their share
+namespace {
+
+constexpr int kNicer = 5;  // than QEMU's other threads: a third of their share
+
+// Linux: priorities are a thread's.
+bool add_to_nice(id_t thread, int change) {
+  return ::setpriority(PRIO_PROCESS, thread, ::getpriority(PRIO_PROCESS, thread) + change) == 0;
+}
+
+}  // namespace
+
+std::vector<id_t> put_migration_behind(virDomainPtr domain) {
   const auto threads = monitor_command(domain, {{"execute", "query-migrationthreads"}});
-  if (!threads || !threads->is_array()) return;
-  for (const json& thread : *threads) {
-    const auto id = thread.value("thread-id", id_t{0});  // Linux: priorities are a thread's
-    (void)::setpriority(PRIO_PROCESS, id, ::getpriority(PRIO_PROCESS, id) + kNicer);
-  }
+  std::vector<id_t> behind;
+  if (!threads || !threads->is_array()) return behind;
+  for (const json& thread : *threads)
+    if (const auto id = thread.value("thread-id", id_t{0}); add_to_nice(id, kNicer)) behind.push_back(id);
+  return behind;
+}
+
+void put_migration_back(const std::vector<id_t>& threads) {
+  for (const id_t id : threads) (void)add_to_nice(id, -kNicer);
 }
 
 Result<double> measure_dirty_rate(virDomainPtr domain, std::chrono::milliseconds window,

@@ -2,6 +2,10 @@
 // no command may be given.
 #pragma once
 
+#include <sys/types.h>
+
+#include <vector>
+
 #include "node-daemon/domain/monitor.h"
 
 namespace stillpoint::node {
@@ -18,9 +22,11 @@ inline constexpr Switchover kUsualSwitchover{300, 0};  // QEMU's own
 inline constexpr std::int64_t kLongestDowntimeMs = 2'000'000;
 Status set_switchover(virDomainPtr domain, Switchover switchover);
 
-// The thread of a migration under way gets less of a processor than the machine itself, where both want it. Not
-// possible without the right to: then it goes on as it is.
-void put_migration_behind(virDomainPtr domain);
+// The thread of a migration under way gets less of a processor than the machine itself, where both want it; gives the
+// threads for which that was possible. Not without the right to: then it goes on as it is.
+std::vector<id_t> put_migration_behind(virDomainPtr domain);
+// Takes that back: what is left holds the machine up. Gives no command.
+void put_migration_back(const std::vector<id_t>& threads);
 
 // Bytes per second that the machine writes to, by QEMU's samples of its pages over `window`; at most those of one page
 // each, however often it is written to. Blocks for the window and a little more.

@@ -18,17 +18,20 @@ using std::chrono::milliseconds;
 constexpr milliseconds kRateWindow{300};
 constexpr milliseconds kRateDeadline{5000};
 constexpr milliseconds kLook{5};
+constexpr milliseconds kPatience{500};
 constexpr auto kEnd = std::chrono::seconds(20);
 // What the machine may have changed by the time that its ranks stand still, and what then is left to be sent: at a
 // gigabyte per second a tenth of a second.
 constexpr double kQuiesceSeconds = 0.3;
 constexpr double kMostLeft = 96.0 * (1 << 20);
 constexpr double kFastest = 0.8 * kMostLeft / kQuiesceSeconds;  // bytes per second
-// The pipe is read no more when so little is left of a pass, but more than fills it; and the last of a pass are sent
-// through a narrow pipe. A page of zeros is nine bytes of the stream, so with a wide one QEMU would be at the end of
-// the pass before anybody saw that the end is near; of the first pass more may be zeros.
-constexpr std::uint64_t kLeftOfPass = 8u << 20, kLeastOfPass = 1u << 16;
-constexpr std::uint64_t kNarrowFirst = 256u << 20, kNarrowLater = 48u << 20;
+// The pipe is read no more when so little is left of a pass, but more than fills it. The last of a first pass, and all
+// later ones, are sent through a narrow pipe, of which no more is read at a time than a part of what is left: whoever
+// reads faster than he looks finds QEMU at the end of the pass, or of the migration, on a busy host most of all. A page
+// of zeros is nine bytes of the stream, so the first pass may be over all the same; the next has few of them.
+constexpr std::uint64_t kLeftOfPass = 2u << 20, kLeastOfPass = 1u << 16;
+constexpr double kWorthAPass = 2.0 * (1 << 20);
+constexpr std::uint64_t kNarrowFrom = 64u << 20, kPart = 8, kLeastPart = 1u << 18;
 constexpr int kNarrow = 1 << 14, kWide = 1 << 16;
 constexpr std::uint64_t kMostPasses = 30;
 
@@ -73,7 +76,7 @@ Status PreCopy::approach() {
     return unsuited("the machine changes " + std::to_string(static_cast<long>(*rate / 1e6)) + " MB/s");
   if (auto started = start(); !started) return started;
   reader_ = std::thread([this] { read(); });
-  put_migration_behind(domain_);
+  behind_ = put_migration_behind(domain_);
   return converge(*rate);
 }
 
@@ -93,19 +96,23 @@ Status PreCopy::converge(double rate) {
     if (!state) return state.error();
     const auto now = Clock::now();
     if (std::exchange(pass, state->passes) != state->passes) pass_began = now;
-    const double changed = rate * (std::chrono::duration<double>(now - pass_began).count() + kQuiesceSeconds);
+    const double changed_in_pass = rate * std::chrono::duration<double>(now - pass_began).count();
     std::unique_lock lock(mutex_);
     if (ended_ && !failure_) return failure_;
     if (ended_) return unsuited("the machine changes nothing");
     if (pass > kMostPasses) return unsuited("what the machine changes does not become less");
     const std::uint64_t left = state->remaining_bytes;
-    const bool enough = left >= kLeastOfPass && left <= kLeftOfPass && static_cast<double>(left) + changed <= kMostLeft;
-    if (pass > 0 && narrow_ && enough) {
+    const bool near_end = pass > 0 && narrow_ && left >= kLeastOfPass && left <= kLeftOfPass;
+    const bool enough = pass == 1 ? changed_in_pass <= kWorthAPass
+                                  : static_cast<double>(left) + changed_in_pass + rate * kQuiesceSeconds <= kMostLeft;
+    if (near_end && enough) {
       wanted_ = Reader::waiting;
       return {};
     }
-    wanted_ = pass > 0 && left <= (pass == 1 ? kNarrowFirst : kNarrowLater) ? Reader::narrow : Reader::reading;
-    if (!narrow_) changed_.wait_for(lock, kLook, [this] { return ended_; });
+    wanted_ = pass > 1 || (pass == 1 && left <= kNarrowFrom) ? Reader::narrow : Reader::reading;
+    granted_ = std::max(left / kPart, kLeastPart);
+    wake();
+    changed_.wait_for(lock, kLook, [this] { return ended_ || granted_ == 0; });
   }
 }
 
@@ -114,16 +121,17 @@ Status PreCopy::take(const std::function<Status()>& switch_disk) {
   {
     const std::lock_guard lock(mutex_);
     if (ended_) return failure_ ? unsuited("the machine had changed nothing") : failure_;
-    wanted_ = Reader::reading;
+    wanted_ = Reader::about_to;
   }
-  // First: where QEMU holds its lock until the pipe has room, it answers no command.
   wake();
+  // Before the pipe is read on: QEMU takes up what it is allowed once in a tenth of a second.
   const Status allowed = allow_pause(true);
-  if (!allowed) {
+  put_migration_back(behind_);
+  {
     const std::lock_guard lock(mutex_);
-    wanted_ = Reader::ended;
+    wanted_ = allowed ? Reader::reading : Reader::ended;
   }
-  if (!allowed) wake();
+  wake();
   reader_.join();
   if (!allowed) return allowed;
   const std::lock_guard lock(mutex_);
@@ -141,8 +149,9 @@ void PreCopy::read() {
       stream_.close();
       break;
     }
+    const std::uint64_t before = stream_.bytes();
     auto pumped = stream_.pump();
-    if (pumped && *pumped) fit_pipe();
+    if (pumped && *pumped) account(stream_.bytes() - before);
     if (!pumped) {
       failure = pumped.error();
       stream_.close();
@@ -157,22 +166,33 @@ void PreCopy::read() {
   changed_.notify_all();
 }
 
-void PreCopy::fit_pipe() {
+void PreCopy::account(std::uint64_t read) {
   const std::lock_guard lock(mutex_);
   const bool wanted = wanted_ == Reader::narrow || wanted_ == Reader::waiting;
   if (narrow_ != wanted && stream_.set_room(wanted ? kNarrow : kWide)) narrow_ = wanted;
+  granted_ -= std::min(granted_, read);
+  if (granted_ == 0) changed_.notify_all();
 }
 
-// False: it is over. QEMU that ends although it is to wait, because nothing is left, holds the machine still.
+// False: it is over. QEMU that ends although it is to wait, because nothing is left, holds the machine still, and its
+// own lock, so that it answers no command until the pipe has room: hence no more than some patience with one.
 bool PreCopy::wait_at_pipe() {
   for (;;) {
+    bool patient = true;
     {
       const std::lock_guard lock(mutex_);
       if (wanted_ == Reader::ended) return false;
-      if (wanted_ != Reader::waiting || stream_.stopped()) return true;
+      const bool waits =
+          wanted_ == Reader::waiting || wanted_ == Reader::about_to || (wanted_ == Reader::narrow && granted_ == 0);
+      if (!waits || stream_.stopped()) return true;
+      patient = wanted_ == Reader::waiting;
     }
     pollfd polls[2] = {{stream_.events_fd(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
-    ::poll(polls, 2, -1);
+    if (::poll(polls, 2, patient ? -1 : static_cast<int>(kPatience.count())) == 0) {
+      const std::lock_guard lock(mutex_);
+      if (wanted_ == Reader::about_to) wanted_ = Reader::reading;
+      granted_ = kLeastPart;
+    }
     std::uint64_t count = 0;
     (void)!::read(wake_.get(), &count, sizeof count);
     stream_.take_events();

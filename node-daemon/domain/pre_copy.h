@@ -41,13 +41,14 @@ class PreCopy {
   std::uint64_t bytes() const { return stream_.bytes(); }
 
  private:
-  // narrow: QEMU can be ahead by no more than a page or two; waiting: it is to stand still at the full pipe.
-  enum class Reader { reading, narrow, waiting, ended };
+  // narrow: QEMU can be ahead by no more than a page or two, and only what is granted is read; waiting: it is to stand
+  // still at the full pipe; about_to: still, until it has taken a command.
+  enum class Reader { reading, narrow, waiting, about_to, ended };
   Status start();
   Status allow_pause(bool allowed);
   void read();
   bool wait_at_pipe();
-  void fit_pipe();
+  void account(std::uint64_t read);
   void resume();
   Status converge(double rate);
   void wake();
@@ -62,10 +63,11 @@ class PreCopy {
   std::condition_variable changed_;
   Reader wanted_ = Reader::reading;
   bool narrow_ = false;
+  std::uint64_t granted_ = 0;  // bytes that may still be read while narrow, until somebody has looked
   bool ended_ = false;
-  bool by_itself_ = false;  // QEMU ended before it was allowed to
   Status failure_;
   std::thread reader_;
+  std::vector<id_t> behind_;  // threads of the migration with less of a processor
 };
 
 }  // namespace stillpoint::node

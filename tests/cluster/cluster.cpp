@@ -216,6 +216,7 @@ class Cycle {
       : gang_(gang), settings_(settings), ranks_per_guest_(ranks_per_guest) {}
 
   CycleResult run() {
+    if (!examine()) return result_;
     const auto begin = Clock::now();
     const auto since = [&] { return std::chrono::duration_cast<microseconds>(Clock::now() - begin); };
     if (close()) {
@@ -226,10 +227,15 @@ class Cycle {
     result_.to_verified = since();
     if (result_.quiet) hold();
     release();
+    if (result_.quiet) result_.quiet = examine();
     return result_;
   }
 
  private:
+  bool examine() {
+    return all([](wire::GuestRequest& r, unsigned) { r.mutable_examine_ranks(); });
+  }
+
   // As the coordinator does it: where a rank is inside a call that must finish first, all go on for a while.
   bool close() {
     const auto until = Clock::now() + settings_.close;
@@ -255,20 +261,28 @@ class Cycle {
     });
   }
 
-  // Until two are equal, or there is no use in waiting on.
+  // What the answers to the closing say counts as the first; after a cut that was not quiet, until two are equal; or
+  // until there is no use in waiting on.
   bool rounds() {
     const auto enough = Clock::now() + settings_.enough;
     std::map<std::uint32_t, wire::RoundFigures> previous, current;
+    if (result_.cuts == 0 && coordinator::nearly_at_rest(figures())) return true;
     do {
       if (Clock::now() > end_) return fail("the rounds do not become equal: " + unrest(current));
       previous = std::move(current);
-      current.clear();
       if (!all([](wire::GuestRequest& r, unsigned) { r.mutable_count_round(); })) return false;
-      for (std::uint32_t guest = 0; guest < replies_.size(); ++guest) current[guest] = replies_[guest].round();
+      current = figures();
       ++result_.rounds;
-    } while (!coordinator::rounds_equal(previous, current) &&
-             (Clock::now() < enough || coordinator::must_finish_first(current)));
+    } while (
+        !(result_.cuts == 0 ? coordinator::nearly_at_rest(current) : coordinator::rounds_equal(previous, current)) &&
+        (Clock::now() < enough || coordinator::must_finish_first(current)));
     return true;
+  }
+
+  std::map<std::uint32_t, wire::RoundFigures> figures() const {
+    std::map<std::uint32_t, wire::RoundFigures> round;
+    for (std::uint32_t guest = 0; guest < replies_.size(); ++guest) round[guest] = replies_[guest].round();
+    return round;
   }
 
   bool cut() {

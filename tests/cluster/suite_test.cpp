@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -170,6 +171,15 @@ TEST_CASE("compute") {
   run_under_checkpoints({"hard", {"compute", std::to_string(number_from("STILLPOINT_COMPUTE_TENTHS", 20))}});
 }
 
+bool all_threads_are(pid_t process, char state) {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/" + std::to_string(process) + "/task")) {
+    std::ifstream file(task.path() / "stat");
+    const std::string stat{std::istreambuf_iterator<char>(file), {}};
+    if (stat.substr(stat.rfind(')') + 2, 1) != std::string(1, state)) return false;
+  }
+  return true;
+}
+
 TEST_CASE("stopped") {
   Cluster cluster(2);
   cluster.put_program("eager");
@@ -178,6 +188,8 @@ TEST_CASE("stopped") {
   const auto ranks = ranks_of(cluster, 1, "eager");
   REQUIRE(ranks.size() == 2);
   ::kill(ranks[0], SIGSTOP);
+  // Until then its helper may still answer; and what stands still with its gate shut may be captured as it is.
+  REQUIRE(cluster.serve_until([&] { return all_threads_are(ranks[0], 'T'); }, kLong));
   const auto begin = Clock::now();
   const CycleResult stopped = cluster.cycle({.close = milliseconds(1000)});
   CHECK_FALSE(stopped.quiet);

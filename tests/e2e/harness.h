@@ -59,6 +59,8 @@ class TestLab {
   // stillpoint lab ARGUMENTS --dir …, which must succeed.
   json lab(std::vector<std::string> arguments) const;
 
+  // The laboratory's.
+  const fs::path& directory() const { return directory_; }
   // Where manifests and outputs go.
   const fs::path& scratch() const { return scratch_; }
   // The coordinator's own record, for what no command does. Only while no coordinator runs.

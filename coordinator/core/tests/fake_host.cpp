@@ -382,6 +382,7 @@ void FakeHost::gang_request(FakeGang& gang, const wire::ToHost& ask, Time now) {
     }
     case wire::ToHost::kLaunchDaemon: gang.daemons.insert(ask.launch_daemon().daemon().launch()); break;
     case wire::ToHost::kAnswerLaunch: gang.daemons.insert(ask.answer_launch().outcome().launch()); break;
+    case wire::ToHost::kExamine: break;
     case wire::ToHost::kPrepareCapture:
       if (gang.discarded.contains(epoch)) return refuse(ask, ErrorKind::refused, "this epoch was discarded here");
       gang.prepared[epoch] = ask.prepare_capture().durability();

@@ -25,6 +25,7 @@ const char* body(const wire::ToHost& m) {
     case T::kLaunchJob: return "LaunchJob";
     case T::kLaunchDaemon: return "LaunchDaemon";
     case T::kAnswerLaunch: return "AnswerLaunch";
+    case T::kExamine: return m.examine().again() ? "ExamineGang again" : "ExamineGang";
     case T::kClose: return "CloseGang";
     case T::kCount: return "CountGang";
     case T::kFreeze: return "FreezeGang";
