@@ -127,7 +127,7 @@ void freeze(Core& core, JobRecord& job, CheckpointRun& run) {
 // Nothing in flight anywhere, at the moments when the guests looked: mostly that holds, and what it costs to be wrong
 // is a thaw. Then two equal rounds are wanted.
 bool calm(const CheckpointRun& run) {
-  return run.verified == 0 ? nearly_at_rest(run.current) : rounds_equal(run.previous, run.current);
+  return run.verified == 0 ? at_rest(run.current) : rounds_equal(run.previous, run.current);
 }
 
 // Rounds that are not equal after a while hardly ever will be: then the freeze decides. Not while a rank is in a call

@@ -14,10 +14,6 @@ namespace {
 constexpr std::uint32_t kEstablished = 1;
 constexpr std::uint32_t kTimeWait = 6;
 
-// All that a guest has in flight might be for one socket. Linux gives a receiver 128 KiB at least (tcp_rmem), of which
-// half counts for data (tcp_adv_win_scale), and a receiver that computed may have some in its queue already.
-constexpr std::uint64_t kFitsReceivers = 16u << 10;
-
 // The kernel's names, by its numbers (net/tcp_states.h), as ss(8) and its readers know them.
 constexpr const char* kStates[] = {"no state",  "ESTABLISHED", "SYN_SENT",    "SYN_RECV",   "FIN_WAIT1",
                                    "FIN_WAIT2", "TIME_WAIT",   "CLOSE",       "CLOSE_WAIT", "LAST_ACK",
@@ -41,11 +37,6 @@ std::string address(std::uint32_t ip, std::uint32_t port) {
 
 std::string state_name(std::uint32_t state) {
   return state < std::size(kStates) ? kStates[state] : fmt::format("TCP state {}", state);
-}
-
-bool at_rest(const std::map<std::uint32_t, wire::RoundFigures>& round) {
-  return std::ranges::none_of(round,
-                              [](const auto& entry) { return entry.second.busy() || entry.second.in_flight() != 0; });
 }
 
 // The sockets of a cut, and whose addresses they have.
@@ -98,9 +89,9 @@ void check_pair(const std::string& who, const End& a, const End& b, std::vector<
 
 }  // namespace
 
-bool nearly_at_rest(const std::map<std::uint32_t, wire::RoundFigures>& round) {
-  return std::ranges::none_of(
-      round, [](const auto& entry) { return entry.second.busy() || entry.second.in_flight() > kFitsReceivers; });
+bool at_rest(const std::map<std::uint32_t, wire::RoundFigures>& round) {
+  return std::ranges::none_of(round,
+                              [](const auto& entry) { return entry.second.busy() || entry.second.in_flight() != 0; });
 }
 
 bool rounds_equal(const std::map<std::uint32_t, wire::RoundFigures>& previous,

@@ -19,8 +19,8 @@
 
 namespace stillpoint::coordinator {
 
-// One counter round, by guest: nobody busy, and so little in flight that receivers whose ranks are frozen take it up.
-bool nearly_at_rest(const std::map<std::uint32_t, wire::RoundFigures>& round);
+// One counter round, by guest: nobody busy, nothing in flight.
+bool at_rest(const std::map<std::uint32_t, wire::RoundFigures>& round);
 // Two successive counter rounds, by guest: the same figures everywhere, nobody busy, nothing in flight.
 bool rounds_equal(const std::map<std::uint32_t, wire::RoundFigures>& previous,
                   const std::map<std::uint32_t, wire::RoundFigures>& current);

@@ -176,7 +176,7 @@ void Agent::advance(Millis now) {
   }
 }
 
-std::optional<Outcome<wire::GuestReply>> Agent::try_answer(const Waiting& waiting, Millis now) {
+std::optional<Outcome<wire::GuestReply>> Agent::try_answer(Waiting& waiting, Millis now) {
   const wire::GuestRequest& request = waiting.request;
   const bool late = now >= waiting.deadline;
   const bool about_hold = request.has_close_gates() || request.has_count_round();
@@ -205,7 +205,7 @@ std::optional<Outcome<wire::GuestReply>> Agent::try_answer(const Waiting& waitin
 
 // All at rest: the first round. Somebody inside a call that must finish first: that is said early, for the coordinator
 // to let everybody go on for a while.
-std::optional<Outcome<wire::GuestReply>> Agent::try_close(const Waiting& waiting, Millis now) {
+std::optional<Outcome<wire::GuestReply>> Agent::try_close(Waiting& waiting, Millis now) {
   const std::uint32_t expected = waiting.request.close_gates().expected_ranks();
   const bool at_rest = ranks_.all_at_rest(expected);
   const bool defers = !at_rest && now >= waiting.defer_until && ranks_.deferring(expected);
@@ -214,8 +214,10 @@ std::optional<Outcome<wire::GuestReply>> Agent::try_close(const Waiting& waiting
     return failure(wire::Failure::NOT_QUIET, "close the gates", "guest " + std::to_string(guest_),
                    ranks_.not_at_rest(expected));
   }
+  if (now < waiting.look_at && waiting.settle_until != 0) return std::nullopt;
   auto figures = round_figures();
   if (!figures.ok()) return figures.failure();
+  if (!defers && worth_a_look(waiting, figures.value(), now)) return std::nullopt;
   wire::GuestReply reply;
   *reply.mutable_round() = std::move(figures.value());
   if (defers) {

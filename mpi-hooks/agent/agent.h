@@ -45,7 +45,8 @@ class Agent {
   struct Waiting {
     wire::GuestRequest request;
     Millis deadline = 0;
-    Millis defer_until = kNever;  // then ranks that defer are reported instead of waited for
+    Millis defer_until = kNever;                // then ranks that defer are reported instead of waited for
+    Millis look_at = kNever, settle_until = 0;  // for what is in flight; 0: not looked yet
   };
 
   // The loop (agent_loop.cpp).
@@ -64,10 +65,10 @@ class Agent {
   Outcome<wire::GuestReply> answer(const wire::GuestRequest& request);
   void reply(const wire::GuestRequest& request, Outcome<wire::GuestReply> outcome);
   void wait_for_answer(const wire::GuestRequest& request, Millis deadline, Millis defer_until = kNever);
-  std::optional<Outcome<wire::GuestReply>> try_close(const Waiting& waiting, Millis now);
+  std::optional<Outcome<wire::GuestReply>> try_close(Waiting& waiting, Millis now);
   // Answers what has come true or has run out of time.
   void advance(Millis now);
-  std::optional<Outcome<wire::GuestReply>> try_answer(const Waiting& waiting, Millis now);
+  std::optional<Outcome<wire::GuestReply>> try_answer(Waiting& waiting, Millis now);
 
   Done configure(const wire::ConfigureGuest& configuration, const wire::GangRef& gang);
   Done start_job(const wire::StartJob& start);
@@ -97,6 +98,9 @@ class Agent {
   Outcome<wire::RoundFigures> round_figures() const;
   Outcome<wire::GuestCut> cut() const;
   void settle(Millis deadline) const;
+  bool worth_a_look(Waiting& waiting, const wire::RoundFigures& figures, Millis now);
+  void acknowledge_late_arrivals(Millis now);
+  Millis late_look_at() const;  // when next
 
   HostLink link_;
   Ranks ranks_;
@@ -122,6 +126,7 @@ class Agent {
   Millis hello_at_ = 0;
   bool asked_since_link_opened_ = false;
   Millis last_request_ = 0;
+  Millis late_look_at_ = 0, late_until_ = 0;  // for late arrivals, while held
   struct PeerReport {
     wire::RankFailed failed;
     Millis send_at = 0;

@@ -16,6 +16,7 @@ namespace {
 
 constexpr const char* kPrepare = "prepare the checkpoint";
 constexpr Millis kFreezeDeadline = 3000;
+constexpr Millis kArrivalsLook = 3, kFirstRoundSettles = 20, kLateArrivals = 100;
 constexpr Millis kHoldOfControl = 30'000;  // of a freeze without CloseGates before it
 
 }  // namespace
@@ -123,6 +124,26 @@ Outcome<wire::GuestCut> Agent::cut() const {
   return cut;
 }
 
+// Of a first round: what is in flight when the gates are shut is nearly always there a few milliseconds later, and to
+// ask again takes longer.
+bool Agent::worth_a_look(Waiting& waiting, const wire::RoundFigures& figures, Millis now) {
+  late_until_ = now + kLateArrivals;
+  if (figures.in_flight() == 0 || now >= waiting.deadline) return false;
+  if (waiting.settle_until == 0) waiting.settle_until = now + kFirstRoundSettles;
+  waiting.look_at = now + kArrivalsLook;
+  return now < waiting.settle_until;
+}
+
+// What another guest had still on its way when this one had answered already: it waits for the acknowledgement.
+void Agent::acknowledge_late_arrivals(Millis now) {
+  if (now < late_look_at()) return;
+  if (auto sockets = gang_sockets(gang_addresses_); sockets.ok())
+    acknowledgements_.send_now(sockets.value(), job_.cgroup().processes());
+  late_look_at_ = monotonic_ms() + kArrivalsLook;
+}
+
+Millis Agent::late_look_at() const { return hold_.held() && late_look_at_ < late_until_ ? late_look_at_ : kNever; }
+
 // The ranks stand still; what their kernels still owe each other needs a few milliseconds. Not reached in time, the
 // figures tell, and the coordinator decides.
 void Agent::settle(Millis deadline) const {
@@ -156,6 +177,7 @@ Outcome<wire::GuestReply> Agent::freeze(const wire::GuestRequest& request) {
   // Also when asked again: what the other guests sent until they froze has arrived meanwhile.
   settle(monotonic_ms() + request.freeze_ranks().settle_ms());
   hold_.extend(monotonic_ms());
+  late_until_ = monotonic_ms() + kLateArrivals;
   auto figures = cut();
   if (!figures.ok()) return figures.failure();
   wire::GuestReply reply;

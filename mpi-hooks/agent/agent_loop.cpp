@@ -63,14 +63,16 @@ Done Agent::listen() {
     }
     advance(now);
     hold_deadline(now);
+    acknowledge_late_arrivals(now);
     send_what_is_due(now);
   }
 }
 
 Millis Agent::next_deadline() const {
-  Millis next = std::min({link_.deadline(), hold_.deadline(), hello_at_, job_.deadline(), launches_.deadline()});
+  Millis next =
+      std::min({link_.deadline(), hold_.deadline(), hello_at_, job_.deadline(), launches_.deadline(), late_look_at()});
   for (const Waiting& waiting : waiting_) {
-    next = std::min(next, waiting.deadline);
+    next = std::min({next, waiting.deadline, waiting.look_at});
     // Once it has passed, what the ranks say wakes the loop.
     if (waiting.defer_until > monotonic_ms()) next = std::min(next, waiting.defer_until);
     // The emptying of the cgroup has no file descriptor here: looked at again until the deadline.

@@ -266,16 +266,15 @@ class Cycle {
   bool rounds() {
     const auto enough = Clock::now() + settings_.enough;
     std::map<std::uint32_t, wire::RoundFigures> previous, current;
-    if (result_.cuts == 0 && coordinator::nearly_at_rest(figures())) return true;
+    if (result_.cuts == 0 && coordinator::at_rest(figures())) return true;
     do {
       if (Clock::now() > end_) return fail("the rounds do not become equal: " + unrest(current));
       previous = std::move(current);
       if (!all([](wire::GuestRequest& r, unsigned) { r.mutable_count_round(); })) return false;
       current = figures();
       ++result_.rounds;
-    } while (
-        !(result_.cuts == 0 ? coordinator::nearly_at_rest(current) : coordinator::rounds_equal(previous, current)) &&
-        (Clock::now() < enough || coordinator::must_finish_first(current)));
+    } while (!(result_.cuts == 0 ? coordinator::at_rest(current) : coordinator::rounds_equal(previous, current)) &&
+             (Clock::now() < enough || coordinator::must_finish_first(current)));
     return true;
   }
 
