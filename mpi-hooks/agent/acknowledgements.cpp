@@ -25,7 +25,8 @@ Fd borrow(const Fd& process, int fd, std::uint64_t inode) {
 void Acknowledgements::send_now(const std::vector<wire::SocketFigures>& sockets, const std::vector<pid_t>& processes) {
   std::map<pid_t, Fd> opened;
   for (const wire::SocketFigures& figures : sockets) {
-    if (figures.inode() == 0) continue;  // no longer any process's
+    // No longer any process's; or not all read: nothing would be sent, and there will be another look.
+    if (figures.inode() == 0 || figures.receive_queue() != 0) continue;
     const auto seen = received_.find(figures.inode());
     if (seen != received_.end() && seen->second == figures.bytes_received()) continue;
     received_[figures.inode()] = figures.bytes_received();

@@ -39,12 +39,22 @@ struct Connection {
 
   // A byte that the receiver reads, as one that is about to answer: the kernel waits for the answer.
   void pass_byte() {
+    send_byte();
+    read_byte();
+  }
+  void send_byte() {
     const int off = 0;
     REQUIRE(::setsockopt(receiver.get(), IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off) == 0);
-    char byte = 'x';
-    REQUIRE(::send(sender.get(), &byte, 1, 0) == 1);
-    REQUIRE(::recv(receiver.get(), &byte, 1, 0) == 1);
+    REQUIRE(::send(sender.get(), "x", 1, 0) == 1);
+    char byte = 0;
+    REQUIRE(::recv(receiver.get(), &byte, 1, MSG_PEEK) == 1);  // it is there
     ++passed;
+    ++unread;
+  }
+  void read_byte() {
+    char byte = 0;
+    REQUIRE(::recv(receiver.get(), &byte, 1, 0) == 1);
+    --unread;
   }
 
   unsigned unacknowledged() const {
@@ -60,10 +70,11 @@ struct Connection {
     wire::SocketFigures one;
     one.set_inode(status.st_ino);
     one.set_bytes_received(passed);
+    one.set_receive_queue(unread);
     return one;
   }
 
-  unsigned passed = 0;
+  unsigned passed = 0, unread = 0;
 };
 
 }  // namespace
@@ -77,6 +88,23 @@ TEST_CASE("an acknowledgement that the kernel holds back is sent at once") {
     connection.pass_byte();
     const bool waits =
         connection.unacknowledged() != 0;  // not when this thread was away for as long as the kernel waits
+    acknowledgements.send_now({connection.figures()}, {::getpid()});
+    CHECK(connection.unacknowledged() == 0);
+    held_back += waits ? 1 : 0;
+  }
+  CHECK(held_back == 3);
+}
+
+TEST_CASE("what was not read at the first look is acknowledged at a later one") {
+  Connection connection;
+  SocketOwners owners;
+  Acknowledgements acknowledgements(owners);
+  unsigned held_back = 0;
+  for (int i = 0; i < 200 && held_back < 3; ++i) {
+    connection.send_byte();
+    acknowledgements.send_now({connection.figures()}, {::getpid()});
+    connection.read_byte();
+    const bool waits = connection.unacknowledged() != 0;
     acknowledgements.send_now({connection.figures()}, {::getpid()});
     CHECK(connection.unacknowledged() == 0);
     held_back += waits ? 1 : 0;

@@ -97,6 +97,7 @@ class Agent {
                      const std::vector<wire::SocketFigures>& sockets) const;
   Outcome<wire::RoundFigures> round_figures() const;
   Outcome<wire::GuestCut> cut() const;
+  void let_ranks_read(Millis deadline) const;
   void settle(Millis deadline) const;
   bool worth_a_look(Waiting& waiting, const wire::RoundFigures& figures, Millis now);
   void acknowledge_late_arrivals(Millis now);

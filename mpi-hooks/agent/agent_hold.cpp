@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kPrepare = "prepare the checkpoint";
 constexpr Millis kFreezeDeadline = 3000;
-constexpr Millis kArrivalsLook = 3, kFirstRoundSettles = 20, kLateArrivals = 100;
+constexpr Millis kArrivalsLook = 3, kFirstRoundSettles = 20, kLateArrivals = 100, kReads = 10;
 constexpr Millis kHoldOfControl = 30'000;  // of a freeze without CloseGates before it
 
 }  // namespace
@@ -144,6 +144,20 @@ void Agent::acknowledge_late_arrivals(Millis now) {
 
 Millis Agent::late_look_at() const { return hold_.held() && late_look_at_ < late_until_ ? late_look_at_ : kNever; }
 
+// A frozen rank reads nothing, and what is not read is acknowledged late.
+void Agent::let_ranks_read(Millis deadline) const {
+  for (;;) {
+    auto sockets = gang_sockets(gang_addresses_);
+    if (!sockets.ok()) return;
+    acknowledgements_.send_now(sockets.value(), job_.cgroup().processes());
+    const auto& all = sockets.value();
+    if (std::none_of(all.begin(), all.end(), [](const auto& s) { return s.receive_queue() != 0; })) return;
+    if (monotonic_ms() >= deadline) return;
+    const timespec pause{0, 1'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
 // The ranks stand still; what their kernels still owe each other needs a few milliseconds. Not reached in time, the
 // figures tell, and the coordinator decides.
 void Agent::settle(Millis deadline) const {
@@ -166,6 +180,7 @@ Outcome<wire::GuestReply> Agent::freeze(const wire::GuestRequest& request) {
   }
   if (!hold_.frozen()) {
     job_.hold_output(true);
+    let_ranks_read(now + kReads);
     auto frozen = job_.cgroup().set_frozen(true, now + kFreezeDeadline);
     if (frozen.ok()) frozen = disk_.freeze();
     if (!frozen.ok()) {
