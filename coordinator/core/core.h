@@ -239,6 +239,7 @@ struct JobRun {
   std::vector<RanksQuery> queries;
   std::map<std::uint32_t, wire::RankReport> ranks;                       // as last heard
   std::map<std::uint64_t, std::optional<wire::LaunchOutcome>> launches;  // of this incarnation; nothing: under way
+  std::map<Epoch, Time> exported_until;  // an export reads them: not pruned while it goes on
   std::map<Epoch, std::set<HostName>> cleanup;  // aborted epochs that hosts still have to let go
   Time next_checkpoint{};
   Time later_not_before{};     // copies that follow a commit

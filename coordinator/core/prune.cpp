@@ -13,7 +13,10 @@ namespace {
 
 bool is_used(const Core& core, const JobId& job, Epoch epoch) {
   const auto run = core.runs.find(job);
-  return run != core.runs.end() && run->second.restart && run->second.restart->epoch == epoch;
+  if (run == core.runs.end()) return false;
+  const auto exported = run->second.exported_until.find(epoch);
+  return (run->second.restart && run->second.restart->epoch == epoch) ||
+         (exported != run->second.exported_until.end() && core.now < exported->second);
 }
 
 // Epochs older than the newest `keep` committed ones that can be had now; those of histories that were left by a

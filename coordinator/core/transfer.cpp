@@ -287,6 +287,9 @@ void on_export(Core& core, const ExportPiece& event) {
     copies::add_peers(core, *m.mutable_read_image());
   });
   core.transfers[number] = {event.request, core.now + kPieceDeadline};
+  auto& exported = core.run(event.job).exported_until;
+  std::erase_if(exported, [&](const auto& entry) { return entry.second <= core.now; });
+  exported[event.epoch] = core.now + kPieceDeadline;
 }
 
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer) {

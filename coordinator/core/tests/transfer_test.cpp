@@ -252,6 +252,22 @@ TEST_CASE("a session that is lost in an import is made up for") {
   CHECK(w.answer(request).has_value());
 }
 
+TEST_CASE("what an export reads is not pruned before it has been quiet for a while") {
+  World w(2);
+  auto job = spec();
+  job.keep = 1;
+  const JobId id = w.running(job);
+  const Epoch first = w.committed(id);
+  REQUIRE(w.answer(w.ask([&](RequestId r) { return ExportPiece{r, id, first, ImagePart::memory, 0, 0}; })).has_value());
+  w.committed(id);
+  CHECK(w.epoch(first).state == EpochState::committed);
+  CHECK(w.answer(w.ask([&](RequestId r) { return ExportPiece{r, id, first, ImagePart::disk, 1, 0}; })).has_value());
+  w.run_for(milliseconds(91'000));
+  w.committed(id);
+  CHECK(w.epoch(first).state == EpochState::pruned);
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("an export reads a committed checkpoint's images from a host that has them") {
   World w(3);
   const JobId id = w.running(spec());
