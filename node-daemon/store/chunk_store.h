@@ -28,7 +28,8 @@ namespace stillpoint::node {
 
 struct ChunkStoreOptions {
   int level = 1;                                     // zstd
-  std::uint64_t pack_bytes = 128u << 20;             // a pack that has so many is closed and another begun
+  std::uint64_t pack_bytes = 128u << 20;             // a pack that has so many is closed and another begun,
+  std::uint64_t pack_pages = 128u << 10;             // or so many pages: each takes 16 bytes of memory until then
   std::size_t index_entries = std::size_t{3} << 19;  // see PageIndex
   double compact_below = 0.7;                        // a pack with a smaller share of live pages is written anew
   bool compact = true;                               // collections write packs; without, they only remove them

@@ -171,6 +171,33 @@ TEST_CASE("collection keeps what images need, frees the rest, and moves pages to
   CHECK(files.names().empty());
 }
 
+TEST_CASE("a pack has no more pages than it may, whoever writes it") {
+  MemoryFiles files;
+  ChunkStoreOptions options;
+  options.pack_pages = 128;
+  auto store = open_store(files, options);
+  const std::string first = flat_bytes(1, 1000 * kPageBytes);
+  must_put(*store, "j1/e1/guest-0.disk", first, ImageKind::flat);
+  const auto figures = store->figures();
+  REQUIRE(figures.pages > 600);
+  CHECK(figures.packs == (figures.pages + 127) / 128);
+  CHECK(must_get(*store, "j1/e1/guest-0.disk") == first);
+  // Small packs in great number are put together, up to that size; one has at most twice so many pages.
+  for (int epoch = 2; epoch < 20; ++epoch)
+    must_put(*store, "j1/e" + std::to_string(epoch) + "/guest-0.disk", flat_bytes(100 + epoch, 20 * kPageBytes),
+             ImageKind::flat);
+  const auto before = store->figures();
+  must_collect(*store);
+  const auto after = store->figures();
+  CHECK(after.packs < before.packs);
+  CHECK(after.packs >= after.pages / 256);
+  must_collect(*store);
+  CHECK(store->figures().packs == after.packs);  // what is put together stays
+  check_all_well(*store);
+  CHECK(must_get(*store, "j1/e1/guest-0.disk") == first);
+  CHECK(must_get(*open_store(files, options), "j1/e19/guest-0.disk") == flat_bytes(119, 20 * kPageBytes));
+}
+
 TEST_CASE("a collection beside an image being written takes none of its pages") {
   MemoryFiles files;
   auto store = open_store(files);

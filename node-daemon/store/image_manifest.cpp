@@ -175,17 +175,19 @@ Result<std::string> seal_manifest(const ImageManifest& manifest, const std::vect
                             " MiB: the machine has more memory than this version can store"};
   const std::string plain = encode_manifest(manifest, spaces, numbers);
   if (plain.size() > kMaxPlainBytes) return too_large;
-  std::string compressed(ZSTD_compressBound(plain.size()), '\0');
-  const std::size_t size = ZSTD_compress(compressed.data(), compressed.size(), plain.data(), plain.size(), 1);
+  // Compressed and sealed where it is to lie: of many pages the list is long.
+  std::string file(kHeaderBytes + ZSTD_compressBound(plain.size()) + kTagBytes, '\0');
+  char* const body = file.data() + kHeaderBytes;
+  const std::size_t size = ZSTD_compress(body, file.size() - kHeaderBytes - kTagBytes, plain.data(), plain.size(), 1);
   if (ZSTD_isError(size)) return Error{ErrorKind::permanent, "compress", manifest.name, ZSTD_getErrorName(size)};
-  compressed.resize(size);
   auto id = random_id();
   if (!id) return id.error();
   if (kHeaderBytes + size + kTagBytes > kMaxImageFileBytes) return too_large;
-  std::string file = header_of(*id, key.id, plain.size(), size + kTagBytes);
-  const std::string header = file;
-  if (auto done = Sealer(derive(key.key, "image", as_text(*id))).seal(0, header, compressed, file); !done)
+  const std::string header = header_of(*id, key.id, plain.size(), size + kTagBytes);
+  std::ranges::copy(header, file.begin());
+  if (auto done = Sealer(derive(key.key, "image", as_text(*id))).seal_to(0, header, {body, size}, body); !done)
     return done.error();
+  file.resize(kHeaderBytes + size + kTagBytes);
   return file;
 }
 
@@ -202,11 +204,13 @@ Result<ImageManifest> open_manifest(std::string_view file, const SiteKeys& keys)
   const auto plain_bytes = in.number<std::uint64_t>(), sealed_bytes = in.number<std::uint64_t>();
   if (plain_bytes > kMaxPlainBytes || sealed_bytes != file.size() - kHeaderBytes)
     return damaged("its length is not the one that its head says");
-  auto compressed = Sealer(derive(key->key, "image", id)).open(0, header, file.substr(kHeaderBytes));
-  if (!compressed) return damaged("it is not what was written");
   std::string plain(plain_bytes, '\0');
-  const std::size_t size = ZSTD_decompress(plain.data(), plain.size(), compressed->data(), compressed->size());
-  if (ZSTD_isError(size) || size != plain.size()) return damaged("it does not unpack");
+  {
+    auto compressed = Sealer(derive(key->key, "image", id)).open(0, header, file.substr(kHeaderBytes));
+    if (!compressed) return damaged("it is not what was written");
+    const std::size_t size = ZSTD_decompress(plain.data(), plain.size(), compressed->data(), compressed->size());
+    if (ZSTD_isError(size) || size != plain.size()) return damaged("it does not unpack");
+  }
   return decode_manifest(plain);
 }
 

@@ -7,7 +7,7 @@ namespace stillpoint::node {
 namespace {
 
 constexpr std::size_t kPiece = 1u << 20;  // that read() gives at once
-constexpr std::size_t kOpenPacks = 32;    // by one reader; each has some 150 KB to unpack with
+constexpr std::size_t kOpenPacks = 32;    // by one reader
 
 // The blocks used last, whose other pages may be wanted soon. Pages of an image lie in as many runs as it has epochs
 // behind it, each read from front to back.
@@ -78,6 +78,7 @@ class Source final : public ImageSource {
   ImageManifest manifest_;  // its spaces are the holder's
   std::vector<RamBlock> ram_;
   RamStreamWriter writer_;
+  const std::shared_ptr<ZSTD_DCtx> unpacker_ = make_unpacker();  // of all of them
   std::map<Id, BlockReader> readers_;
   BlockCache cache_;
   Part part_ = Part::head;
@@ -224,7 +225,7 @@ Result<std::string> Source::read_there(const BlockPlace& at) {
     auto file = state_.files.open(at.pack->path);
     if (!file) return file.error();
     if (readers_.size() == kOpenPacks) readers_.clear();
-    known = readers_.try_emplace(content.id, *file, *state_.keys.find(content.key), content).first;
+    known = readers_.try_emplace(content.id, *file, *state_.keys.find(content.key), content, unpacker_).first;
   }
   return known->second.read(content, content.blocks[at.index], at.index);
 }

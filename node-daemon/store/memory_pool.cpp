@@ -11,6 +11,8 @@ constexpr int kHeaps = 2;
 
 void share_heap() { ::mallopt(M_ARENA_MAX, kHeaps); }
 
+void trim_heap() { ::malloc_trim(0); }
+
 std::size_t MemoryPool::used() const {
   const std::lock_guard lock(mutex_);
   return used_;

@@ -55,6 +55,8 @@ class MemoryPool {
 // For a program's start. What one thread has freed the others shall take first: with a heap for each of its threads, as
 // is usual, what was needed at different times would add up.
 void share_heap();
+// What is free goes back to the system, also from between what is not. Takes some milliseconds: for when work has ended.
+void trim_heap();
 
 // Of a daemon that says nothing else. With the index of pages and the program itself it stays below 256 MiB.
 inline constexpr std::size_t kImageMemoryBytes = 40u << 20;

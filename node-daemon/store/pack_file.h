@@ -11,6 +11,7 @@
 #include <zstd.h>
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,7 +38,7 @@ struct PackContent {
   std::uint64_t key = 0;
   std::vector<Id> origins;
   std::vector<PackBlock> blocks;          // in the order in which they lie in the file
-  std::vector<Fingerprint> fingerprints;  // of all pages, in that order
+  std::vector<Fingerprint> fingerprints;  // of all pages, in that order; not in what PackWriter gives
   std::uint64_t file_bytes = 0;
 };
 
@@ -49,8 +50,8 @@ Result<PackContent> decode_pack_index(std::string_view plain, std::uint64_t end)
 class PageCompressor {
  public:
   explicit PageCompressor(int level);
-  // Valid until the next call.
-  Result<std::string_view> compress(std::string_view pages);
+  // Valid until the next call; with room for a seal's tag behind it.
+  Result<std::span<char>> compress(std::string_view pages);
 
  private:
   struct Free {
@@ -60,7 +61,7 @@ class PageCompressor {
   std::string out_;
 };
 
-// Writes a pack under a temporary name; finish() publishes it. Destroyed without that, nothing is left.
+// Writes a pack under a temporary name; publish() gives it its own. Destroyed without that, nothing is left.
 class PackWriter {
  public:
   static Result<std::unique_ptr<PackWriter>> create(Files& files, const std::filesystem::path& directory,
@@ -68,11 +69,15 @@ class PackWriter {
   ~PackWriter();
   const Id& id() const { return content_.id; }
   std::uint64_t bytes() const { return content_.file_bytes; }
-  // compressed: PageCompressor's. fingerprints: one for each slot.
-  Status append(const Id& origin, std::uint32_t number, std::uint64_t slots, std::string_view compressed,
+  std::uint64_t pages() const { return pages_; }
+  // compressed: PageCompressor's, which is sealed where it lies. fingerprints: one for each slot.
+  Status append(const Id& origin, std::uint32_t number, std::uint64_t slots, std::span<char> compressed,
                 const std::vector<Fingerprint>& fingerprints);
-  // Durable when it returns; once, last.
-  Result<PackContent> finish();
+  // Nothing is appended from now on. Frees what was kept of each page; publish() does it where it was not done. After
+  // an error nothing can be published.
+  Status end();
+  // Durable when it returns; once, last. Without fingerprints.
+  Result<PackContent> publish();
 
  private:
   PackWriter(Files& files, std::filesystem::path directory, const SiteKey& key, const Id& id);
@@ -81,7 +86,8 @@ class PackWriter {
   Sealer sealer_;
   const std::string header_;
   PackContent content_;
-  std::string sealed_;  // kept for its room, as large as the largest block was
+  std::uint64_t pages_ = 0;
+  bool ended_ = false;
   std::unique_ptr<WritableFile> file_;
 };
 
@@ -93,21 +99,23 @@ Result<PackContent> read_pack(const ReadableFile& file, const SiteKeys& keys);
 // Reads every block of it: damaged if one is not what was written.
 Status check_blocks(const PackContent& content, const SiteKeys& keys, const ReadableFile& file);
 
+// What blocks are unpacked with, some 160 KB.
+std::shared_ptr<ZSTD_DCtx> make_unpacker();
+
 // Reads blocks of one pack.
 class BlockReader {
  public:
-  BlockReader(std::shared_ptr<const ReadableFile> file, const SiteKey& key, const PackContent& content);
+  // unpacker: may serve any number of readers, one at a time.
+  BlockReader(std::shared_ptr<const ReadableFile> file, const SiteKey& key, const PackContent& content,
+              std::shared_ptr<ZSTD_DCtx> unpacker = make_unpacker());
   // The block's pages one after the other, checked.
   Result<std::string> read(const PackContent& content, const PackBlock& block, std::uint32_t index);
 
  private:
-  struct Free {
-    void operator()(ZSTD_DCtx* context) const { ZSTD_freeDCtx(context); }
-  };
   const std::shared_ptr<const ReadableFile> file_;
   const std::string header_;
   Sealer sealer_;
-  std::unique_ptr<ZSTD_DCtx, Free> context_;
+  const std::shared_ptr<ZSTD_DCtx> unpacker_;
 };
 
 }  // namespace stillpoint::node

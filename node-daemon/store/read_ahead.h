@@ -6,7 +6,7 @@
 
 namespace stillpoint::node {
 
-inline constexpr std::size_t kReadAheadBytes = 8u << 20;  // read and not taken yet, but for the piece that fills it up
+inline constexpr std::size_t kReadAheadBytes = 4u << 20;  // read and not taken yet, but for the piece that fills it up
 
 // Gives what `reader` gives, in order, its error or end last and from then on. Destroyed before the end, it waits for
 // the piece that is being read.

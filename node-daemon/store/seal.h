@@ -57,7 +57,7 @@ class Sealer {
   explicit Sealer(const Key& key);
   // Appends the sealed bytes and their tag. A nonce is for one piece, for ever. context: sealed with it, not stored.
   Status seal(std::uint64_t nonce, std::string_view context, std::string_view plain, std::string& out);
-  // The same, `at` a place with room for plain.size() + kTagBytes.
+  // The same, `at` a place with room for plain.size() + kTagBytes, which may be where plain lies.
   Status seal_to(std::uint64_t nonce, std::string_view context, std::string_view plain, char* at);
   // damaged if a single bit of it, of the context or of the key is another.
   Result<std::string> open(std::uint64_t nonce, std::string_view context, std::string_view sealed);

@@ -18,8 +18,8 @@
 namespace stillpoint::node {
 namespace {
 
-constexpr std::uint64_t kSmallPackShare = 16;  // of a full pack's size
-constexpr std::size_t kManySmallPacks = 8;     // are put together
+constexpr std::uint64_t kSmallPackShare = 16, kFewPagesShare = 4;  // of a full pack's bytes, of its pages
+constexpr std::size_t kManySmallPacks = 8;                         // are put together
 
 Error stopped() { return {ErrorKind::refused, "collect garbage", "", "it was stopped"}; }
 
@@ -105,7 +105,9 @@ StoreState::Victims StoreState::choose_victims(Live& live) {
     else if (mended_.contains(id)) victims.sparse.push_back(pack);
     else if (static_cast<double>(count) < options.compact_below * static_cast<double>(pack->pages))
       victims.sparse.push_back(pack);
-    else if (pack->content.file_bytes < options.pack_bytes / kSmallPackShare) small.push_back(pack);
+    else if (pack->content.file_bytes < options.pack_bytes / kSmallPackShare &&
+             pack->pages < options.pack_pages / kFewPagesShare)
+      small.push_back(pack);
   }
   if (small.size() >= kManySmallPacks) victims.sparse.insert(victims.sparse.end(), small.begin(), small.end());
 
@@ -171,7 +173,10 @@ Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& s
     auto writer = PackWriter::create(files, packs_directory, keys.active());
     if (!writer) return writer.error();
     std::vector<std::shared_ptr<const PackInfo>> copied;
-    for (; next < sparse.size() && (*writer)->bytes() < options.pack_bytes; ++next) {
+    const auto has_room = [&] {
+      return (*writer)->bytes() < options.pack_bytes && (*writer)->pages() < options.pack_pages;
+    };
+    for (; next < sparse.size() && has_room(); ++next) {
       const Status done = copy_live(*sparse[next], stop, **writer, compressor);
       if (done) {
         copied.push_back(sparse[next]);
@@ -182,7 +187,7 @@ Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& s
       report.problems.push_back(done.error());
     }
     if (copied.empty()) continue;
-    auto content = (*writer)->finish();
+    auto content = (*writer)->publish();
     if (!content) return content.error();
     const std::lock_guard lock(mutex_);
     add_pack(*content, true);

@@ -27,9 +27,10 @@ void StoreState::add_pack(const PackContent& content, bool replace) {
   auto& known = packs_[content.id];
   // A pack never changes: one that is put again stays the place of all its blocks.
   if (!known || known->content.blocks != content.blocks) {
-    auto info = std::make_shared<PackInfo>(PackInfo{content, packs_directory / pack_name(content.id), 0});
-    info->pages = content.fingerprints.size();
-    info->content.fingerprints = {};
+    auto info = std::make_shared<PackInfo>();
+    info->content = {content.id, content.key, content.origins, content.blocks, {}, content.file_bytes};
+    info->path = packs_directory / pack_name(content.id);
+    for (const PackBlock& block : content.blocks) info->pages += static_cast<unsigned>(std::popcount(block.slots));
     known = std::move(info);
   }
   place_blocks(known, replace);
@@ -78,6 +79,10 @@ std::shared_ptr<Holder> StoreState::hold() {
 }
 
 void StoreState::release(const std::shared_ptr<Holder>& holder) {
+  if (let_go(holder)) trim_heap();
+}
+
+bool StoreState::let_go(const std::shared_ptr<Holder>& holder) {
   const std::lock_guard lock(mutex_);
   for (const auto& pack : holder->packs)
     if (--pack->users == 0 && !pack->done)
@@ -85,6 +90,7 @@ void StoreState::release(const std::shared_ptr<Holder>& holder) {
   holder->packs.clear();
   holders_.remove(holder);
   if (collecting_) left_while_collecting_.push_back(holder);
+  return holders_.empty();
 }
 
 Status StoreState::open_pack() {
@@ -101,8 +107,8 @@ Status StoreState::open_pack() {
 void StoreState::fail(OpenPack& pack, const Error& error) {
   if (!pack.failed) pack.failed = error;
   pack.done = true;
-  pack.pages = {};
-  pack.fingerprints = {};
+  std::string().swap(pack.pages);
+  std::vector<Fingerprint>().swap(pack.fingerprints);
   if (open_.get() == &pack) open_.reset();
   {
     const std::lock_guard io(pack.io);
@@ -155,13 +161,23 @@ Status StoreState::put_page(Holder& holder, PageList& list, std::size_t at, cons
   const std::uint32_t number = pack->number++;
   const std::string pages = std::exchange(pack->pages, {});
   const auto fingerprints = std::exchange(pack->fingerprints, {});
-  pack->pages.reserve(pages.size());
-  if (pack->bytes >= options.pack_bytes) open_.reset();
+  if (pack->bytes >= options.pack_bytes || std::uint64_t{pack->number} * kPagesPerBlock >= options.pack_pages) {
+    pack->full = true;
+    open_.reset();
+  } else {
+    pack->pages.reserve(pages.size());
+  }
   ++pack->in_flight;
   lock.unlock();
   std::uint64_t written = 0;
-  const Status done = write_block(*pack, number, pages, fingerprints, compressor, written);
+  Status done = write_block(*pack, number, pages, fingerprints, compressor, written);
   lock.lock();
+  // Of a large image many packs are full before it ends: they wait for it without what each of their pages takes.
+  if (done && pack->full && pack->in_flight == 1) {
+    lock.unlock();
+    done = end_pack(*pack);
+    lock.lock();
+  }
   --pack->in_flight;
   pack->bytes += written;
   holder.stored_bytes += written;
@@ -182,6 +198,11 @@ Status StoreState::write_block(OpenPack& pack, std::uint32_t number, const std::
   const Status done = pack.writer->append(pack.writer->id(), number, slots, *compressed, fingerprints);
   written = pack.writer->bytes() - before;
   return done;
+}
+
+Status StoreState::end_pack(OpenPack& pack) {
+  const std::lock_guard io(pack.io);
+  return pack.writer ? pack.writer->end() : Status();  // none: it failed, which whoever needs it is told
 }
 
 Status StoreState::seal_packs(Holder& holder, PageCompressor& compressor) {
@@ -210,9 +231,9 @@ Status StoreState::seal(const std::shared_ptr<OpenPack>& pack, Holder& holder, P
   std::optional<PackContent> content;
   if (done) {
     const std::lock_guard io(pack->io);
-    auto finished = pack->writer->finish();
-    if (finished) content = std::move(*finished);
-    else done = finished.error();
+    auto published = pack->writer->publish();
+    if (published) content = std::move(*published);
+    else done = published.error();
   }
 
   lock.lock();

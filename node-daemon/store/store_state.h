@@ -40,6 +40,7 @@ struct OpenPack {
   std::uint64_t bytes = 0;             // written or about to be
   unsigned users = 0;                  // ingests that need it
   unsigned in_flight = 0;              // full blocks that their ingests compress or write
+  bool full = false;                   // nobody puts a page into it any more
   bool sealing = false, done = false;  // done: published, or failed
   std::optional<Error> failed;
   // The block being filled.
@@ -128,6 +129,7 @@ class StoreState {
  private:
   using Live = std::vector<std::vector<std::uint64_t>>;  // by origin, by block: slots
 
+  bool let_go(const std::shared_ptr<Holder>& holder);  // whether it was the last one
   Result<PackContent> write_checked(const std::filesystem::path& temporary, const ReadableFile& file);
   Status adopt_pack(const std::filesystem::path& temporary, const PackContent& content,
                     const std::vector<BlockSlots>& instead);
@@ -155,6 +157,7 @@ class StoreState {
   Status open_pack();
   Status write_block(OpenPack& pack, std::uint32_t number, const std::string& pages,
                      const std::vector<Fingerprint>& fingerprints, PageCompressor& compressor, std::uint64_t& written);
+  Status end_pack(OpenPack& pack);
   Status seal(const std::shared_ptr<OpenPack>& pack, Holder& holder, PageCompressor& compressor);
   void fail(OpenPack& pack, const Error& error);
 

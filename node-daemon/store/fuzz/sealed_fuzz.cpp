@@ -28,8 +28,10 @@ void read_block(std::uint64_t slots, std::string_view frame) {
   files.make_directory("/p").value();
   auto writer = PackWriter::create(files, "/p", keys().active());
   const auto pages = static_cast<std::size_t>(std::popcount(slots));
-  must((*writer)->append((*writer)->id(), 3, slots, frame, std::vector<Fingerprint>(pages)).has_value());
-  must((*writer)->finish().has_value());
+  std::string sealed = std::string(frame) + std::string(kTagBytes, '\0');
+  const std::vector<Fingerprint> fingerprints(pages);
+  must((*writer)->append((*writer)->id(), 3, slots, {sealed.data(), frame.size()}, fingerprints).has_value());
+  must((*writer)->publish().has_value());
   const auto file = *files.open(files.names().begin()->first);
   const auto content = read_pack(*file, keys());
   must(content.has_value());
