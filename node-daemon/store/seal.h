@@ -1,4 +1,4 @@
-// The store's cryptography, all of it OpenSSL's.
+// The store's cryptography: AES-256-GCM (gcm.h), and what derives its keys, which is OpenSSL's.
 //
 // Bytes on disk are sealed with AES-256-GCM: its tag is their digest too, so that a flipped bit, another file in a
 // file's place and a forgery are all found by the same check, before any byte is used. Every file has a key of its own,
@@ -14,15 +14,13 @@
 // Threads: values may be used by any thread, an object by one at a time.
 #pragma once
 
-#include <openssl/evp.h>
-
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <string_view>
 
 #include "common/result.h"
+#include "node-daemon/store/gcm.h"
 
 namespace stillpoint::node {
 
@@ -47,14 +45,10 @@ Result<Key> random_key();
 // HMAC-SHA256 of purpose and id under the key.
 Key derive(const Key& key, std::string_view purpose, std::string_view id);
 
-struct FreeCipher {
-  void operator()(EVP_CIPHER_CTX* context) const { EVP_CIPHER_CTX_free(context); }
-};
-
 // Seals and opens pieces under one key.
 class Sealer {
  public:
-  explicit Sealer(const Key& key);
+  explicit Sealer(const Key& key) : gcm_(make_gcm(key)) {}
   // Appends the sealed bytes and their tag. A nonce is for one piece, for ever. context: sealed with it, not stored.
   Status seal(std::uint64_t nonce, std::string_view context, std::string_view plain, std::string& out);
   // The same, `at` a place with room for plain.size() + kTagBytes, which may be where plain lies.
@@ -65,16 +59,16 @@ class Sealer {
   Result<std::string_view> open_in_place(std::uint64_t nonce, std::string_view context, std::string& sealed);
 
  private:
-  std::unique_ptr<EVP_CIPHER_CTX, FreeCipher> seal_, open_;
+  std::unique_ptr<Gcm> gcm_;
 };
 
 class PageHasher {
  public:
-  explicit PageHasher(const Key& secret);
+  explicit PageHasher(const Key& secret) : gcm_(make_gcm(secret)) {}
   Fingerprint operator()(std::string_view page);
 
  private:
-  std::unique_ptr<EVP_CIPHER_CTX, FreeCipher> context_;
+  std::unique_ptr<Gcm> gcm_;
 };
 
 }  // namespace stillpoint::node
