@@ -199,14 +199,18 @@ bool PreCopy::wait_at_pipe() {
   }
 }
 
+// Not by libvirt's resume: libvirt learns of the stop a little later than we do, and refuses until then.
 void PreCopy::resume() {
   while (!stream_.wait_stopped(Clock::now() + kLook)) {
     const auto state = query_migration(domain_);
     if (!state || state->status == "failed" || state->status == "cancelled") return;  // it was not stopped, or runs
   }
-  if (virDomainResume(domain_) == 0) return;
-  if (const Error error = libvirt_error("resume after capture", name_); !stream_.resumed())
-    log_warn("a machine was not resumed after its capture", {{"domain", name_}, {"cause", error.message()}});
+  Result<nlohmann::json> told = monitor_command(domain_, {{"execute", "cont"}});
+  for (const auto end = Clock::now() + kEnd;
+       !told && !stream_.wait_resumed(Clock::now() + kLook) && Clock::now() < end;)
+    told = monitor_command(domain_, {{"execute", "cont"}});
+  if (!told && !stream_.resumed())
+    log_warn("a machine was not resumed after its capture", {{"domain", name_}, {"cause", told.error().message()}});
 }
 
 }  // namespace stillpoint::node
