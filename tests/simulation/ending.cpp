@@ -1,0 +1,169 @@
+// The end of a history: all faults are over, and within a bounded time every job runs, or is over and says why; what
+// can be brought back is; the programs end with each line of their output once; removed jobs leave nothing behind.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "tests/simulation/cluster.h"
+
+namespace stillpoint::simulation {
+namespace {
+
+using namespace coordinator;
+
+constexpr Millis kSettles{400'000}, kAnswers{400'000}, kEnds{250'000}, kLeavesNothing{60'000};
+constexpr Millis kLook{1'000};
+
+}  // namespace
+
+void Cluster::calm() {
+  tell("-", [] { return std::string("* all faults end"); });
+  network.calm();
+  deferring.clear();
+  coordinator->set_disk_full(false);
+  coordinator->set_disk_slow(false);
+  for (auto& host : hosts) {
+    host->set_disk(false);
+    host->set_slow(false);
+  }
+  run_on(Millis(1'000));
+}
+
+bool Cluster::until(const std::function<bool()>& holds, Millis limit) {
+  const Time end = agenda.now() + limit;
+  while (!holds()) {
+    if (!invariants.broken().empty() || agenda.now() >= end) return false;
+    run_on(kLook);
+  }
+  return true;
+}
+
+std::optional<Result<Answer>> Cluster::ask(const std::function<Event(RequestId)>& make) {
+  const auto request = coordinator->ask(make);
+  if (!until([&] { return coordinator->replies().contains(request); }, kAnswers)) {
+    invariants.fail("one answer", fmt::format("request {} is never answered", request.value));
+    return std::nullopt;
+  }
+  return coordinator->replies().at(request);
+}
+
+// It runs and all its guests compute, or it is over, or waits with nothing that it could wait for being wrong.
+bool Cluster::is_settled(const JobRecord& job) const {
+  if (is_over(job.state)) return true;
+  const bool waits = job.state == JobState::pending || job.state == JobState::restarting;
+  if (waits &&
+      (job.reason.find("no room") != std::string::npos || job.reason.find("; it waits: ") != std::string::npos))
+    return true;
+  if (job.state != JobState::running || job.attempt) return false;
+  std::uint32_t computing = 0;
+  for (const auto& host : hosts)
+    for (const auto& [id, machine] : host->machines())
+      if (id.job == job.job && id.incarnation == job.incarnation && machine.running && machine.guest.computes())
+        ++computing;
+  return computing == job.spec.guests;
+}
+
+std::string Cluster::unsettled() const {
+  for (const auto& [id, job] : coordinator->durable().jobs)
+    if (!is_settled(job)) {
+      const std::string phase = coordinator->core() ? coordinator->core()->phase(id) : "";
+      return fmt::format("{} is {}{}{}", id.value, coordinator::name(job.state),
+                         phase.empty() ? "" : ", phase " + phase, job.reason.empty() ? "" : " (" + job.reason + ")");
+    }
+  return {};
+}
+
+void Cluster::come_home() {
+  // The last fault ends when its time is over.
+  Millis longest{};
+  for (const auto& h : plan.happenings) longest = std::max(longest, h.at + Millis(h.what == What::end ? 0 : h.value));
+  calm();
+  const auto healed = [&] {
+    return coordinator->is_up() && std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) {
+             return host->is_up() && host->has_session() && network.is_reachable(host->index_);
+           });
+  };
+  if (!until(healed, longest + Millis(60'000)))
+    return invariants.fail("no stuck gang", "the cluster does not come together again");
+  if (!until([&] { return unsettled().empty(); }, kSettles)) return invariants.fail("no stuck gang", unsettled());
+  for (const auto& [id, job] : std::map(coordinator->durable().jobs))
+    if (is_over(job.state)) {
+      if (job.state == JobState::failed && job.reason.empty())
+        invariants.fail("no stuck gang", id.value + " has failed without a reason");
+      if (job.state == JobState::failed && !job.exit_code)
+        (void)ask([&](RequestId r) { return RestartJob{r, id, std::nullopt, {}, false}; });
+    }
+  if (!until([&] { return unsettled().empty(); }, kSettles)) return invariants.fail("no stuck gang", unsettled());
+  end_programs();
+  remove_jobs();
+  check_nothing_left();
+}
+
+void Cluster::end_programs() {
+  std::vector<JobId> running;
+  for (const auto& [id, job] : coordinator->durable().jobs)
+    if (job.state == JobState::running) running.push_back(id);
+  for (const auto& id : running) ending.emplace(id, 0);
+  for (const auto& id : running) {
+    const auto over = [&] { return is_over(coordinator->durable().jobs.at(id).state); };
+    if (!until(over, kEnds)) return invariants.fail("no stuck gang", id.value + " does not come to its end");
+    const auto& job = coordinator->durable().jobs.at(id);
+    if (ending.at(id) == 0 && job.state != JobState::completed)
+      return invariants.fail(
+          "no stuck gang", fmt::format("{} is {} at its end: {}", id.value, coordinator::name(job.state), job.reason));
+  }
+  // Of those that came to their end before, too.
+  for (const auto& [id, job] : coordinator->durable().jobs)
+    if (const auto output = coordinator->output(id);
+        job.state == JobState::completed && output != lines_upto(printed[id]))
+      return invariants.fail("each line once",
+                             fmt::format("the output of {} is not its program's: {}", id.value, output));
+}
+
+void Cluster::remove_jobs() {
+  for (const auto& [id, job] : std::map(coordinator->durable().jobs)) {
+    if (!invariants.broken().empty()) return;
+    if (!is_over(job.state)) {
+      const auto stopped = ask([&](RequestId r) { return StopJob{r, id}; });
+      if (!stopped) return;
+    }
+    // Another one's removal may be under way.
+    Result<Answer> last = Acknowledged{};
+    const auto gone = [&] {
+      if (!coordinator->durable().jobs.contains(id)) return true;
+      const auto removed = ask([&](RequestId r) { return RemoveJob{r, id}; });
+      if (removed) last = *removed;
+      return removed && removed->has_value();
+    };
+    if (!until(gone, kAnswers))
+      return invariants.fail("deletion frees everything",
+                             fmt::format("{} cannot be removed: {}", id.value, last ? "" : last.error().message()));
+  }
+}
+
+void Cluster::check_nothing_left() {
+  const auto left = [&]() -> std::string {
+    for (const auto& [path, image] : store.all())
+      if (!image.places.empty()) return "image " + path;
+    for (const auto& host : hosts)
+      if (!host->is_empty()) return "a gang on " + host->name().value;
+    if (!coordinator->durable().epochs.empty()) return "an epoch in the catalog";
+    if (!coordinator->outputs_kept().empty()) return "output of an epoch";
+    for (std::uint64_t number = 1; number < coordinator->durable().next_job; ++number)
+      if (coordinator->has_files(JobId{fmt::format("j{}", number)})) return fmt::format("files of j{}", number);
+    return {};
+  };
+  if (!invariants.broken().empty()) return;
+  if (!until([&] { return left().empty(); }, kLeavesNothing))
+    invariants.fail("deletion frees everything", left() + " is left");
+  if (coordinator->unanswered() != 0) invariants.fail("one answer", "a request was never answered");
+}
+
+void Cluster::count(Outcome& outcome) const {
+  outcome.steps = steps;
+  outcome.time = agenda.now() - Time(Millis(1'000'000));
+  outcome.jobs = coordinator->durable().next_job - 1;
+  outcome.met = invariants.met();
+}
+
+}  // namespace stillpoint::simulation
