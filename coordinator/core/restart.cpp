@@ -84,9 +84,13 @@ void settle_epoch(Core& core, JobRecord& job, RestartRun& run) {
   core.set_state(job, JobState::restarting, run.story);
 }
 
+void fall_back(Core& core, JobRecord& job, RestartRun& run, const Error& damage);
+std::optional<Error> damaged_meanwhile(const Core& core, const RestartRun& run);
+
 // Chooses checkpoint and hosts; stays in this phase while there is no room, or no host with the images.
 void place(Core& core, JobRecord& job, RestartRun& run) {
   if (core.now < run.not_before) return;
+  if (const auto damage = damaged_meanwhile(core, run)) return fall_back(core, job, run, *damage);
   // Hosts may be on their way back; what is on them is not given up at once.
   if (core.now >= run.deadline) settle_epoch(core, job, run);
   const auto lost = unavailable(core, job, run.epoch, false);
@@ -163,6 +167,13 @@ void fall_back(Core& core, JobRecord& job, RestartRun& run, Error damage) {
   core.note(Log::Level::error, job.job, {}, run.epoch, "fell back", what);
   run.epoch = *older;
   fence_and_go(core, job, run);
+}
+
+// Read back and found damaged while the restart waited: what a host would say when it is told to restore it.
+std::optional<Error> damaged_meanwhile(const Core& core, const RestartRun& run) {
+  const auto& epoch = core.catalog.epochs.at(run.epoch);
+  if (epoch.state != EpochState::damaged) return std::nullopt;
+  return Error{ErrorKind::damaged, "restore", fmt::format("checkpoint {}", run.epoch.value), epoch.reason};
 }
 
 std::vector<std::string> link_problems(const JobRecord& job, const EpochRecord& epoch, const RestartRun& run) {

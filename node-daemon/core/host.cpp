@@ -240,9 +240,14 @@ void Host::Impl::repeat_news() {
 
 void Host::Impl::check_lease() {
   if (now - last_word < lease()) return;
-  for (auto& [id, gang] : gangs)
-    if (!gang.dying)
-      tear_down(gang, "the coordinator was silent for longer than the lease; it may have restarted the job elsewhere");
+  bool any = false;
+  for (auto& [id, gang] : gangs) {
+    if (gang.dying) continue;
+    any = true;
+    tear_down(gang, "the coordinator was silent for longer than the lease; it may have restarted the job elsewhere");
+  }
+  // The session may outlive the silence, and then nothing would ever tell the coordinator: the next hello does.
+  if (any && connected) effects.push_back(DropCoordinator{"it was silent for longer than the lease"});
 }
 
 void Host::Impl::heard() {

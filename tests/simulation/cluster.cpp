@@ -194,8 +194,8 @@ void Cluster::befall_host(const Happening& happening, HostNode& host) {
     case What::power_loss: return host.lose_power(time, false);
     case What::disk_loss: return host.lose_power(time, true);
     case What::suspend: return host.pause_daemon(time, true);
-    case What::host_disk_full: host.set_disk(true); return agenda.in(time, [&host] { host.set_disk(false); });
-    case What::host_disk_slow: host.set_slow(true); return agenda.in(time, [&host] { host.set_slow(false); });
+    case What::host_disk_full: host.set_disk_full(true); return agenda.in(time, [&host] { host.set_disk_full(false); });
+    case What::host_disk_slow: host.set_disk_slow(true); return agenda.in(time, [&host] { host.set_disk_slow(false); });
     case What::session_drop: return host.drop_session();
     case What::mute: return cut(Network::up);
     case What::deafen: return cut(Network::down);

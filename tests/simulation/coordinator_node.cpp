@@ -23,6 +23,11 @@ CoordinatorNode::CoordinatorNode(Cluster& cluster) : cluster_(cluster), dice_(cl
 
 void CoordinatorNode::start() {
   if (core_) return;
+  // As JobFiles::open: what a removed job left goes.
+  const auto gone = [this](const auto& entry) { return !durable_.jobs.contains(entry.first); };
+  std::erase_if(streams_, gone);
+  std::erase_if(files_, gone);
+  std::erase_if(kept_, [this](const auto& entry) { return !durable_.epochs.contains(entry.first); });
   core_ = std::make_unique<Coordinator>(cluster_.settings(), durable_);
   cluster_.tell("c", [] { return std::string("coordinator starts"); });
   tick(life_);

@@ -27,6 +27,10 @@ class CoordinatorNode {
   void pause(Millis time);
   void set_disk_full(bool full) { disk_full_ = full; }
   void set_disk_slow(bool slow) { disk_slow_ = slow; }
+  void forget_faults() {
+    crash_at_.reset();
+    disk_full_ = disk_slow_ = false;
+  }
   void jump_wall(std::int64_t seconds) { wall_ += seconds; }
   // ---- events
   void give(coordinator::Event event);

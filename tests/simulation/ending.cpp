@@ -20,11 +20,10 @@ void Cluster::calm() {
   tell("-", [] { return std::string("* all faults end"); });
   network.calm();
   deferring.clear();
-  coordinator->set_disk_full(false);
-  coordinator->set_disk_slow(false);
+  coordinator->forget_faults();
   for (auto& host : hosts) {
-    host->set_disk(false);
-    host->set_slow(false);
+    host->set_disk_full(false);
+    host->set_disk_slow(false);
   }
   run_on(Millis(1'000));
 }
@@ -54,7 +53,7 @@ bool Cluster::is_settled(const JobRecord& job) const {
   if (waits &&
       (job.reason.find("no room") != std::string::npos || job.reason.find("; it waits: ") != std::string::npos))
     return true;
-  if (job.state != JobState::running || job.attempt) return false;
+  if (job.state != JobState::running) return false;
   std::uint32_t computing = 0;
   for (const auto& host : hosts)
     for (const auto& [id, machine] : host->machines())

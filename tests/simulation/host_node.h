@@ -38,8 +38,8 @@ class HostNode {
   void crash_daemon(Millis away);
   void pause_daemon(Millis time, bool with_machines);
   void lose_power(Millis away, bool with_disk);
-  void set_disk(bool full) { disk_full_ = full; }
-  void set_slow(bool slow) { disk_slow_ = slow; }
+  void set_disk_full(bool full) { disk_full_ = full; }
+  void set_disk_slow(bool slow) { disk_slow_ = slow; }
   void lose_machine(const node::DomainId& id, const std::string& why);
   void drop_session();
   // ---- the session's other end

@@ -11,6 +11,8 @@ namespace {
 
 using namespace coordinator;
 
+constexpr Millis kLongestAttempt{150'000};  // all its deadlines, and the death of a coordinator
+
 const wire::GuestImage* image_of(const EpochRecord& epoch, std::uint32_t guest) {
   for (const auto& image : epoch.images)
     if (image.guest() == guest) return &image;
@@ -43,7 +45,12 @@ void Invariants::before_step() {
 
 void Invariants::after_step(const Event& event, const Effects& effects) {
   ++count_;
-  if (!attempts_.empty()) check_abort(event, effects);
+  if (attempts_.empty()) return;
+  check_abort(event, effects);
+  const Time now = cluster_.agenda.now();
+  for (const auto& [id, attempt] : attempts_)
+    expect(now - begun_.emplace(attempt.epoch, now).first->second <= kLongestAttempt, "no stuck gang",
+           fmt::format("epoch {} of {} does not come to its end", attempt.epoch.value, id.value));
 }
 
 // An abort never harms its job: one for a reason of the checkpoint's own leaves the job running.

@@ -10,6 +10,7 @@
 
 #include "coordinator/core/effects.h"
 #include "node-daemon/core/effects.h"
+#include "tests/simulation/agenda.h"
 
 namespace stillpoint::simulation {
 
@@ -72,6 +73,8 @@ class Invariants {
   std::map<JobId, Incarnation> incarnations_;
   std::map<JobId, coordinator::JobState> jobs_;
   std::map<JobId, Attempt> attempts_;  // before the step
+  std::map<Epoch, Time> begun_;
+  std::set<std::pair<JobId, std::uint64_t>> restores_;  // begun: job, incarnation
   std::map<std::pair<Epoch, std::uint32_t>, Hold> holds_;
 };
 
