@@ -167,7 +167,9 @@ void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName
                       bool host_gone) {
   const bool awaited = run.waiting.contains(host);
   if (host_gone && host == core.host_of(job, 0)) run.source_gone = why;
-  if (run.phase == Phase::confirm && (awaited || !host_gone) && run.outcome == JobState::completed &&
+  // Before all have confirmed; also while a coordinator that started anew has the program's processes ended.
+  const bool unconfirmed = run.phase == Phase::confirm || run.phase == Phase::terminate;
+  if (unconfirmed && (awaited || !host_gone) && run.outcome == JobState::completed &&
       doubt(core, job, run, {why + " as the program ended", host_gone, host}))
     return;
   if (run.phase == Phase::destroy) return;  // fence::expire, or the host's answer, sees to it

@@ -166,6 +166,8 @@ void Agent::link_opened() {
   job_.output().send_again();
   job_.say_exit_again();
   launches_.send_again();
+  // The daemon that opens it may be another one, and the coordinator, too.
+  for (PeerReport& report : peer_reports_) report.sends_left = std::max(report.sends_left, 1u);
 }
 
 // Until the first request; and in a held guest that nobody speaks to, which may be a restored one.

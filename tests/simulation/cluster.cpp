@@ -17,7 +17,7 @@ Cluster::Cluster(Plan p, bool keep_transcript)
     : agenda(kBegin),
       plan(std::move(p)),
       invariants(*this),
-      network(agenda, plan.shape),
+      network(agenda, plan.shape, [this](const auto& session) { hosts[session->host]->drop_session(session); }),
       store(plan.shape.own_stores),
       record(keep_transcript) {
   for (std::size_t i = 0; i < plan.shape.hosts; ++i) hosts.push_back(std::make_unique<HostNode>(*this, i));

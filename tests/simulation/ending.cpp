@@ -77,8 +77,12 @@ void Cluster::come_home() {
   Millis longest{};
   for (const auto& h : plan.happenings) longest = std::max(longest, h.at + Millis(h.what == What::end ? 0 : h.value));
   calm();
+  // What the faults have done is known when every host has said what it runs.
   const auto healed = [&] {
-    return coordinator->is_up() && std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) {
+    if (!coordinator->is_up()) return false;
+    const auto views = coordinator->core()->hosts();
+    return views.size() == hosts.size() && std::ranges::all_of(views, &HostView::connected) &&
+           std::ranges::all_of(hosts, [&](const auto& host) {
              return host->is_up() && host->has_session() && network.is_reachable(host->index_);
            });
   };

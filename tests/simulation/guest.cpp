@@ -94,6 +94,10 @@ wire::GuestReply Guest::answer(const wire::GuestRequest& request, const Surround
         fails(refused("rank 0 has failed; the job has to be restarted"));
         break;
       }
+      if (!launched()) {
+        fails(agent::failure(wire::Failure::NOT_QUIET, "close the gates", "guest", "not all ranks are there"));
+        break;
+      }
       if (fails(hold.begin(epoch, request.close_gates().hold_ms(), around.clock))) break;
       gates_shut = true;
       *reply.mutable_round() = round();
@@ -221,6 +225,7 @@ void Guest::link_opened() {
   asked_since_link_ = false;
   hello_at_ = 0;
   hold.link_opened();
+  rank_lost_said_ = std::min(rank_lost_said_, kRankLostTimes - 1);
   send_again();
 }
 

@@ -45,6 +45,9 @@ class HostNode {
   // ---- the session's other end
   void hear(const wire::ToHost& message);
   void session_closed(const Network::SessionPtr& session);
+  void drop_session(const Network::SessionPtr& session) {
+    if (session_ == session) drop_session();
+  }
   // ---- what others see
   bool powered() const { return powered_; }
   bool is_up() const { return powered_ && core_ != nullptr && !paused_; }

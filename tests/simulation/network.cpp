@@ -7,8 +7,8 @@ constexpr Millis kBehind{60};  // what is overtaken arrives so much later
 
 }  // namespace
 
-Network::Network(Agenda& agenda, const Shape& shape)
-    : agenda_(agenda), lost_(shape.lost), doubled_(shape.doubled), overtaking_(shape.overtaking), ways_(shape.hosts) {
+Network::Network(Agenda& agenda, const Shape& shape, std::function<void(const SessionPtr&)> torn)
+    : agenda_(agenda), torn_(std::move(torn)), lost_(shape.lost), doubled_(shape.doubled), overtaking_(shape.overtaking), ways_(shape.hosts) {
   for (std::uint32_t host = 0; host < shape.hosts; ++host) dice_.emplace_back(shape.seed, 1'000 + host);
 }
 
@@ -27,7 +27,9 @@ Time Network::next_arrival(Session& session, Way way) {
 
 void Network::transmit(const SessionPtr& session, Way way, std::function<void()> deliver) {
   auto& dice = dice_[session->host];
-  if (dice.per_mille(lost_)) return;
+  if (dice.per_mille(lost_) && !std::exchange(session->torn[way], true))
+    agenda_.in(dice.between(50, 2'000), [this, session] { torn_(session); });
+  if (session->torn[way]) return;
   const Time at = next_arrival(*session, way);
   const auto guarded = [this, session, way, deliver = std::move(deliver)] {
     arrive(session->host, way, [session, way, deliver] {

@@ -1,6 +1,6 @@
 // Sessions between the coordinator and the hosts: two ways each, in order, with delays; a way that is cut holds back
-// what is under way, as TCP does. What is lost, doubled or overtakes within a session is chance, as the shape says.
-// One owner: the cluster.
+// what is under way, as TCP does. What is lost, doubled or overtaking is chance, as the shape says; with what is lost its
+// session ends, soon. One owner: the cluster.
 #pragma once
 
 #include <array>
@@ -24,10 +24,12 @@ class Network {
     bool open[2] = {true, true};  // as the coordinator sees it (up's end), and the host (down's end)
     Time last[2] = {};            // nothing of a way arrives before
     bool named = false;           // the hello has arrived
+    bool torn[2] = {};            // something of that way is lost, and so is all that would follow it
   };
   using SessionPtr = std::shared_ptr<Session>;
 
-  Network(Agenda& agenda, const Shape& shape);
+  // torn: something that was sent on this session will never arrive; its ends are to find out after a while.
+  Network(Agenda& agenda, const Shape& shape, std::function<void(const SessionPtr&)> torn);
 
   SessionPtr open(std::size_t host);
   // Delivers after a while, if that end of the session is open then.
@@ -48,6 +50,7 @@ class Network {
   Time next_arrival(Session& session, Way way);
 
   Agenda& agenda_;
+  std::function<void(const SessionPtr&)> torn_;
   std::uint32_t lost_, doubled_, overtaking_;
   std::vector<Dice> dice_;
   std::vector<std::array<WayState, 2>> ways_;
