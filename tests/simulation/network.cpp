@@ -8,7 +8,12 @@ constexpr Millis kBehind{60};  // what is overtaken arrives so much later
 }  // namespace
 
 Network::Network(Agenda& agenda, const Shape& shape, std::function<void(const SessionPtr&)> torn)
-    : agenda_(agenda), torn_(std::move(torn)), lost_(shape.lost), doubled_(shape.doubled), overtaking_(shape.overtaking), ways_(shape.hosts) {
+    : agenda_(agenda),
+      torn_(std::move(torn)),
+      lost_(shape.lost),
+      doubled_(shape.doubled),
+      overtaking_(shape.overtaking),
+      ways_(shape.hosts) {
   for (std::uint32_t host = 0; host < shape.hosts; ++host) dice_.emplace_back(shape.seed, 1'000 + host);
 }
 

@@ -1,6 +1,6 @@
 // Sessions between the coordinator and the hosts: two ways each, in order, with delays; a way that is cut holds back
-// what is under way, as TCP does. What is lost, doubled or overtaking is chance, as the shape says; with what is lost its
-// session ends, soon. One owner: the cluster.
+// what is under way, as TCP does. What is lost, doubled or overtaking is chance, as the shape says; with what is lost
+// its session ends, soon. One owner: the cluster.
 #pragma once
 
 #include <array>

@@ -94,8 +94,7 @@ TEST_CASE("a failing history is shrunk to what it takes") {
   Plan plan = draw(3);
   plan.happenings.push_back({Millis(9'000), What::wall_clock, 0, 0, 100});
   plan.happenings.push_back({Millis(9'500), What::cordon, 1, 0, 4'000});
-  const Plan small =
-      shrink(plan, [&](const Plan& p) { return has(p, What::wall_clock) && has(p, What::cordon); });
+  const Plan small = shrink(plan, [&](const Plan& p) { return has(p, What::wall_clock) && has(p, What::cordon); });
   CHECK(small.happenings.size() == 2);
   CHECK(small.happenings[1].value == 1);
 }
