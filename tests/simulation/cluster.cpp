@@ -10,6 +10,7 @@ namespace {
 using namespace coordinator;
 
 constexpr Time kBegin{Millis(1'000'000)};
+constexpr std::uint64_t kMostAtOnce = 100'000;  // events of one millisecond
 
 }  // namespace
 
@@ -55,7 +56,13 @@ Outcome Cluster::run() {
 }
 
 void Cluster::run_until(Time end) {
-  while (invariants.broken().empty() && agenda.step(end)) invariants.check_machines();
+  Time last{};
+  for (std::uint64_t at_once = 0; invariants.broken().empty() && agenda.step(end); ++at_once) {
+    if (std::exchange(last, agenda.now()) != agenda.now()) at_once = 0;
+    if (at_once > kMostAtOnce)
+      invariants.fail("no stuck gang", "something is done again and again, and time stands still");
+    invariants.check_machines();
+  }
 }
 
 void Cluster::write(const std::string& who, const std::string& what) {
@@ -71,7 +78,8 @@ HostNode* Cluster::host(const HostName& name) {
 
 bool Cluster::joined(const HostNode& a, const HostNode& b) const {
   if (&a == &b) return true;
-  return a.powered() && b.powered() && network.is_reachable(a.index_) && network.is_reachable(b.index_);
+  return a.powered() && b.powered() && !a.is_apart() && !b.is_apart() && network.is_reachable(a.index_) &&
+         network.is_reachable(b.index_);
 }
 
 Machine* Cluster::machine(const node::DomainId& id, HostNode** where) {
@@ -196,6 +204,7 @@ void Cluster::befall_host(const Happening& happening, HostNode& host) {
     case What::suspend: return host.pause_daemon(time, true);
     case What::host_disk_full: host.set_disk_full(true); return agenda.in(time, [&host] { host.set_disk_full(false); });
     case What::host_disk_slow: host.set_disk_slow(true); return agenda.in(time, [&host] { host.set_disk_slow(false); });
+    case What::apart: host.set_apart(1); return agenda.in(time, [&host] { host.set_apart(-1); });
     case What::session_drop: return host.drop_session();
     case What::mute: return cut(Network::up);
     case What::deafen: return cut(Network::down);

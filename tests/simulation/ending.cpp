@@ -83,7 +83,7 @@ void Cluster::come_home() {
     const auto views = coordinator->core()->hosts();
     return views.size() == hosts.size() && std::ranges::all_of(views, &HostView::connected) &&
            std::ranges::all_of(hosts, [&](const auto& host) {
-             return host->is_up() && host->has_session() && network.is_reachable(host->index_);
+             return host->is_up() && host->has_session() && !host->is_apart() && network.is_reachable(host->index_);
            });
   };
   if (!until(healed, longest + Millis(60'000)))

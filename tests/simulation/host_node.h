@@ -40,6 +40,7 @@ class HostNode {
   void lose_power(Millis away, bool with_disk);
   void set_disk_full(bool full) { disk_full_ = full; }
   void set_disk_slow(bool slow) { disk_slow_ = slow; }
+  void set_apart(int change) { apart_ += change; }
   void lose_machine(const node::DomainId& id, const std::string& why);
   void drop_session();
   // ---- the session's other end
@@ -55,6 +56,7 @@ class HostNode {
   bool enforces_lease() const;
   bool has_session() const { return session_ != nullptr; }
   bool disk_full() const { return disk_full_; }
+  bool is_apart() const { return apart_ != 0; }
   std::map<node::DomainId, Machine>& machines() { return machines_; }
   std::uint64_t memory_taken() const;
   bool is_empty() const { return machines_.empty() && records_.empty(); }
@@ -149,6 +151,7 @@ class HostNode {
 
   bool powered_ = false, suspended_ = false, paused_ = false;
   bool disk_full_ = false, disk_slow_ = false;
+  int apart_ = 0;            // counts: faults may overlap
   std::uint64_t life_ = 0;   // of the daemon
   std::uint64_t pause_ = 0;  // counts
   Time booted_{};

@@ -114,8 +114,6 @@ void Invariants::persisted() { images_changed(); }
 
 // At the commit: each guest's image is there, at the asked level, of one cut, taken while all were held.
 void Invariants::check_committed(const EpochRecord& epoch) {
-  check_restorable(epoch);
-  check_level(epoch);
   std::uint64_t last_captured = 0;
   const auto of = [&](std::uint32_t guest) { return holds_[{epoch.epoch, guest}]; };
   for (const auto& image : epoch.images) last_captured = std::max(last_captured, of(image.guest()).captured);
@@ -126,6 +124,8 @@ void Invariants::check_committed(const EpochRecord& epoch) {
     expect(hold.let_go == 0 || hold.let_go > last_captured, "all captured first",
            fmt::format("guest {} went on before all were captured for epoch {}", image.guest(), epoch.epoch.value));
   }
+  check_restorable(epoch);
+  check_level(epoch);
 }
 
 void Invariants::check_restorable(const EpochRecord& epoch) {
@@ -140,6 +140,8 @@ void Invariants::check_restorable(const EpochRecord& epoch) {
       return fail("only restorable ones",
                   fmt::format("epoch {} is committed without an image of guest {}", epoch.epoch.value, index));
     guests.push_back(stored->second.memory.get());
+    expect(guests.back()->guest == index, "only restorable ones",
+           fmt::format("epoch {} has guest {}'s image for guest {}", epoch.epoch.value, guests.back()->guest, index));
     expect(guests.back()->incarnation == epoch.incarnation.value && guests.back()->hold.epoch() == epoch.epoch.value,
            "only restorable ones",
            fmt::format("guest {}'s image of epoch {} is of incarnation {}, epoch {}", index, epoch.epoch.value,

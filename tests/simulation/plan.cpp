@@ -54,6 +54,7 @@ constexpr std::array kKinds = {
     Kind{What::partition, "partition", host | value, 6, 500, 25'000},
     Kind{What::mute, "mute", host | value, 3, 500, 20'000},
     Kind{What::deafen, "deafen", host | value, 3, 500, 20'000},
+    Kind{What::apart, "apart", host | value, 3, 500, 15'000},
 };
 
 const Kind& kind(What what) {

@@ -46,6 +46,7 @@ enum class What {
   partition,  // both ways
   mute,       // what the host says does not arrive
   deafen,     // what the host is told does not arrive
+  apart,      // the host and the others do not reach one another; the coordinator reaches all
 };
 
 struct Happening {

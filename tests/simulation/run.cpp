@@ -3,7 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <set>
+#include <stdexcept>
 
+#include "common/file.h"
 #include "tests/simulation/shrink.h"
 
 namespace stillpoint::simulation {
@@ -41,6 +45,21 @@ std::vector<std::string> story(const std::vector<std::string>& transcript) {
   for (const auto& line : transcript)
     if (!is_noise(line)) lines.push_back(line);
   return lines;
+}
+
+std::vector<Plan> kept_histories() {
+  std::set<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(STILLPOINT_SOURCE_DIR "/tests/simulation/found"))
+    files.insert(entry.path());
+  std::vector<Plan> plans;
+  for (const auto& file : files) {
+    const auto text = read_file(file.string());
+    if (!text) throw std::runtime_error(text.error().message());
+    auto plan = parse(*text);
+    if (!plan) throw std::runtime_error(file.string() + ": " + plan.error().message());
+    plans.push_back(std::move(*plan));
+  }
+  return plans;
 }
 
 void Totals::add(const Outcome& outcome) {

@@ -15,6 +15,9 @@ Plan shrunk(const Plan& plan, const std::string& broken);
 // A transcript without heartbeats, the program's output and what hosts do within themselves.
 std::vector<std::string> story(const std::vector<std::string>& transcript);
 
+// Of tests/simulation/found, by their files' names.
+std::vector<Plan> kept_histories();
+
 struct Totals {
   std::uint64_t histories = 0, broken = 0, steps = 0, jobs = 0;
   Met met;
