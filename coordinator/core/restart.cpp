@@ -84,7 +84,7 @@ void settle_epoch(Core& core, JobRecord& job, RestartRun& run) {
   core.set_state(job, JobState::restarting, run.story);
 }
 
-void fall_back(Core& core, JobRecord& job, RestartRun& run, const Error& damage);
+void fall_back(Core& core, JobRecord& job, RestartRun& run, Error damage);
 std::optional<Error> damaged_meanwhile(const Core& core, const RestartRun& run);
 
 // Chooses checkpoint and hosts; stays in this phase while there is no room, or no host with the images.
@@ -151,7 +151,9 @@ void begin(Core& core, JobRecord& job, RestartRun fresh) {
 // host is away that keeps a copy, the checkpoint may be whole there, and stays what it is.
 void fall_back(Core& core, JobRecord& job, RestartRun& run, Error damage) {
   const auto absent = copies::absent_keepers(core, core.epoch(run.epoch));
-  if (absent.empty()) {
+  if (core.epoch(run.epoch).state == EpochState::damaged) {
+    // Known already.
+  } else if (absent.empty()) {
     verify::found_damaged(core, run.epoch, damage.message());
   } else {
     damage.kind = ErrorKind::transient;

@@ -33,6 +33,7 @@ Settings Cluster::settings() const {
   settings.start_deadline = Millis(40'000);
   settings.drain_deadline = Millis(5'000);
   settings.hold = Millis(12'000);
+  settings.prepare_deadline = Millis(30'000);
   settings.capture_deadline = Millis(8'000);
   settings.upload_deadline = Millis(30'000);
   settings.restore_deadline = Millis(40'000);
@@ -145,6 +146,7 @@ void Cluster::submit(const Happening& happening) {
   spec.outputs = {"field.ppm"};
   spec.keep = plan.shape.keep;
   spec.durability = plan.shape.durability;
+  if (plan.shape.copied_later) spec.later_durability = "host-loss";
   if (plan.shape.interval_seconds != 0) spec.interval_seconds = plan.shape.interval_seconds;
   spec.restart_on_failure = plan.shape.max_restarts != 0;
   spec.max_restarts = plan.shape.max_restarts;

@@ -10,59 +10,107 @@
 namespace stillpoint::simulation {
 namespace {
 
-constexpr std::int64_t kImagesLine = -2, kVerifyLine = -3;
+constexpr std::int64_t kImagesLine = -2, kVerifyLine = -3, kCopyLine = -4;
 
 }  // namespace
 
-void HostNode::perform(node::CaptureGuest& e) {
-  auto taken = std::make_shared<StoredImage>();
-  const Key key{e.id.job, e.id.incarnation.value, static_cast<std::int64_t>(e.id.guest.value)};
-  const Millis until_captured = dice_.between(15, 120);
-  line(
-      key, until_captured + takes(100, 1'200),
-      [this, e, taken]() -> node::Event {
-        const bool cancelled = cancelled_.erase({e.id, e.epoch}) != 0;
-        return store_image(e, *taken, cancelled);
+// ---- captures
+
+void HostNode::perform(node::PrepareCapture& e) {
+  const CaptureKey key{e.id, e.epoch};
+  captures_[key] = {};
+  const auto token = line(
+      key_of(e.id), std::nullopt,
+      [this, e, key]() -> node::Event {
+        auto capture = captures_.extract(key);
+        return store_image(e, capture ? std::move(capture.mapped()) : CaptureWork{});
       },
-      [this, e, taken, until_captured] {
-        cluster_.agenda.in(until_captured, [this, life = life_, e, taken] {
-          if (life == life_) capture_now(e.id, e.epoch, taken);
-        });
-      });
+      [this, key] { capture_begun(key); });
+  captures_[key].token = token;
 }
 
-void HostNode::capture_now(const node::DomainId& id, Epoch epoch, std::shared_ptr<StoredImage> into) {
-  const Machine* const there = machine(id);
-  if (there == nullptr || !there->running || cancelled_.contains({id, epoch})) return;
-  cluster_.invariants.captured(*there, epoch);
-  into->memory = std::make_shared<const Guest>(there->guest);
-  into->clock = guest_clock(*there);
-  give(node::GuestCaptured{id, epoch, {5, 40}});
+void HostNode::capture_begun(const CaptureKey& key) {
+  auto& capture = captures_.at(key);
+  capture.begun = true;
+  if (capture.cancelled) return end_capture(key, dice_.between(1, 10));
+  // Seldom memory is copied beforehand, which takes longer.
+  const Millis prepares = dice_.per_mille(50) ? takes(500, 6'000) : takes(5, 150);
+  cluster_.agenda.in(prepares, [this, life = life_, key] {
+    if (life == life_) capture_ready(key);
+  });
 }
 
-node::GuestStored HostNode::store_image(const node::CaptureGuest& work, StoredImage image, bool cancelled) {
+void HostNode::capture_ready(const CaptureKey& key) {
+  const auto found = captures_.find(key);
+  if (found == captures_.end() || found->second.cancelled) return;
+  if (machine(key.first) == nullptr || disk_full_) return finish_work(key_of(key.first), found->second.token);
+  found->second.ready = true;
+  const bool instant = found->second.instant;
+  give(node::GuestReady{key.first, key.second});
+  if (instant) capture_now(key);
+}
+
+void HostNode::perform(node::TakeInstant& e) {
+  const CaptureKey key{e.id, e.epoch};
+  const auto found = captures_.find(key);
+  if (found == captures_.end() || std::exchange(found->second.instant, true) || !found->second.ready) return;
+  cluster_.agenda.in(dice_.between(15, 120), [this, life = life_, key] {
+    if (life == life_) capture_now(key);
+  });
+}
+
+void HostNode::capture_now(const CaptureKey& key) {
+  const auto found = captures_.find(key);
+  if (found == captures_.end() || found->second.cancelled) return;
+  Machine* const there = machine(key.first);
+  if (there == nullptr || !there->running) return end_capture(key, Millis(1));
+  cluster_.invariants.captured(*there, key.second);
+  ++there->layers;
+  found->second.taken.memory = std::make_shared<const Guest>(there->guest);
+  found->second.taken.clock = guest_clock(*there);
+  end_capture(key, takes(100, 1'200));
+  give(node::GuestCaptured{key.first, key.second, {5, 40}});
+}
+
+void HostNode::end_capture(const CaptureKey& key, Millis in) {
+  cluster_.agenda.in(in, [this, life = life_, key, token = captures_.at(key).token] {
+    if (life == life_) finish_work(key_of(key.first), token);
+  });
+}
+
+// Its stream ends soon; one that has not begun ends as soon as it does.
+void HostNode::perform(node::CancelCapture& e) {
+  const CaptureKey key{e.id, e.epoch};
+  const auto found = captures_.find(key);
+  if (found == captures_.end() || std::exchange(found->second.cancelled, true)) return;
+  if (found->second.begun) end_capture(key, dice_.between(5, 40));
+}
+
+node::GuestStored HostNode::store_image(const node::PrepareCapture& work, CaptureWork capture) {
+  const Machine* const there = machine(work.id);
+  const std::uint32_t layers = there == nullptr ? 0 : there->layers;
   const auto fails = [&](ErrorKind kind, const std::string& why) {
-    return node::GuestStored{work.id, work.epoch, Error{kind, "store", node::name_of(work.id), why}, 3};
+    return node::GuestStored{work.id, work.epoch, Error{kind, "store", node::name_of(work.id), why}, layers};
   };
-  if (cancelled) return fails(ErrorKind::refused, "this epoch was given up");
-  if (!image.memory) return fails(ErrorKind::permanent, "the machine is not there");
+  if (capture.cancelled) return fails(ErrorKind::refused, "this epoch was given up");
   if (disk_full_) return fails(ErrorKind::storage_full, "no space left on device");
-  image.job = work.id.job;
-  image.epoch = work.epoch;
-  image.guest = static_cast<std::uint32_t>(work.id.guest.value);
-  image.owner = name_;
-  StoredImage& stored = cluster_.store.put(std::move(image));
+  if (!capture.taken.memory) return fails(ErrorKind::permanent, "the machine is not there");
+  capture.taken.job = work.id.job;
+  capture.taken.epoch = work.epoch;
+  capture.taken.guest = static_cast<std::uint32_t>(work.id.guest.value);
+  capture.taken.owner = name_;
+  StoredImage& stored = cluster_.store.put(std::move(capture.taken));
   wire::GuestImage said;
   said.set_guest(stored.guest);
   said.mutable_memory()->set_path(Store::path(name_, stored.job, stored.epoch, stored.guest));
   said.mutable_disk()->set_path(said.memory().path());
-  if (auto failed = copy_to_partner(work, stored, said)) return fails(failed->kind, failed->cause);
-  return {work.id, work.epoch, said, 3};
+  if (auto failed = copy_to_partner(work.durability, stored, said)) return fails(failed->kind, failed->cause);
+  return {work.id, work.epoch, said, layers};
 }
 
-std::optional<Error> HostNode::copy_to_partner(const node::CaptureGuest& work, StoredImage& image,
+std::optional<Error> HostNode::copy_to_partner(const wire::Durability& durability, StoredImage& image,
                                                wire::GuestImage& said) {
-  if (work.durability.level() != wire::Durability::HOST_LOSS) return std::nullopt;
+  if (durability.level() != wire::Durability::HOST_LOSS) return std::nullopt;
   const auto noted = [&](const std::string& place) {
     said.mutable_memory()->add_copies(place);
     said.mutable_disk()->add_copies(place);
@@ -71,7 +119,7 @@ std::optional<Error> HostNode::copy_to_partner(const node::CaptureGuest& work, S
     noted("dir:shared");
     return std::nullopt;
   }
-  for (const auto& partner : work.durability.partners()) {
+  for (const auto& partner : durability.partners()) {
     const HostNode* const other = cluster_.host({partner.host()});
     if (other == nullptr || !other->is_up() || other->disk_full() || !cluster_.joined(*this, *other)) continue;
     image.places.insert(partner.host());
@@ -81,16 +129,30 @@ std::optional<Error> HostNode::copy_to_partner(const node::CaptureGuest& work, S
   return Error{ErrorKind::transient, "copy", image.job.value, "no partner takes the copies"};
 }
 
-void HostNode::perform(node::CancelCapture& e) {
-  const Key key{e.id.job, e.id.incarnation.value, static_cast<std::int64_t>(e.id.guest.value)};
-  const auto found = lines_.find(key);
-  if (found == lines_.end()) return;
-  cancelled_.insert({e.id, e.epoch});
-  cluster_.agenda.in(dice_.between(5, 40),
-                     [this, life = life_, key, id = e.id, epoch = e.epoch, token = found->second.front().token] {
-                       if (life == life_ && cancelled_.contains({id, epoch})) finish_work(key, token);
-                     });
+// Copies that follow a commit. They give way to captures.
+void HostNode::perform(node::CopyImages& e) {
+  line({{}, 0, kCopyLine}, takes(100, 1'500), [this, e]() -> node::Event {
+    const auto fails = [&](const std::string& why) {
+      return node::ImagesCopied{e.token, Error{ErrorKind::transient, "copy", e.job.value, why}};
+    };
+    if (!captures_.empty()) return fails("a checkpoint is being stored here");
+    std::vector<wire::GuestImage> copied;
+    for (const auto& asked : e.images) {
+      StoredImage* const image = cluster_.store.find(asked.memory().path());
+      if (image == nullptr || !image->places.contains(cluster_.store.own() ? name_.value : ""))
+        return fails("it is not kept here");
+      if (auto failed = copy_to_partner(e.durability, *image, copied.emplace_back(asked))) return fails(failed->cause);
+    }
+    return node::ImagesCopied{e.token, std::move(copied)};
+  });
 }
+
+// No history exports or imports.
+void HostNode::perform(node::TransferImage& e) {
+  cluster_.invariants.fail("simulator", fmt::format("request {} is for an import or export", e.ask.request()));
+}
+
+// ---- restores
 
 // From this host's directory, or a peer's.
 Status HostNode::restore(const node::RestoreGuest& work) {
@@ -112,6 +174,8 @@ Status HostNode::restore(const node::RestoreGuest& work) {
   make_machine(work.plan, *image->memory, Millis(image->clock));
   return {};
 }
+
+// ---- what lies in the store
 
 void HostNode::perform(node::DeleteImages& e) {
   line({e.job, 0, kImagesLine}, takes(5, 60), [this, e]() -> node::Event {

@@ -67,7 +67,7 @@ void HostNode::end_daemon() {
   tick_at_.reset();
   for (auto& [key, works] : std::exchange(lines_, {}))
     if (dice_.roll(2) == 0) (void)works.front().effect();
-  cancelled_.clear();
+  captures_.clear();
   for (auto& [id, machine] : machines_) machine.linked = false;
 }
 
@@ -177,17 +177,20 @@ Millis HostNode::takes(std::uint64_t least, std::uint64_t most) {
   return dice_.between(least, most) * (disk_slow_ ? 20 : 1);
 }
 
-void HostNode::line(const Key& key, Millis time, Effect effect, std::function<void()> begun) {
+std::uint64_t HostNode::line(const Key& key, std::optional<Millis> time, Effect effect, std::function<void()> begun) {
+  const auto token = next_token_++;
   auto& works = lines_[key];
-  works.push_back({time, std::move(effect), std::move(begun), next_token_++});
+  works.push_back({time, std::move(effect), std::move(begun), token});
   if (works.size() == 1) begin_work(key);
+  return token;
 }
 
 void HostNode::begin_work(const Key& key) {
   const auto& work = lines_.at(key).front();
-  cluster_.agenda.in(work.time, [this, key, life = life_, token = work.token] {
-    if (life == life_) finish_work(key, token);
-  });
+  if (work.time)
+    cluster_.agenda.in(*work.time, [this, key, life = life_, token = work.token] {
+      if (life == life_) finish_work(key, token);
+    });
   if (const auto begun = work.begun) begun();
 }
 
@@ -242,7 +245,7 @@ void HostNode::perform(node::StoreHost& e) {
 
 void HostNode::perform(node::StartGuest& e) {
   const auto& id = e.plan.id;
-  line({id.job, id.incarnation.value, static_cast<std::int64_t>(id.guest.value)}, takes(150, 500),
+  line(key_of(id), takes(150, 500),
        [this, plan = e.plan]() -> node::Event {
          make_machine(plan, Guest{}, Millis(0)).running = true;
          return node::GuestStarted{plan.id, {}};
@@ -251,14 +254,14 @@ void HostNode::perform(node::StartGuest& e) {
 
 void HostNode::perform(node::RestoreGuest& e) {
   const auto& id = e.plan.id;
-  line({id.job, id.incarnation.value, static_cast<std::int64_t>(id.guest.value)}, takes(100, 600),
+  line(key_of(id), takes(100, 600),
        [this, e]() -> node::Event {
          return node::GuestRestored{e.plan.id, restore(e)};
        });
 }
 
 void HostNode::perform(node::ResumeGuest& e) {
-  line({e.id.job, e.id.incarnation.value, static_cast<std::int64_t>(e.id.guest.value)}, takes(5, 30),
+  line(key_of(e.id), takes(5, 30),
        [this, id = e.id]() -> node::Event {
          Machine* const there = machine(id);
          if (there == nullptr)
@@ -269,7 +272,7 @@ void HostNode::perform(node::ResumeGuest& e) {
 }
 
 void HostNode::perform(node::ContinueGuest& e) {
-  line({e.id.job, e.id.incarnation.value, static_cast<std::int64_t>(e.id.guest.value)}, takes(5, 30),
+  line(key_of(e.id), takes(5, 30),
        [id = e.id]() -> node::Event {
          return node::GuestContinued{id, {}};
        });
@@ -282,15 +285,16 @@ void HostNode::perform(node::ReadTaps& e) {
 }
 
 void HostNode::perform(node::FlattenDisk& e) {
-  line({e.id.job, e.id.incarnation.value, static_cast<std::int64_t>(e.id.guest.value)}, takes(100, 2'000),
-       [id = e.id]() -> node::Event {
+  line(key_of(e.id), takes(100, 2'000),
+       [this, id = e.id]() -> node::Event {
+         if (Machine* const there = machine(id)) there->layers = 2;
          return node::DiskFlattened{id, {}};
        });
 }
 
 // The machine ends at once, whatever is being done with it; its files go when it is their turn.
 void HostNode::perform(node::DestroyGuest& e) {
-  const Key key{e.id.job, e.id.incarnation.value, static_cast<std::int64_t>(e.id.guest.value)};
+  const Key key = key_of(e.id);
   const Machine* const there = machine(e.id);
   cluster_.agenda.in(dice_.between(5, 40), [this, life = life_, id = e.id, number = there ? there->number : 0] {
     if (const Machine* const now = machine(id); life == life_ && now && now->number == number) destroy_machine(id);

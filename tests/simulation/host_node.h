@@ -26,6 +26,7 @@ struct Machine {
   Time clock_base{};  // guest clock 0
   bool linked = false;
   std::uint64_t number = 0;  // tells it from another one of the same name
+  std::uint32_t layers = 1;  // of its disk
 };
 
 class HostNode {
@@ -74,11 +75,18 @@ class HostNode {
   };
   using Effect = std::function<node::Event()>;
   struct Work {
-    Millis time{};
+    std::optional<Millis> time;  // nothing: until finish_work() is called for it
     Effect effect;
     std::function<void()> begun;
     std::uint64_t token = 0;
   };
+  // From its preparation to its image in the store, or to its being given up.
+  struct CaptureWork {
+    std::uint64_t token = 0;
+    bool begun = false, ready = false, instant = false, cancelled = false;
+    StoredImage taken;
+  };
+  using CaptureKey = std::pair<node::DomainId, Epoch>;
 
   Time clock() const;  // since its boot
   void start_daemon();
@@ -91,7 +99,7 @@ class HostNode {
   void unpause(std::uint64_t pause);
   node::HostFigures figures() const;
 
-  void line(const Key& key, Millis time, Effect effect, std::function<void()> begun = {});
+  std::uint64_t line(const Key& key, std::optional<Millis> time, Effect effect, std::function<void()> begun = {});
   void begin_work(const Key& key);
   void finish_work(const Key& key, std::uint64_t token);
   Millis takes(std::uint64_t least, std::uint64_t most);
@@ -109,7 +117,8 @@ class HostNode {
   void perform(node::RestoreGuest& e);
   void perform(node::ResumeGuest& e);
   void perform(node::ContinueGuest& e);
-  void perform(node::CaptureGuest& e);
+  void perform(node::PrepareCapture& e);
+  void perform(node::TakeInstant& e);
   void perform(node::CancelCapture& e);
   void perform(node::WatchTaps&) {}
   void perform(node::ReadTaps& e);
@@ -119,12 +128,20 @@ class HostNode {
   void perform(node::DeleteImages& e);
   void perform(node::ListImages& e);
   void perform(node::VerifyImages& e);
+  void perform(node::CopyImages& e);
+  void perform(node::TransferImage& e);
   void perform(node::Log& e);
 
   Status restore(const node::RestoreGuest& work);
-  void capture_now(const node::DomainId& id, Epoch epoch, std::shared_ptr<StoredImage> into);
-  node::GuestStored store_image(const node::CaptureGuest& work, StoredImage image, bool cancelled);
-  std::optional<Error> copy_to_partner(const node::CaptureGuest& work, StoredImage& image, wire::GuestImage& said);
+  static Key key_of(const node::DomainId& id) {
+    return {id.job, id.incarnation.value, static_cast<std::int64_t>(id.guest.value)};
+  }
+  void capture_begun(const CaptureKey& key);
+  void capture_ready(const CaptureKey& key);
+  void capture_now(const CaptureKey& key);
+  void end_capture(const CaptureKey& key, Millis in);
+  node::GuestStored store_image(const node::PrepareCapture& work, CaptureWork capture);
+  std::optional<Error> copy_to_partner(const wire::Durability& durability, StoredImage& image, wire::GuestImage& said);
 
   // ---- machines
   Machine& make_machine(const node::GuestPlan& plan, Guest guest, Millis guest_clock);
@@ -160,7 +177,7 @@ class HostNode {
   std::deque<node::Event> inbox_;  // while it stands still
   std::optional<Time> tick_at_;
   std::map<Key, std::deque<Work>> lines_;
-  std::set<std::pair<node::DomainId, Epoch>> cancelled_;
+  std::map<CaptureKey, CaptureWork> captures_;
   std::uint64_t next_token_ = 1;
   std::uint64_t starts_ = 0;
 

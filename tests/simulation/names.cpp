@@ -72,6 +72,7 @@ std::string describe(const Event& event) {
                    [](const GuestRestored& e) { return "restored " + name_of(e.id) + ended(e.status); },
                    [](const GuestResumed& e) { return "resumed " + name_of(e.id) + ended(e.status); },
                    [](const GuestContinued& e) { return "continued " + name_of(e.id); },
+                   [](const GuestReady& e) { return fmt::format("ready {} e{}", name_of(e.id), e.epoch.value); },
                    [](const GuestCaptured& e) { return fmt::format("captured {} e{}", name_of(e.id), e.epoch.value); },
                    [](const GuestStored& e) {
                      return fmt::format("stored {} e{}{}", name_of(e.id), e.epoch.value,
@@ -84,6 +85,10 @@ std::string describe(const Event& event) {
                    [](const ImagesDeleted&) { return std::string("images deleted"); },
                    [](const ImagesListed&) { return std::string("images listed"); },
                    [](const ImagesVerified&) { return std::string("images verified"); },
+                   [](const ImagesCopied& e) {
+                     return std::string("images copied") + (e.images ? "" : ": " + e.images.error().message());
+                   },
+                   [](const ImageTransferred&) { return std::string("image transferred"); },
                    [](const HostFigures&) { return std::string("figures"); },
                    [](const Tick&) { return std::string("tick"); }},
              event);
@@ -104,7 +109,8 @@ std::string describe(const Effect& effect) {
                           [](const RestoreGuest& e) { return "restore " + name_of(e.plan.id); },
                           [](const ResumeGuest& e) { return "resume " + name_of(e.id); },
                           [](const ContinueGuest& e) { return "continue " + name_of(e.id); },
-                          [](const CaptureGuest& e) { return "capture " + name_of(e.id); },
+                          [](const PrepareCapture& e) { return "prepare capture of " + name_of(e.id); },
+                          [](const TakeInstant& e) { return "capture " + name_of(e.id); },
                           [](const CancelCapture& e) { return "cancel capture " + name_of(e.id); },
                           [](const WatchTaps&) { return std::string("watch taps"); },
                           [](const ReadTaps&) { return std::string("read taps"); },
@@ -118,6 +124,8 @@ std::string describe(const Effect& effect) {
                           },
                           [](const ListImages&) { return std::string("list images"); },
                           [](const VerifyImages&) { return std::string("verify images"); },
+                          [](const CopyImages& e) { return fmt::format("copy images of e{}", e.epoch.value); },
+                          [](const TransferImage&) { return std::string("transfer image"); },
                           [](const Log& e) { return fmt::format("log {}: {}", e.what, e.detail); }},
                     effect);
 }

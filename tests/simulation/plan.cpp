@@ -82,7 +82,10 @@ Shape draw_shape(std::uint64_t seed, Dice& dice) {
   shape.guests = static_cast<std::uint32_t>(1 + dice.roll(3));
   shape.guest_mib = dice.roll(3) == 0 ? 2048 : 1024;
   shape.own_stores = dice.roll(2) == 0;
-  if (dice.roll(4) == 0) shape.durability = "local";
+  if (dice.roll(3) == 0) {
+    shape.durability = "local";
+    shape.copied_later = dice.roll(2) == 0;
+  }
   if (dice.roll(3) == 0) shape.interval_seconds = static_cast<std::uint32_t>(3 + dice.roll(5));
   shape.keep = static_cast<std::uint32_t>(1 + dice.roll(3));
   if (dice.roll(5) == 0) shape.max_restarts = 0;
@@ -150,6 +153,7 @@ std::string print(const Plan& plan) {
   std::string text = fmt::format("seed {}\n", shape.seed);
   for (const auto& [word, number] : numbers(shape)) text += fmt::format("{} {}\n", word, *number);
   text += fmt::format("stores {}\ndurability {}\n", shape.own_stores ? "own" : "shared", shape.durability);
+  if (shape.copied_later) text += "copied-later\n";
   for (const auto& one : plan.happenings) text += print(one) + "\n";
   return text;
 }
@@ -178,6 +182,7 @@ bool parse_line(std::istream& line, const std::string& word, Plan& plan) {
   auto known = numbers(plan.shape);
   if (word == "at") return parse_happening(line, plan.happenings.emplace_back());
   if (word == "seed") return static_cast<bool>(line >> plan.shape.seed);
+  if (word == "copied-later") return plan.shape.copied_later = true;
   if (word == "durability") return static_cast<bool>(line >> plan.shape.durability);
   if (word == "stores") {
     std::string whose;

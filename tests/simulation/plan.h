@@ -64,6 +64,7 @@ struct Shape {
   std::uint32_t guest_mib = 1024;  // hosts have 4096
   bool own_stores = false;         // each host has an image directory of its own
   std::string durability = "host-loss";
+  bool copied_later = false;           // durability host-loss is reached after the commit
   std::uint32_t interval_seconds = 0;  // 0: no periodic checkpoints
   std::uint32_t keep = 2;
   std::uint32_t max_restarts = 5;  // 0: policy never
