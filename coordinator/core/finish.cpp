@@ -298,6 +298,11 @@ void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std:
     loss::job_lost(core, job, {why, false, host});
 }
 
+bool is_given_up(Core& core, const JobRecord& job, const HostName& host) {
+  const auto& run = core.run(job.job).finish;
+  return run && run->phase == Phase::destroy && !run->waiting.contains(host);
+}
+
 void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::RankFailed& rank) {
   auto& runs = core.run(job.job);
   if (rank.has_exit_code()) return on_own_end(core, job, rank);

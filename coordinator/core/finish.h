@@ -15,6 +15,9 @@ void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited);
 void on_host_lost(Core& core, JobRecord& job, const HostName& host);
 // Guests of the current incarnation on this host are gone: reported by it, or not in its hello.
 void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std::string& why);
+// The gang goes and nobody waits for this host's part of it any more, because the host was lost: should it be back,
+// that is still to be destroyed.
+bool is_given_up(Core& core, const JobRecord& job, const HostName& host);
 void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::RankFailed& rank);
 void on_stop(Core& core, const StopJob& event);
 void on_remove(Core& core, const RemoveJob& event);

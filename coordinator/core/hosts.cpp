@@ -60,6 +60,7 @@ void settle_presence(Core& core, const HostName& host, const wire::GangPresence&
     core.destroy_gang(id, Incarnation{presence.gang().incarnation()}, {host});
     return;
   }
+  if (finish::is_given_up(core, *job, host)) return core.destroy_gang(id, job->incarnation, {host});
   settle_hold(core, *job, host, presence.held_epoch());
   if (presence.captured_epoch() != presence.held_epoch()) {
     const auto known = core.catalog.epochs.find(Epoch{presence.captured_epoch()});
