@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "coordinator/core/copies.h"
+#include "coordinator/core/leftovers.h"
 
 namespace stillpoint::coordinator::later {
 namespace {
@@ -80,7 +81,12 @@ void tick(Core& core) {
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer) {
   const Epoch number{request.message.epoch()};
   const auto known = core.catalog.epochs.find(number);
-  if (known == core.catalog.epochs.end() || !has_images(known->second.state)) return;  // deleted meanwhile
+  if (known == core.catalog.epochs.end() || !has_images(known->second.state)) {
+    // Deleted meanwhile. A copy may have come to a partner that had deleted its own before.
+    if (leftovers::known_deleted(core, request.job, number))
+      core.delete_images(Owner::background, request.job, {number});
+    return;
+  }
   auto& epoch = known->second;
   if (answer.has_failure() || !answer.has_images_copied()) {
     const Error error = host_error(request, answer);

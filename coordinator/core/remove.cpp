@@ -10,8 +10,18 @@
 namespace stillpoint::coordinator::finish {
 namespace {
 
+std::vector<Epoch> epochs_of(const Core& core, const JobId& id) {
+  std::vector<Epoch> epochs;
+  for (const auto& [number, epoch] : core.catalog.epochs)
+    if (epoch.job == id) epochs.push_back(number);
+  return epochs;
+}
+
 void drop(Core& core, const JobId& id, RequestId request) {
   const std::string spool = core.job(id).spool;
+  // A copy that follows a commit ends with its host's deletion, and may before that have come to a partner that had
+  // deleted its own already.
+  if (!core.job(id).spec.later_durability.empty()) core.delete_images(Owner::background, id, epochs_of(core, id));
   std::erase_if(core.catalog.epochs, [&](const auto& entry) { return entry.second.job == id; });
   core.catalog.jobs.erase(id);
   core.runs.erase(id);
@@ -55,10 +65,9 @@ void on_remove(Core& core, const RemoveJob& event) {
   checkpoint::refuse_turns(core, event.job, "the job is being removed");
   core.cancel(event.job, Owner::later);
   verify::cancel(core, event.job, refused("verify", event.job.value, "the job is being removed"));
-  std::vector<Epoch> epochs;
-  for (auto& [number, epoch] : core.catalog.epochs) {
-    if (epoch.job != event.job) continue;
-    epochs.push_back(number);
+  const std::vector<Epoch> epochs = epochs_of(core, event.job);
+  for (const Epoch number : epochs) {
+    auto& epoch = core.epoch(number);
     if (!has_images(epoch.state)) continue;
     epoch.state = EpochState::pruned;
     core.save(epoch);
