@@ -3,10 +3,12 @@
 #include <algorithm>
 
 #include "node-daemon/core/host_impl.h"
+#include "node-daemon/core/invariants.h"
 
 namespace stillpoint::node {
 
-Host::Host(HostSettings settings) : impl_(std::make_unique<Impl>(std::move(settings))) {}
+Host::Host(HostSettings settings)
+    : impl_(std::make_unique<Impl>(std::move(settings))), invariants_(std::make_unique<Invariants>()) {}
 Host::~Host() = default;
 
 Effects Host::start(HostFindings found, Time now) {
@@ -15,15 +17,22 @@ Effects Host::start(HostFindings found, Time now) {
   impl_->last_word = std::min(found.last_word.value_or(now), now);
   impl_->take_up(std::move(found));
   impl_->check_lease();
-  return std::exchange(impl_->effects, {});
+  return checked(std::exchange(impl_->effects, {}));
 }
 
 Effects Host::step(Event event, Time now) {
   impl_->now = std::max(impl_->now, now);
   impl_->check_lease();  // first: what comes too late must not be taken for a word in time
   impl_->handle(event);
-  return std::exchange(impl_->effects, {});
+  return checked(std::exchange(impl_->effects, {}));
 }
+
+Effects Host::checked(Effects effects) {
+  if (impl_->settings.check_invariants) invariants_->check(impl_->gangs, impl_->destroyed, effects);
+  return effects;
+}
+
+std::vector<std::string> Host::broken_invariants() const { return invariants_->broken(); }
 
 std::optional<Time> Host::next_deadline() const { return impl_->next_deadline(); }
 

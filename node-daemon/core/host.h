@@ -32,6 +32,11 @@ struct HostSettings {
   std::uint32_t flatten_layers = 6;     // a disk chain of so many files is shortened
   std::uint32_t max_layers = 16;        // and one of so many is captured no more: with 25 a machine cannot start
   std::size_t max_guests = 48;          // on this host: each takes a worker during a capture
+#ifdef NDEBUG
+  bool check_invariants = false;  // after every step
+#else
+  bool check_invariants = true;
+#endif
 };
 
 // What a starting daemon finds.
@@ -42,6 +47,8 @@ struct HostFindings {
   HostFigures figures;
   std::optional<Time> last_word;  // as the daemon before kept it (StoreLastWord), if it did so since the machine's boot
 };
+
+class Invariants;
 
 class Host {
  public:
@@ -56,10 +63,16 @@ class Host {
   Effects step(Event event, Time now);
   // When the next Tick is due at the latest; nothing when nothing waits.
   std::optional<Time> next_deadline() const;
+  // What must always hold and did not, as HostSettings::check_invariants found; for tests. Debug builds end the
+  // process.
+  std::vector<std::string> broken_invariants() const;
 
  private:
   struct Impl;
+  Effects checked(Effects effects);
+
   std::unique_ptr<Impl> impl_;
+  std::unique_ptr<Invariants> invariants_;
 };
 
 }  // namespace stillpoint::node

@@ -115,12 +115,14 @@ struct World {
 
   explicit World(HostFindings found = {}) {
     settings.name = {"h1"};
+    settings.check_invariants = true;
     host = std::make_unique<Host>(settings);
     last = host->start(std::move(found), now);
   }
 
   Lines step(Event event) {
     last = host->step(std::move(event), now);
+    CHECK(host->broken_invariants() == Lines{});
     return lines();
   }
   Lines lines() const {

@@ -1,0 +1,32 @@
+// What must hold on a host after every step, checked there: in debug builds a broken one ends the process; tests ask
+// for the list. Owned by the Host; its strand.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "node-daemon/core/host_impl.h"
+
+namespace stillpoint::node {
+
+class Invariants {
+ public:
+  // States after the step, how each record's version went on from the step before, and the effects that the step wants.
+  void check(const std::map<GangId, Gang>& gangs, const std::map<JobId, Incarnation>& destroyed,
+             const Effects& effects);
+  const std::vector<std::string>& broken() const { return broken_; }
+
+ private:
+  void expect(bool holds, const std::string& what) {
+    if (!holds) broken_.push_back(what);
+  }
+  void check_gang(const Gang& gang);
+  void check_captures(const Gang& gang);
+  void check_effects(const std::map<GangId, Gang>& gangs, const Effects& effects);
+
+  std::map<GangId, std::uint64_t> durable_;  // versions of the records
+  std::vector<std::string> broken_;
+};
+
+}  // namespace stillpoint::node
