@@ -70,6 +70,8 @@ class Cluster {
   bool is_settled(const coordinator::JobRecord& job) const;
   std::string unsettled() const;
   void come_home();
+  void take_checkpoints();
+  void check_aborted();
   void end_programs();
   void remove_jobs();
   void check_nothing_left();

@@ -11,7 +11,7 @@ namespace {
 
 using namespace coordinator;
 
-constexpr Millis kSettles{400'000}, kAnswers{400'000}, kEnds{250'000}, kLeavesNothing{60'000};
+constexpr Millis kSettles{400'000}, kAnswers{400'000}, kCheckpoints{200'000}, kEnds{250'000}, kLeavesNothing{60'000};
 constexpr Millis kLook{1'000};
 
 }  // namespace
@@ -88,6 +88,7 @@ void Cluster::come_home() {
   };
   if (!until(healed, longest + Millis(60'000)))
     return invariants.fail("no stuck gang", "the cluster does not come together again");
+  for (const auto& host : hosts) (void)ask([&](RequestId r) { return CordonHost{r, host->name(), false}; });
   if (!until([&] { return unsettled().empty(); }, kSettles)) return invariants.fail("no stuck gang", unsettled());
   for (const auto& [id, job] : std::map(coordinator->durable().jobs))
     if (is_over(job.state)) {
@@ -97,9 +98,43 @@ void Cluster::come_home() {
         (void)ask([&](RequestId r) { return RestartJob{r, id, std::nullopt, {}, false}; });
     }
   if (!until([&] { return unsettled().empty(); }, kSettles)) return invariants.fail("no stuck gang", unsettled());
+  take_checkpoints();
+  check_aborted();
   end_programs();
   remove_jobs();
   check_nothing_left();
+}
+
+// Nothing that a history left behind keeps a job that runs from its next checkpoint.
+void Cluster::take_checkpoints() {
+  for (const auto& [id, job] : std::map(coordinator->durable().jobs)) {
+    if (job.state != JobState::running) continue;
+    Result<Answer> last = Acknowledged{};
+    const auto taken = [&] {
+      if (is_over(coordinator->durable().jobs.at(id).state)) return true;  // its program has come to its end
+      const auto answer = ask([&](RequestId r) { return CheckpointJob{r, id, std::nullopt}; });
+      if (answer) last = *answer;
+      return answer && answer->has_value();
+    };
+    if (!until(taken, kCheckpoints))
+      return invariants.fail("checkpoints go on",
+                             fmt::format("none of {} succeeds: {}", id.value, last ? "" : last.error().message()));
+  }
+}
+
+// Of epochs that came to nothing no image stays.
+void Cluster::check_aborted() {
+  const auto left = [&]() -> std::string {
+    const auto& epochs = coordinator->durable().epochs;
+    for (const auto& [path, image] : store.all()) {
+      const auto epoch = epochs.find(image.epoch);
+      if (!image.places.empty() && epoch != epochs.end() && epoch->second.state == EpochState::aborted)
+        return fmt::format("{} on {}", path, *image.places.begin());
+    }
+    return {};
+  };
+  if (!until([&] { return left().empty(); }, kLeavesNothing))
+    invariants.fail("aborted leaves nothing", left() + " is left");
 }
 
 void Cluster::end_programs() {

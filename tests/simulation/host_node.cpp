@@ -44,6 +44,7 @@ void HostNode::start_daemon() {
   settings.store_is_own = cluster_.store.own();
   settings.store_id = cluster_.store.own() ? name_.value : "shared";
   if (cluster_.store.own()) settings.store_endpoint = settings.address + ":7444";
+  settings.check_invariants = true;
   core_ = std::make_unique<node::Host>(std::move(settings));
   enforcing_since_ = cluster_.agenda.now();
   node::HostFindings found;
@@ -133,7 +134,10 @@ void HostNode::give(node::Event event) {
 void HostNode::step(node::Event event) {
   ++cluster_.steps;
   cluster_.tell(name_.value, [&] { return describe(event); });
-  carry_out(core_->step(std::move(event), clock()));
+  auto effects = core_->step(std::move(event), clock());
+  if (auto broken = core_->broken_invariants(); !broken.empty())
+    cluster_.invariants.fail("host", name_.value + ": " + broken.front());
+  carry_out(std::move(effects));
 }
 
 void HostNode::carry_out(node::Effects effects) {
@@ -245,37 +249,29 @@ void HostNode::perform(node::StoreHost& e) {
 
 void HostNode::perform(node::StartGuest& e) {
   const auto& id = e.plan.id;
-  line(key_of(id), takes(150, 500),
-       [this, plan = e.plan]() -> node::Event {
-         make_machine(plan, Guest{}, Millis(0)).running = true;
-         return node::GuestStarted{plan.id, {}};
-       });
+  line(key_of(id), takes(150, 500), [this, plan = e.plan]() -> node::Event {
+    make_machine(plan, Guest{}, Millis(0)).running = true;
+    return node::GuestStarted{plan.id, {}};
+  });
 }
 
 void HostNode::perform(node::RestoreGuest& e) {
   const auto& id = e.plan.id;
-  line(key_of(id), takes(100, 600),
-       [this, e]() -> node::Event {
-         return node::GuestRestored{e.plan.id, restore(e)};
-       });
+  line(key_of(id), takes(100, 600), [this, e]() -> node::Event { return node::GuestRestored{e.plan.id, restore(e)}; });
 }
 
 void HostNode::perform(node::ResumeGuest& e) {
-  line(key_of(e.id), takes(5, 30),
-       [this, id = e.id]() -> node::Event {
-         Machine* const there = machine(id);
-         if (there == nullptr)
-           return node::GuestResumed{id, Error{ErrorKind::permanent, "resume", node::name_of(id), "it is not there"}};
-         there->running = true;
-         return node::GuestResumed{id, {}};
-       });
+  line(key_of(e.id), takes(5, 30), [this, id = e.id]() -> node::Event {
+    Machine* const there = machine(id);
+    if (there == nullptr)
+      return node::GuestResumed{id, Error{ErrorKind::permanent, "resume", node::name_of(id), "it is not there"}};
+    there->running = true;
+    return node::GuestResumed{id, {}};
+  });
 }
 
 void HostNode::perform(node::ContinueGuest& e) {
-  line(key_of(e.id), takes(5, 30),
-       [id = e.id]() -> node::Event {
-         return node::GuestContinued{id, {}};
-       });
+  line(key_of(e.id), takes(5, 30), [id = e.id]() -> node::Event { return node::GuestContinued{id, {}}; });
 }
 
 void HostNode::perform(node::ReadTaps& e) {
@@ -285,11 +281,10 @@ void HostNode::perform(node::ReadTaps& e) {
 }
 
 void HostNode::perform(node::FlattenDisk& e) {
-  line(key_of(e.id), takes(100, 2'000),
-       [this, id = e.id]() -> node::Event {
-         if (Machine* const there = machine(id)) there->layers = 2;
-         return node::DiskFlattened{id, {}};
-       });
+  line(key_of(e.id), takes(100, 2'000), [this, id = e.id]() -> node::Event {
+    if (Machine* const there = machine(id)) there->layers = 2;
+    return node::DiskFlattened{id, {}};
+  });
 }
 
 // The machine ends at once, whatever is being done with it; its files go when it is their turn.

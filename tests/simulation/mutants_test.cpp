@@ -24,13 +24,24 @@ constexpr Mutation kMutations[] = {
 
 constexpr std::uint64_t kMost = 3'000;  // histories, of each
 
-// The kept histories met what random ones meet seldom.
-std::string first_broken() {
+struct Found {
+  std::string broken;
+  std::uint64_t histories = 0;  // that it took
+};
+
+// The kept histories meet what random ones meet seldom.
+Found first_broken() {
+  Found found;
+  const auto breaks = [&](const Plan& plan) {
+    ++found.histories;
+    found.broken = run(plan, false).broken;
+    return !found.broken.empty();
+  };
   for (const auto& plan : kept_histories())
-    if (auto outcome = run(plan, false); !outcome.broken.empty()) return outcome.broken;
+    if (breaks(plan)) return found;
   for (std::uint64_t seed = 1; seed <= kMost; ++seed)
-    if (auto outcome = run(draw(seed), false); !outcome.broken.empty()) return outcome.broken;
-  return "";
+    if (breaks(draw(seed))) return found;
+  return found;
 }
 
 }  // namespace
@@ -42,9 +53,9 @@ TEST_CASE("each fault put into the code is found, by the invariant that it break
     CHECK_MESSAGE(mutation.fits, "its lines are not in the source any more: adapt tests/simulation/mutations.table");
     if (!mutation.fits) continue;
     set_mutation(mutation.name);
-    const std::string broken = first_broken();
-    MESSAGE(name << ": " << (broken.empty() ? "not found" : broken));
-    CHECK(broken.starts_with(std::string(mutation.caught_by) + ":"));
+    const Found found = first_broken();
+    MESSAGE(name << ", after " << found.histories << ": " << (found.broken.empty() ? "not found" : found.broken));
+    CHECK(found.broken.starts_with(std::string(mutation.caught_by) + ":"));
   }
 }
 

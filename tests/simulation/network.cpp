@@ -42,7 +42,8 @@ void Network::transmit(const SessionPtr& session, Way way, std::function<void()>
     });
   };
   if (dice.per_mille(doubled_)) agenda_.at(at + dice.between(0, 100), guarded);
-  agenda_.at(dice.per_mille(overtaking_) ? at + kBehind : at, guarded);
+  const bool first = !std::exchange(session->spoken[way], true);
+  agenda_.at(!first && dice.per_mille(overtaking_) ? at + kBehind : at, guarded);
 }
 
 void Network::finish(const SessionPtr& session, Way way, std::function<void()> deliver) {

@@ -24,6 +24,7 @@ class Network {
     bool open[2] = {true, true};  // as the coordinator sees it (up's end), and the host (down's end)
     Time last[2] = {};            // nothing of a way arrives before
     bool named = false;           // the hello has arrived
+    bool spoken[2] = {};          // its first word, which opens it, is not overtaken by others
     bool torn[2] = {};            // something of that way is lost, and so is all that would follow it
   };
   using SessionPtr = std::shared_ptr<Session>;

@@ -49,8 +49,10 @@ std::vector<std::string> story(const std::vector<std::string>& transcript) {
 
 std::vector<Plan> kept_histories() {
   std::set<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(STILLPOINT_SOURCE_DIR "/tests/simulation/found"))
-    files.insert(entry.path());
+  for (const char* folder : {"found", "stories"})
+    for (const auto& entry :
+         std::filesystem::directory_iterator(std::filesystem::path(STILLPOINT_SOURCE_DIR "/tests/simulation") / folder))
+      if (entry.path().extension() == ".plan") files.insert(entry.path());
   std::vector<Plan> plans;
   for (const auto& file : files) {
     const auto text = read_file(file.string());
@@ -85,6 +87,11 @@ void Totals::add(const Totals& other) {
   met.restored += other.met.restored;
   met.completed += other.met.completed;
   met.failed += other.met.failed;
+}
+
+bool Totals::say_something() const {
+  return met.committed != 0 && met.aborted != 0 && met.damaged != 0 && met.restored != 0 && met.completed != 0 &&
+         met.failed != 0;
 }
 
 std::string Totals::words() const {

@@ -15,7 +15,7 @@ Plan shrunk(const Plan& plan, const std::string& broken);
 // A transcript without heartbeats, the program's output and what hosts do within themselves.
 std::vector<std::string> story(const std::vector<std::string>& transcript);
 
-// Of tests/simulation/found, by their files' names.
+// Of tests/simulation/found and stories, by their files' names.
 std::vector<Plan> kept_histories();
 
 struct Totals {
@@ -24,6 +24,8 @@ struct Totals {
   double virtual_hours = 0;
   void add(const Outcome& outcome);
   void add(const Totals& other);
+  // They met what the invariants speak of: histories in which nothing succeeds break none.
+  bool say_something() const;
   std::string words() const;
 };
 std::string summary(const std::vector<Outcome>& outcomes);

@@ -24,6 +24,8 @@ using namespace stillpoint::simulation;
 
 namespace {
 
+constexpr std::uint64_t kMany = 1'000;
+
 struct Options {
   std::uint64_t histories = 0, first = 1, seed = 0;
   unsigned processes = 1;
@@ -103,6 +105,10 @@ int many(const Options& options) {
   }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   fmt::print("{}; {:.1f} s in {} processes\n", all.words(), took.count(), options.processes);
+  if (all.histories >= kMany && !all.say_something()) {
+    fmt::print("these histories show nothing: something of what they are about never happened\n");
+    worst = std::max(worst, 1);
+  }
   return worst;
 }
 
