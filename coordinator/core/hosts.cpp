@@ -50,6 +50,14 @@ void settle_hold(Core& core, const JobRecord& job, const HostName& host, std::ui
            [&](wire::ToHost& m) { m.mutable_release()->set_discard(deleted); });
 }
 
+// A capture that waits for its instant, of an attempt that was given up by a coordinator that died before it said so:
+// no other one would begin there.
+void settle_prepared(Core& core, const JobRecord& job, const HostName& host, std::uint64_t number) {
+  if (number == 0 || job.attempt == Epoch{number}) return;
+  core.ask(Owner::background, host, job.job, job.incarnation, Epoch{number},
+           [](wire::ToHost& m) { m.mutable_release()->set_discard(true); });
+}
+
 // A gang that the host runs and the catalog does not know as running goes; otherwise the gang goes on.
 void settle_presence(Core& core, const HostName& host, const wire::GangPresence& presence) {
   const JobId id{presence.gang().job()};
@@ -61,6 +69,7 @@ void settle_presence(Core& core, const HostName& host, const wire::GangPresence&
     return;
   }
   if (finish::is_given_up(core, *job, host)) return core.destroy_gang(id, job->incarnation, {host});
+  settle_prepared(core, *job, host, presence.prepared_epoch());
   settle_hold(core, *job, host, presence.held_epoch());
   if (presence.captured_epoch() != presence.held_epoch()) {
     const auto known = core.catalog.epochs.find(Epoch{presence.captured_epoch()});

@@ -188,9 +188,11 @@ wire::HostHello Host::Impl::hello() const {
     for (const auto& [index, guest] : gang.guests)
       if (!guest.lost) presence.add_guests(index);
     presence.set_held_epoch(gang.held.value);
-    for (const auto& [epoch, capture] : gang.captures)
-      if (capture.taken && !capture.discarded && !capture.failure)
-        presence.set_captured_epoch(epoch.value);  // the newest stays
+    for (const auto& [epoch, capture] : gang.captures) {
+      if (capture.discarded || capture.failure) continue;
+      if (capture.taken) presence.set_captured_epoch(epoch.value);  // the newest stays
+      else presence.set_prepared_epoch(epoch.value);
+    }
   }
   return hello;
 }
