@@ -32,10 +32,7 @@ void Invariants::check_gang(const Gang& gang) {
   for (const auto& [request, waiting] : gang.outstanding)
     expect(waiting.operation.empty() || gang.operations.contains(waiting.operation),
            who + ": a guest is asked again for " + waiting.operation + ", which is over");
-  auto& durable = durable_[gang.id];
   expect(gang.durable_version <= gang.version, who + ": its record is durable before it is made");
-  expect(gang.durable_version >= durable, who + ": its durable record went back");
-  durable = gang.durable_version;
 }
 
 void Invariants::check_captures(const Gang& gang) {
@@ -84,7 +81,6 @@ void Invariants::check(const std::map<GangId, Gang>& gangs, const std::map<JobId
     if (!gang.dying) check_captures(gang);
   }
   check_effects(gangs, effects);
-  std::erase_if(durable_, [&](const auto& entry) { return !gangs.contains(entry.first); });
   assert(broken_.empty());
 }
 

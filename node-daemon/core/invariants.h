@@ -12,7 +12,7 @@ namespace stillpoint::node {
 
 class Invariants {
  public:
-  // States after the step, how each record's version went on from the step before, and the effects that the step wants.
+  // States after the step, and the effects that the step wants.
   void check(const std::map<GangId, Gang>& gangs, const std::map<JobId, Incarnation>& destroyed,
              const Effects& effects);
   const std::vector<std::string>& broken() const { return broken_; }
@@ -25,7 +25,6 @@ class Invariants {
   void check_captures(const Gang& gang);
   void check_effects(const std::map<GangId, Gang>& gangs, const Effects& effects);
 
-  std::map<GangId, std::uint64_t> durable_;  // versions of the records
   std::vector<std::string> broken_;
 };
 

@@ -311,10 +311,6 @@ void HostNode::perform(node::RemoveGang& e) {
   });
 }
 
-void HostNode::perform(node::Log& e) {
-  cluster_.tell(name_.value, [&] { return fmt::format("  log {} {}", e.what, e.detail); });
-}
-
 // ---- the session
 
 void HostNode::dial() {
