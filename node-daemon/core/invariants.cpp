@@ -25,32 +25,37 @@ const DomainId* asked_of(const Effect& effect) {
 }  // namespace
 
 void Invariants::check_gang(const Gang& gang) {
-  const std::string who = "gang " + to_string(gang.id);
+  const auto who = [&] { return "gang " + to_string(gang.id) + ": "; };
   for (const auto& [key, operation] : gang.operations)
     for (const std::uint32_t guest : operation.waiting)
-      expect(gang.guests.contains(guest), who + ": " + key + " waits for a guest that is not here");
+      expect(gang.guests.contains(guest), [&] { return who() + key + " waits for a guest that is not here"; });
   for (const auto& [request, waiting] : gang.outstanding)
     expect(waiting.operation.empty() || gang.operations.contains(waiting.operation),
-           who + ": a guest is asked again for " + waiting.operation + ", which is over");
-  expect(gang.durable_version <= gang.version, who + ": its record is durable before it is made");
+           [&] { return who() + "a guest is asked again for " + waiting.operation + ", which is over"; });
+  expect(gang.durable_version <= gang.version, [&] { return who() + "its record is durable before it is made"; });
 }
 
 void Invariants::check_captures(const Gang& gang) {
   unsigned under_way = 0;
-  for (const auto& [epoch, capture] : gang.captures) {
-    const std::string who = "epoch " + std::to_string(epoch.value) + " of gang " + to_string(gang.id);
+  for (const auto& entry : gang.captures) {
+    const Capture& capture = entry.second;
+    const auto says = [&](const char* what) {
+      return [&, what] {
+        return "epoch " + std::to_string(entry.first.value) + " of gang " + to_string(gang.id) + ": " + what;
+      };
+    };
     under_way += !capture.running.empty() && !capture.discarded;
-    expect(capture.captured.empty() || capture.taken, who + ": captured before the instant was asked for");
+    expect(capture.captured.empty() || capture.taken, says("captured before the instant was asked for"));
     for (const std::uint32_t guest : capture.running)
-      expect(gang.guests.contains(guest), who + ": a capture of a guest that is not here");
+      expect(gang.guests.contains(guest), says("a capture of a guest that is not here"));
     if (capture.failure || capture.discarded) continue;
     for (const auto& [guest, image] : capture.images)
-      expect(capture.captured.contains(guest), who + ": an image of a guest that was not captured");
+      expect(capture.captured.contains(guest), says("an image of a guest that was not captured"));
     if (!capture.durable) continue;
-    expect(capture.images.size() == gang.local().size(), who + ": durable without an image of each guest");
-    expect(gang.durable_version >= capture.stored_version, who + ": durable before its record is");
+    expect(capture.images.size() == gang.guests.size(), says("durable without an image of each guest"));
+    expect(gang.durable_version >= capture.stored_version, says("durable before its record is"));
   }
-  expect(under_way <= 1, "gang " + to_string(gang.id) + ": two epochs are captured at once");
+  expect(under_way <= 1, [&] { return "gang " + to_string(gang.id) + ": two epochs are captured at once"; });
 }
 
 void Invariants::check_effects(const std::map<GangId, Gang>& gangs, const Effects& effects) {
@@ -58,27 +63,32 @@ void Invariants::check_effects(const std::map<GangId, Gang>& gangs, const Effect
   for (const Effect& effect : effects) {
     if (const auto* destroy = std::get_if<DestroyGuest>(&effect)) destroyed.insert(destroy->id);
     if (const DomainId* id = asked_of(effect))
-      expect(!destroyed.contains(*id), name_of(*id) + ": something is asked of it after its end");
+      expect(!destroyed.contains(*id), [&] { return name_of(*id) + ": something is asked of it after its end"; });
     const auto* said = std::get_if<SendToCoordinator>(&effect);
     if (said == nullptr || !said->message.has_images() || said->message.images().has_failure()) continue;
+    const Epoch epoch{said->message.epoch()};
     const auto gang = gangs.find(gang_of(said->message.gang()));
-    const bool durable = gang != gangs.end() && gang->second.captures.contains(Epoch{said->message.epoch()}) &&
-                         gang->second.captures.at(Epoch{said->message.epoch()}).durable;
+    const bool durable =
+        gang != gangs.end() && gang->second.captures.contains(epoch) && gang->second.captures.at(epoch).durable;
     expect(durable,
-           "images of epoch " + std::to_string(said->message.epoch()) + " are reported before they are durable");
+           [&] { return "images of epoch " + std::to_string(epoch.value) + " are reported before they are durable"; });
   }
 }
 
 void Invariants::check(const std::map<GangId, Gang>& gangs, const std::map<JobId, Incarnation>& destroyed,
                        const Effects& effects) {
-  std::set<JobId> alive;
+  const JobId* alive = nullptr;  // gangs of a job stand side by side
   for (const auto& [id, gang] : gangs) {
-    const std::string who = "gang " + to_string(id);
-    if (!gang.dying) expect(alive.insert(id.job).second, who + ": another incarnation of its job is here");
-    const auto gone = destroyed.find(id.job);
-    expect(gang.dying || gone == destroyed.end() || id.incarnation > gone->second, who + " is to be gone and is not");
+    const auto says = [&gang = gang](const char* what) {
+      return [&gang, what] { return "gang " + to_string(gang.id) + what; };
+    };
     check_gang(gang);
-    if (!gang.dying) check_captures(gang);
+    if (gang.dying) continue;
+    expect(alive == nullptr || *alive != id.job, says(": another incarnation of its job is here"));
+    alive = &id.job;
+    const auto gone = destroyed.find(id.job);
+    expect(gone == destroyed.end() || id.incarnation > gone->second, says(" is to be gone and is not"));
+    check_captures(gang);
   }
   check_effects(gangs, effects);
   assert(broken_.empty());

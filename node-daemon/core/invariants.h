@@ -18,8 +18,10 @@ class Invariants {
   const std::vector<std::string>& broken() const { return broken_; }
 
  private:
-  void expect(bool holds, const std::string& what) {
-    if (!holds) broken_.push_back(what);
+  // what: makes the words, when they are needed.
+  template <class What>
+  void expect(bool holds, What what) {
+    if (!holds) broken_.push_back(what());
   }
   void check_gang(const Gang& gang);
   void check_captures(const Gang& gang);

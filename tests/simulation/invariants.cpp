@@ -239,7 +239,8 @@ void Invariants::check_machines() {
     for (const auto& [id, machine] : host->machines()) {
       if (!machine.running || !machine.guest.computes()) continue;
       const auto [known, fresh] = sending.emplace(id.job, &machine);
-      expect(fresh || known->second->id.incarnation == id.incarnation, "no job twice",
+      if (!fresh && known->second->id.incarnation != id.incarnation)
+        fail("no job twice",
              fmt::format("{} and {} can both send", node::name_of(known->second->id), node::name_of(id)));
     }
   }
