@@ -56,17 +56,19 @@ void Network::finish(const SessionPtr& session, Way way, std::function<void()> d
 
 void Network::arrive(std::size_t host, Way way, std::function<void()> deliver) {
   auto& state = ways_[host][way];
-  if (state.cut != 0) state.held_back.push_back(std::move(deliver));
+  if (state.cut != 0 || !state.held_back.empty()) state.held_back.push_back(std::move(deliver));
   else deliver();
 }
 
 void Network::cut(std::size_t host, Way way, bool is_cut) {
   auto& state = ways_[host][way];
   state.cut += is_cut ? 1 : -1;
-  if (state.cut != 0) return;
-  // TCP sends again what was not acknowledged, in order; that takes a moment.
-  for (auto& deliver : std::exchange(state.held_back, {}))
-    agenda_.in(Millis(200), [this, host, way, deliver = std::move(deliver)] { arrive(host, way, deliver); });
+  if (state.cut != 0 || state.held_back.empty()) return;
+  // TCP sends again what was not acknowledged, which takes a moment; what is sent meanwhile comes behind it.
+  agenda_.in(Millis(200), [&state] {
+    if (state.cut != 0) return;
+    for (auto& deliver : std::exchange(state.held_back, {})) deliver();
+  });
 }
 
 }  // namespace stillpoint::simulation
