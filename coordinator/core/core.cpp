@@ -222,9 +222,12 @@ bool Core::is_asked(const JobId& id, Owner owner, const HostName& host) const {
 
 void Core::delete_images(Owner owner, const JobId& id, const std::vector<Epoch>& epochs) {
   if (epochs.empty()) return;
+  // One that is silent now may keep its session, and would never be told later. Those that are heard of come first: one
+  // of them deletes what is shared.
   std::vector<HostName> up;
-  for (const auto& [name, host] : hosts)
-    if (usable(name)) up.push_back(name);
+  for (const bool heard_of : {true, false})
+    for (const auto& [name, host] : hosts)
+      if (connected(name) && usable(name) == heard_of) up.push_back(name);
   if (up.empty()) up.emplace_back();
   bool first_of_shared = true, first_of_object_store = true;
   for (const HostName& host : up)
