@@ -62,6 +62,11 @@ void Host::Impl::prepare_capture(Gang& gang, const wire::ToHost& ask) {
     message.mutable_done();
     return answer(ask, ask.request(), std::move(message));
   }
+  // It came late: nobody would ever end it.
+  if (epoch <= gang.given_up)
+    return answer_failure(
+        ask, ask.request(),
+        {ErrorKind::refused, "prepare", "job " + gang.id.job.value, "this epoch was given up before"});
   if (const auto obstacle = obstacle_to(gang, epoch)) return answer_failure(ask, ask.request(), *obstacle);
   forget_older(gang, epoch);
   Capture& capture = gang.captures[epoch];
@@ -205,6 +210,7 @@ void Host::Impl::report_images(Gang& gang, Epoch epoch) {
 
 // The attempt was aborted: what it left here goes, now or as soon as the streams under way have ended.
 void Host::Impl::discard(Gang& gang, Epoch epoch) {
+  gang.given_up = std::max(gang.given_up, epoch);
   const auto found = gang.captures.find(epoch);
   if (found == gang.captures.end() || found->second.discarded) return;
   Capture& capture = found->second;

@@ -69,6 +69,17 @@ TEST_CASE("no instant is taken that was not prepared, and none twice") {
   CHECK(w.say(capture) == Lines{"answer 102: captured 1"});
 }
 
+TEST_CASE("a preparation that comes behind its epoch's end is refused") {
+  World w;
+  w.start(1);
+  ToHost release = w.ask(5);
+  release.mutable_release()->set_discard(true);
+  w.say(release);
+  w.all_reply();
+  CHECK(w.say(w.prepare_request(5)) == Lines{"answer 103: failure: this epoch was given up before"});
+  CHECK(w.say(w.prepare_request(6)) == Lines{"store record", "prepare guest 0"});
+}
+
 TEST_CASE("a capture that only waits for its instant is no image, and ends when its epoch is given up") {
   World w;
   w.start(1);

@@ -77,6 +77,7 @@ struct Gang {
   std::map<std::uint64_t, Outstanding> outstanding;
   std::map<Epoch, Capture> captures;
   Epoch held;                                                     // 0 = not held
+  Epoch given_up;                                                 // the newest that was; up to it nothing is prepared
   std::optional<std::pair<Epoch, wire::ReleaseReport>> released;  // the newest release and what was answered
   std::map<std::pair<std::uint32_t, std::uint64_t>, wire::LaunchRequest> launches;  // not answered yet
   std::vector<wire::RankFailed> rank_failures;
