@@ -21,8 +21,9 @@ std::string name_of(const std::string& broken) {
 
 bool is_noise(const std::string& line) {
   static constexpr const char* kNoise[] = {
-      "Ping",  "Pong",           "AckOutput", "GuestOutput", "append ",         "durable to",      "> tick",
-      " log ", "measure output", " changed",  "HeldImages",  "keep the output", "drop the output", "truncate output"};
+      "CountGang",       "RoundReport",    "Ping",  "Pong",           "AckOutput", "GuestOutput", "append ",
+      "durable to",      "> tick",         " log ", "measure output", " changed",  "HeldImages",  "keep the output",
+      "drop the output", "truncate output"};
   if (line.size() < 14) return true;
   if (line.compare(10, 1, "h") == 0 && line.find("daemon starts") == std::string::npos &&
       line.find("by itself") == std::string::npos)
