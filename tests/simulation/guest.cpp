@@ -89,6 +89,9 @@ wire::GuestReply Guest::answer(const wire::GuestRequest& request, const Surround
       if (request.launch_outcome().has_failure()) end(1);
       launches.erase(request.launch_outcome().launch());
       break;
+    case R::kExamineRanks:
+      if (rank_lost_) fails(refused("rank 0 has failed; the job has to be restarted"));
+      break;
     case R::kCloseGates:
       if (rank_lost_) {
         fails(refused("rank 0 has failed; the job has to be restarted"));
@@ -188,7 +191,6 @@ wire::RoundFigures Guest::round() const {
     figures.set_bytes_received(figures.bytes_received() + received[other]);
     figures.set_in_flight(figures.in_flight() + sent[other] - acked[other]);
   }
-  figures.set_busy(figures.in_flight() != 0);
   figures.set_mpi_calls(steps);
   return figures;
 }

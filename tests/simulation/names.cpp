@@ -38,6 +38,7 @@ std::string asked(const wire::GuestRequest& r) {
     case R::kStartJob: return "start job";
     case R::kStartDaemon: return "start daemon";
     case R::kLaunchOutcome: return "launch outcome";
+    case R::kExamineRanks: return "examine";
     case R::kCloseGates: return "close gates";
     case R::kCountRound: return "count";
     case R::kFreezeRanks: return "freeze";
