@@ -1,13 +1,12 @@
 // stillpointd, the coordinator: one per site. Exit codes: 0 stopped by a signal, 1 it could not start, 2 wrong usage,
 // 70 the catalog could not be written.
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <csignal>
 #include <iostream>
 
+#include "common/descriptor_limit.h"
 #include "common/log.h"
 #include "coordinator/server.h"
 
@@ -42,14 +41,6 @@ void add_settings(CLI::App& app, Settings& settings) {
       ->capture_default_str();
 }
 
-// One descriptor for each host and client: the soft limit of a login shell is small.
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 65'536);
-  ::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -77,7 +68,7 @@ int main(int argc, char** argv) {
   stillpoint::set_log_level(log_level);
   std::signal(SIGPIPE, SIG_IGN);
   ::umask(077);
-  raise_descriptor_limit();
+  stillpoint::raise_descriptor_limit();  // one for each host and client
   auto server = stillpoint::coordinator::Server::open(options);
   if (!server) {
     stillpoint::log_error("the coordinator cannot start", {{"cause", server.error().message()}});

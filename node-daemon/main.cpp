@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "common/descriptor_limit.h"
 #include "common/log.h"
 #include "node-daemon/domain/libvirt_driver.h"
 #include "node-daemon/object_store_flags.h"
@@ -159,6 +160,7 @@ int main(int argc, char** argv) {
   set_log_level(flags.log_level);
   std::signal(SIGPIPE, SIG_IGN);
   share_heap();
+  raise_descriptor_limit();  // a pack of images that are being stored has one
   if (const Status served = serve(flags); !served) {
     log_error("node daemon cannot run", {{"cause", served.error().message()}});
     return 1;

@@ -136,8 +136,6 @@ bool enough_rounds(const Core& core, const CheckpointRun& run) {
   return core.now - run.since >= kEnoughRounds && !must_finish_first(run.current);
 }
 
-void captured(Core& core, JobRecord& job, CheckpointRun& run);
-
 void capture(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::capture);
   run.deadline = core.now + core.settings.capture_deadline;
@@ -186,6 +184,8 @@ void verify(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::thaw);
   ask_hosts(core, job, run, [](wire::ToHost& m) { m.mutable_thaw(); });
 }
+
+void captured(Core& core, JobRecord& job, CheckpointRun& run);
 
 // The job goes on by now. What came to it since it was examined is in the images, too.
 void released(Core& core, JobRecord& job, CheckpointRun& run) {

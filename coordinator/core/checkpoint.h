@@ -8,9 +8,8 @@
 //   reopen    ReopenGang               every host has opened its gates again
 //   defer     -                        a pause, longer each time; then close again, until the drain deadline
 //   drain     CountGang, repeatedly    nobody is busy and nothing in flight, after a thaw in two successive rounds that
-//   are
-//                                      equal everywhere; or there were enough of them (a call may make traffic for as
-//                                      long as it waits)
+//                                      are equal; or there were enough (a call may make traffic for as long as it
+//                                      waits)
 //   freeze    FreezeGang               every cut is there; verified: -> capture, not quiet: asked once more, when all
 //                                      stand still, -> thaw
 //   thaw      ThawGang                 every host has thawed -> drain again, verify_attempts times in all

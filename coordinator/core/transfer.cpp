@@ -298,6 +298,7 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   if (node.empty()) return;
   if (answer.has_failure() || !answer.has_image_piece())
     return core.refuse(node.mapped().client, host_error(request, answer));
+  core.run(request.job).exported_until[Epoch{request.message.epoch()}] = core.now + kPieceDeadline;
   core.reply(node.mapped().client, PieceRead{answer.image_piece().data(), answer.image_piece().last()});
 }
 

@@ -113,7 +113,7 @@ Outcome<wire::GuestReply> Agent::answer(const wire::GuestRequest& request) {
       return done(job_.start_daemon(request.start_daemon(), workdir_));
     }
     case wire::GuestRequest::kLaunchOutcome: launches_.outcome(request.launch_outcome()); return wire::GuestReply();
-    case wire::GuestRequest::kExamineRanks: return done(examine_ranks());
+    case wire::GuestRequest::kExamineRanks: return done(examine_ranks(request.epoch()));
     case wire::GuestRequest::kFreezeRanks: return freeze(request);
     case wire::GuestRequest::kThawRanks: {
       if (auto refused = hold_.require(request.epoch(), monotonic_ms())) return *refused;
@@ -210,6 +210,7 @@ std::optional<Outcome<wire::GuestReply>> Agent::try_close(Waiting& waiting, Mill
   const bool at_rest = ranks_.all_at_rest(expected);
   const bool defers = !at_rest && now >= waiting.defer_until && ranks_.deferring(expected);
   if (!at_rest && !defers) {
+    waiting.look_at = kNever;
     if (now < waiting.deadline) return std::nullopt;
     return failure(wire::Failure::NOT_QUIET, "close the gates", "guest " + std::to_string(guest_),
                    ranks_.not_at_rest(expected));
@@ -217,7 +218,7 @@ std::optional<Outcome<wire::GuestReply>> Agent::try_close(Waiting& waiting, Mill
   if (now < waiting.look_at && waiting.settle_until != 0) return std::nullopt;
   auto figures = round_figures();
   if (!figures.ok()) return figures.failure();
-  if (!defers && worth_a_look(waiting, figures.value(), now)) return std::nullopt;
+  if (!defers && looks_again(waiting, figures.value(), now)) return std::nullopt;
   wire::GuestReply reply;
   *reply.mutable_round() = std::move(figures.value());
   if (defers) {

@@ -76,7 +76,8 @@ class Agent {
   void stop_ranks();
 
   // The standstill (agent_hold.cpp).
-  Done examine_ranks();
+  Done examine_ranks(std::uint64_t epoch);
+  std::string connections_of_the_cut() const;
   std::optional<wire::Failure> refused_as_broken() const;
   Done close_gates(const wire::GuestRequest& request);
   Outcome<wire::GuestReply> freeze(const wire::GuestRequest& request);
@@ -99,7 +100,7 @@ class Agent {
   Outcome<wire::GuestCut> cut() const;
   void let_ranks_read(Millis deadline) const;
   void settle(Millis deadline) const;
-  bool worth_a_look(Waiting& waiting, const wire::RoundFigures& figures, Millis now);
+  bool looks_again(Waiting& waiting, const wire::RoundFigures& figures, Millis now);
   void acknowledge_late_arrivals(Millis now);
   Millis late_look_at() const;  // when next
 
@@ -127,7 +128,9 @@ class Agent {
   Millis hello_at_ = 0;
   bool asked_since_link_opened_ = false;
   Millis last_request_ = 0;
-  Millis late_look_at_ = 0, late_until_ = 0;  // for late arrivals, while held
+  std::uint64_t examined_ = 0;                     // epoch
+  OutsideSockets known_outside_, outside_at_cut_;  // of that epoch
+  Millis late_look_at_ = 0, late_until_ = 0;       // for late arrivals, while held
   struct PeerReport {
     wire::RankFailed failed;
     Millis send_at = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <map>
+#include <utility>
 
 #include "mpi-hooks/agent/agent.h"
 #include "mpi-hooks/agent/checks/check.h"
@@ -16,22 +17,37 @@ namespace {
 
 constexpr const char* kPrepare = "prepare the checkpoint";
 constexpr Millis kFreezeDeadline = 3000;
-constexpr Millis kArrivalsLook = 3, kFirstRoundSettles = 20, kLateArrivals = 100, kReads = 10;
-constexpr Millis kHoldOfControl = 30'000;  // of a freeze without CloseGates before it
+constexpr Millis kFirstRoundSettles = 20;                // less than another round takes
+constexpr Millis kArrivalsLook = 3, kArrivalsEnd = 100;  // after an answer: all guests are frozen by then
+constexpr Millis kUnreadWait = 10;                       // legal at the cut, and a rank that reads does it sooner
+constexpr Millis kHoldOfControl = 30'000;                // of a freeze without CloseGates before it
 
 }  // namespace
 
-Done Agent::examine_ranks() {
+// The first time of an epoch, and after its release.
+Done Agent::examine_ranks(std::uint64_t epoch) {
   if (auto broken = refused_as_broken()) return *broken;
-  const std::string why = refusals();
+  std::string why = refusals();
+  if (why.empty() && examined_ == epoch) why = connections_of_the_cut();
   if (!why.empty()) return failure(wire::Failure::REFUSED, kPrepare, "guest " + std::to_string(guest_), why);
+  if (std::exchange(examined_, epoch) == epoch) return Nothing{};
+  known_outside_ = outside_sockets(gang_addresses_);
+  outside_at_cut_.clear();
   // So that nothing has to be looked for behind shut gates: whose socket is which.
   socket_owners_.forget();
   acknowledgements_.forget();
   if (auto sockets = gang_sockets(gang_addresses_); sockets.ok())
     acknowledgements_.send_now(sockets.value(), job_.cgroup().processes());
-  if (!hold_.held()) disk_.begin_sync();
+  disk_.begin_sync();
   return Nothing{};
+}
+
+// Closed again by now, perhaps; in the images they are open.
+std::string Agent::connections_of_the_cut() const {
+  std::string text;
+  for (const auto& [inode, words] : outside_at_cut_)
+    if (!known_outside_.contains(inode)) text += (text.empty() ? "" : "; ") + words;
+  return text.empty() ? text : "a connection out of the job was open at the cut: " + text + "; try again";
 }
 
 std::optional<wire::Failure> Agent::refused_as_broken() const {
@@ -47,6 +63,8 @@ Done Agent::close_gates(const wire::GuestRequest& request) {
     if (!thawed.ok()) return thawed;
   }
   if (auto broken = refused_as_broken()) return *broken;
+  if (anew && examined_ != request.epoch())  // by a coordinator that does not know that it can be asked before
+    if (auto examined = examine_ranks(request.epoch()); !examined.ok()) return examined;
   if (auto refused = hold_.begin(request.epoch(), request.close_gates().hold_ms(), monotonic_ms())) return *refused;
   ranks_.close_gates(request.epoch());
   return Nothing{};
@@ -126,8 +144,8 @@ Outcome<wire::GuestCut> Agent::cut() const {
 
 // Of a first round: what is in flight when the gates are shut is nearly always there a few milliseconds later, and to
 // ask again takes longer.
-bool Agent::worth_a_look(Waiting& waiting, const wire::RoundFigures& figures, Millis now) {
-  late_until_ = now + kLateArrivals;
+bool Agent::looks_again(Waiting& waiting, const wire::RoundFigures& figures, Millis now) {
+  late_until_ = now + kArrivalsEnd;
   if (figures.in_flight() == 0 || now >= waiting.deadline) return false;
   if (waiting.settle_until == 0) waiting.settle_until = now + kFirstRoundSettles;
   waiting.look_at = now + kArrivalsLook;
@@ -180,7 +198,7 @@ Outcome<wire::GuestReply> Agent::freeze(const wire::GuestRequest& request) {
   }
   if (!hold_.frozen()) {
     job_.hold_output(true);
-    let_ranks_read(now + kReads);
+    let_ranks_read(now + kUnreadWait);
     auto frozen = job_.cgroup().set_frozen(true, now + kFreezeDeadline);
     if (frozen.ok()) frozen = disk_.freeze();
     if (!frozen.ok()) {
@@ -191,8 +209,9 @@ Outcome<wire::GuestReply> Agent::freeze(const wire::GuestRequest& request) {
   }
   // Also when asked again: what the other guests sent until they froze has arrived meanwhile.
   settle(monotonic_ms() + request.freeze_ranks().settle_ms());
+  outside_at_cut_ = outside_sockets(gang_addresses_);
   hold_.extend(monotonic_ms());
-  late_until_ = monotonic_ms() + kLateArrivals;
+  late_until_ = monotonic_ms() + kArrivalsEnd;
   auto figures = cut();
   if (!figures.ok()) return figures.failure();
   wire::GuestReply reply;

@@ -104,6 +104,9 @@ void Host::Impl::guest_reply(Gang& gang, const wire::GuestReply& reply) {
     if (found == gang.operations.end()) return;
     // Every guest is let go, whatever one of them says.
     if (found->second.ask.has_release()) return guest_done(gang, waiting.operation, waiting.guest, {});
+    // An agent in an image from before there was such a request; it examines when its gates are shut.
+    if (found->second.ask.has_examine() && said.step == "take a request" && said.cause == "this agent does not know it")
+      return guest_done(gang, waiting.operation, waiting.guest, {});
     const std::string name = "guest " + std::to_string(waiting.guest) + " of " + gang.id.job.value;
     return fail(gang, waiting.operation,
                 {said.kind, said.step.empty() ? request_name(found->second.ask.body_case()) : said.step,

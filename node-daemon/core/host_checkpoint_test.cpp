@@ -135,6 +135,38 @@ TEST_CASE("what the taps saw during the hold is told with the release, and told 
   CHECK(w.say(release) == Lines{"answer 104: held, saw TCP a -> b"});
 }
 
+TEST_CASE("guests are examined twice, each time anew; one says what it refuses") {
+  World w;
+  w.start(2);
+  const auto examine = [&](bool again) {
+    ToHost ask = w.ask(5);
+    ask.mutable_examine()->set_again(again);
+    return w.say(ask);
+  };
+  CHECK(examine(false) == Lines{"ask guest 0: examine", "ask guest 1: examine"});
+  CHECK(examine(true) == Lines{"ask guest 0: examine", "ask guest 1: examine"});
+  wire::GuestReply refused;
+  refused.mutable_failure()->set_kind(wire::Failure::REFUSED);
+  refused.mutable_failure()->set_step("prepare the checkpoint");
+  refused.mutable_failure()->set_cause("rank 1 (heat, pid 71): it has a connection to 192.0.2.7:1055");
+  const Lines told = w.all_reply(refused);
+  CHECK(std::ranges::count_if(told, [](const string& line) { return line.find("192.0.2.7:1055") != string::npos; }) >=
+        1);
+}
+
+TEST_CASE("an agent from before there was an examination does it when its gates are shut: it passes") {
+  World w;
+  w.start(1);
+  ToHost examine = w.ask(5);
+  examine.mutable_examine();
+  w.say(examine);
+  wire::GuestReply unknown;  // such words are in images: they do not change
+  unknown.mutable_failure()->set_kind(wire::Failure::REFUSED);
+  unknown.mutable_failure()->set_step("take a request");
+  unknown.mutable_failure()->set_cause("this agent does not know it");
+  CHECK(w.all_reply(unknown) == Lines{"answer 102: done"});
+}
+
 TEST_CASE("gates are opened again without an end of the hold, and closed anew for the same epoch") {
   World w;
   w.start(1);

@@ -30,8 +30,9 @@ constexpr double kFastest = 0.8 * kMostLeft / kQuiesceSeconds;  // bytes per sec
 // reads faster than he looks finds QEMU at the end of the pass, or of the migration, on a busy host most of all. A page
 // of zeros is nine bytes of the stream, so the first pass may be over all the same; the next has few of them.
 constexpr std::uint64_t kLeftOfPass = 2u << 20, kLeastOfPass = 1u << 16;
-constexpr double kWorthAPass = 2.0 * (1 << 20);
-constexpr std::uint64_t kNarrowFrom = 64u << 20, kPart = 8, kLeastPart = 1u << 18;
+// What was changed during the first pass, as far as samples tell: one page that was seen to change stands for 64.
+constexpr double kWorthAPass = 8.0 * (1 << 20);
+constexpr std::uint64_t kNarrowFrom = 64u << 20, kPart = 8, kLeastPart = 1u << 15;
 constexpr int kNarrow = 1 << 14, kWide = 1 << 16;
 constexpr std::uint64_t kMostPasses = 30;
 
@@ -120,7 +121,8 @@ Status PreCopy::take(const std::function<Status()>& switch_disk) {
   if (auto switched = switch_disk(); !switched) return switched;
   {
     const std::lock_guard lock(mutex_);
-    if (ended_) return failure_ ? unsuited("the machine had changed nothing") : failure_;
+    if (ended_ || early_) return failure_ ? unsuited("the machine had changed nothing") : failure_;
+    taking_ = true;
     wanted_ = Reader::about_to;
   }
   wake();
@@ -159,6 +161,10 @@ void PreCopy::read() {
     more = pumped && *pumped;
   }
   // At the stream's end QEMU has come to an end, and the machine stands still until it is told to go on.
+  {
+    const std::lock_guard lock(mutex_);
+    early_ = !taking_;  // whatever comes now, this is no image of the instant
+  }
   if (failure) resume();
   const std::lock_guard lock(mutex_);
   ended_ = true;

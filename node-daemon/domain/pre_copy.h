@@ -22,6 +22,7 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "node-daemon/domain/capture_stream.h"
 
@@ -59,11 +60,13 @@ class PreCopy {
   CaptureStream stream_;  // the reader's while it runs
   const Fd wake_;         // eventfd: the reader looks at wanted_ again
 
-  std::mutex mutex_;  // guards the five below
+  std::mutex mutex_;  // guards the seven below
   std::condition_variable changed_;
   Reader wanted_ = Reader::reading;
   bool narrow_ = false;
   std::uint64_t granted_ = 0;  // bytes that may still be read while narrow, until somebody has looked
+  bool taking_ = false;
+  bool early_ = false;  // QEMU has ended before
   bool ended_ = false;
   Status failure_;
   std::thread reader_;

@@ -29,7 +29,10 @@ const unsigned char* raw(std::string_view bytes) { return reinterpret_cast<const
 class IpsecMb final : public Gcm {
  public:
   explicit IpsecMb(const GcmKey& key) { IMB_AES256_GCM_PRE(functions(), key.data(), &key_); }
-  ~IpsecMb() override { OPENSSL_cleanse(&key_, sizeof key_); }
+  ~IpsecMb() override {
+    OPENSSL_cleanse(&key_, sizeof key_);
+    OPENSSL_cleanse(&context_, sizeof context_);
+  }
   IpsecMb(const IpsecMb&) = delete;
   IpsecMb& operator=(const IpsecMb&) = delete;
 

@@ -59,7 +59,7 @@ Status Sealer::seal(std::uint64_t nonce, std::string_view context, std::string_v
 }
 
 Status Sealer::seal_to(std::uint64_t nonce, std::string_view context, std::string_view plain, char* at) {
-  GcmTag tag;
+  GcmTag tag{};
   const std::size_t size = plain.size();
   if (!gcm_->seal(nonce_of(nonce), context, plain, at, tag)) return no_cipher("seal");
   std::memcpy(at + size, tag.data(), tag.size());
@@ -78,7 +78,7 @@ Result<std::string_view> Sealer::open_in_place(std::uint64_t nonce, std::string_
   const Error damaged{ErrorKind::damaged, "open", "sealed bytes", "they are not what was written"};
   if (sealed.size() < kTagBytes) return damaged;
   const std::string_view bytes = std::string_view(sealed).substr(0, sealed.size() - kTagBytes);
-  GcmTag tag;
+  GcmTag tag{};
   std::memcpy(tag.data(), bytes.data() + bytes.size(), tag.size());
   switch (gcm_->open(nonce_of(nonce), context, bytes, tag, sealed.data())) {
     case Gcm::Opened::whole: return bytes;
@@ -91,7 +91,7 @@ Result<std::string_view> Sealer::open_in_place(std::uint64_t nonce, std::string_
 // GMAC with a fixed nonce is GHASH under a secret with a secret added: the universal hash wanted, from a public
 // interface. Repeating the nonce would give the secret away to somebody who sees tags; nobody outside does.
 Fingerprint PageHasher::operator()(std::string_view page) {
-  GcmTag tag;
+  GcmTag tag{};
   if (!gcm_->seal({}, page, {}, nullptr, tag)) std::abort();  // a false fingerprint would lose data
   Fingerprint fingerprint;
   std::memcpy(&fingerprint.high, tag.data(), 8);
