@@ -36,8 +36,8 @@ static void restarted(void* context) {
 
 static void critical_section(int rank) {
   if (stillpoint_on_checkpoint(before, after, restarted, NULL) != 0 || rank != 0) return;
+  stillpoint_forbid(60000);  // first: who hears of the wish shuts the gates
   stillpoint_request_checkpoint();
-  stillpoint_forbid(60000);
   await_file();
   printf("wanted %d\n", stillpoint_checkpoint_wanted());
   fflush(stdout);
