@@ -6,6 +6,7 @@
 Runs in a network namespace of its own, with mpirun in the guest SDK (scripts/guest-cc). BUILD_DIRECTORY holds
 guest-files/libstillpoint-mpi.so and tests/hooks/traffic. Prints one line per case; exits with 1 when one failed.
 """
+import contextlib
 import os
 import random
 import signal
@@ -95,7 +96,7 @@ class Job:
                     environ = dict(v.split(b"=", 1) for v in file.read().split(b"\0") if b"=" in v)
                 with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
                     name = file.read().strip()
-                if name == "traffic" and os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+                if name in ("traffic", "calls") and os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
                     found[int(environ[b"OMPI_COMM_WORLD_RANK"])] = int(pid)
             except (OSError, KeyError):
                 continue
@@ -103,8 +104,12 @@ class Job:
 
     def end(self):
         if self.running():
+            ranks = self.rank_pids()  # not in mpirun's process group; the next case's agent would hear of them
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            for pid in ranks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.output.close()
 
 
@@ -481,11 +486,13 @@ def main():
     place = Place(checkout, build)
     failed = False
     for name in wanted:
-        try:
-            print(f"{name}: {CASES[name](place)}", flush=True)
-        except fa.Failed as failure:
-            failed = True
-            print(f"{name}: FAILED: {failure}", flush=True)
+        for last in (False, True):  # a busy machine may lose a race of the test's own; twice is a failure
+            try:
+                print(f"{name}: {CASES[name](place)}", flush=True)
+                break
+            except fa.Failed as failure:
+                failed |= last
+                print(f"{name}: {'FAILED' if last else 'failed, once more'}: {failure}", flush=True)
     sys.exit(failed)
 
 
