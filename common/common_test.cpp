@@ -15,6 +15,26 @@ using namespace stillpoint;
 
 TEST_CASE("CRC-32C of the standard's check string") { CHECK(crc32c("123456789") == 0xe3069283u); }
 
+TEST_CASE("CRC-32C of the examples in RFC 3720, in one piece and in two") {
+  std::string up, down;
+  for (int i = 0; i < 32; ++i) {
+    up.push_back(static_cast<char>(i));
+    down.push_back(static_cast<char>(31 - i));
+  }
+  CHECK(crc32c(std::string(32, '\0')) == 0x8a9136aau);
+  CHECK(crc32c(std::string(32, '\xff')) == 0x62a8ab43u);
+  CHECK(crc32c(up) == 0x46dd794eu);
+  CHECK(crc32c(down) == 0x113fdb5cu);
+  for (std::size_t at = 0; at <= up.size(); ++at) CHECK(crc32c(up.substr(at), crc32c(up.substr(0, at))) == 0x46dd794eu);
+}
+
+TEST_CASE("a frame whose payload's end comes by itself is the same frame") {
+  const std::string payload = "beginning and end";
+  for (std::size_t at = 0; at <= payload.size(); ++at)
+    CHECK(encode_frame_beginning(payload.substr(0, at), payload.substr(at)) + payload.substr(at) ==
+          encode_frame(payload));
+}
+
 TEST_CASE("frames come out whole and in order, however the bytes are cut") {
   std::string stream = encode_frame("one") + encode_frame("") + encode_frame(std::string(100'000, 'x'));
   for (std::size_t step : {std::size_t{1}, std::size_t{7}, stream.size()}) {

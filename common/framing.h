@@ -27,6 +27,8 @@ std::uint32_t crc32c(std::string_view bytes, std::uint32_t seed = 0);
 
 // The frame around payload. The payload must not exceed kMaxFramePayload.
 std::string encode_frame(std::string_view payload);
+// All of a frame but the end of its payload, which is to follow it.
+std::string encode_frame_beginning(std::string_view payload, std::string_view end);
 
 // Takes bytes as they come, gives whole payloads in order.
 class FrameReader {

@@ -1,8 +1,6 @@
 #include "common/net/frame_session.h"
 
 #include <netinet/tcp.h>
-#include <openssl/ssl.h>
-#include <openssl/x509.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -10,9 +8,8 @@
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/ssl/stream.hpp>
+#include <boost/asio/ssl/context.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/write.hpp>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -20,6 +17,7 @@
 #include "common/log.h"
 #include "common/net/endpoint.h"
 #include "common/net/peer_name.h"
+#include "common/net/tls_stream.h"
 
 namespace stillpoint::net {
 namespace {
@@ -30,6 +28,8 @@ using boost::system::error_code;
 
 constexpr std::chrono::seconds kFlushDeadline{1};
 constexpr std::chrono::milliseconds kAcceptRetry{100};
+constexpr std::size_t kBlockBytes = 64u << 10;  // of what is read at once
+constexpr std::size_t kTurnBytes = 1u << 20;    // read or written before others have their turn
 
 std::string describe(const tcp::endpoint& endpoint) {
   const std::string address = endpoint.address().to_string();
@@ -52,12 +52,24 @@ void prepare_socket(tcp::socket& socket, const SessionLimits& limits) {
   set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
+// One that goes out: its header and its own bytes, then what it shares with others.
+struct Frame {
+  std::string own;
+  std::shared_ptr<const std::string> rest;  // null: none
+
+  std::size_t size() const { return own.size() + (rest ? rest->size() : 0); }
+  std::string_view from(std::size_t at) const {
+    if (at < own.size()) return std::string_view(own).substr(at);
+    return std::string_view(*rest).substr(at - own.size());
+  }
+};
+
 class TlsSession final : public FrameSession, public std::enable_shared_from_this<TlsSession> {
  public:
   TlsSession(const asio::any_io_executor& executor, const TlsContext& tls, const SessionLimits& limits)
       : tls_(tls),
         limits_(limits),
-        stream_(executor, tls.context()),
+        socket_(executor),
         resolver_(executor),
         open_timer_(executor),
         idle_timer_(executor),
@@ -67,7 +79,7 @@ class TlsSession final : public FrameSession, public std::enable_shared_from_thi
   void connect(const std::string& endpoint, Handlers handlers);
   void accept(tcp::socket socket, Handlers handlers);
 
-  void send(std::string_view payload) override;
+  void send(std::string_view payload, std::shared_ptr<const std::string> rest) override;
   void close(Error why) override;
   void close_after_sending(Error why) override;
   void pause_reading() override { paused_ = true; }
@@ -76,42 +88,59 @@ class TlsSession final : public FrameSession, public std::enable_shared_from_thi
 
  private:
   void watch_opening();
+  void begin_handshake();
   void handshake();
   void opened();
   Result<std::string> peer_name();
   void read();
-  void took(std::size_t bytes);
+  TlsStream::Outcome read_some(std::size_t& left);
+  void read_later(TlsStream::Outcome wanted);
   void deliver();
   void watch_idle();
   void write();
+  void wrote(std::size_t bytes);
+  void write_later(TlsStream::Outcome wanted);
   void finish(Error why);
-  Error failure(const char* step, const error_code& code);
+  template <class Then>
+  void when_ready(TlsStream::Outcome wanted, Then then);
+  Error failure(const char* step, const std::string& cause);
 
   const TlsContext tls_;
   const SessionLimits limits_;
-  asio::ssl::stream<tcp::socket> stream_;
+  tcp::socket socket_;
+  std::optional<TlsStream> stream_;  // on the socket; goes first
   tcp::resolver resolver_;
   asio::steady_timer open_timer_, idle_timer_;
   Handlers handlers_;
   std::string remote_ = "?";  // set before the first callback
   FrameReader reader_;
-  std::array<char, 64u << 10> block_{};
   bool open_ = false, closed_ = false, paused_ = false, reading_ = false, writing_ = false;
   std::chrono::steady_clock::time_point last_frame_;
   std::optional<Error> close_when_sent_;
 
   std::mutex mutex_;  // guards the queue alone: send() comes from any thread
-  std::deque<std::string> queue_;
+  std::deque<Frame> queue_;
   std::size_t queued_bytes_ = 0;
+  std::size_t written_ = 0;  // of the front; the executor's alone
   bool write_posted_ = false;
   bool dead_ = false;  // nothing more is queued
 };
 
-Error TlsSession::failure(const char* step, const error_code& code) {
-  std::string cause = code.message();
-  const long verdict = SSL_get_verify_result(stream_.native_handle());
-  if (verdict != X509_V_OK) cause += std::string(": ") + X509_verify_cert_error_string(verdict);
-  return Error{verdict != X509_V_OK ? ErrorKind::refused : ErrorKind::transient, step, remote_, std::move(cause)};
+Error TlsSession::failure(const char* step, const std::string& cause) {
+  const std::string refusal = stream_ ? stream_->refusal() : "";
+  if (refusal.empty()) return Error{ErrorKind::transient, step, remote_, cause};
+  return Error{ErrorKind::refused, step, remote_, cause + ": " + refusal};
+}
+
+// Calls then() when the socket is ready for what the stream wants, unless the session has closed meanwhile.
+template <class Then>
+void TlsSession::when_ready(TlsStream::Outcome wanted, Then then) {
+  const auto direction = wanted == TlsStream::Outcome::wants_write ? tcp::socket::wait_write : tcp::socket::wait_read;
+  socket_.async_wait(direction, [self = shared_from_this(), then](error_code failed) {
+    if (self->closed_) return;
+    if (failed) return self->finish(self->failure("session", failed.message()));
+    then(*self);
+  });
 }
 
 void TlsSession::connect(const std::string& endpoint, Handlers handlers) {
@@ -120,16 +149,16 @@ void TlsSession::connect(const std::string& endpoint, Handlers handlers) {
   watch_opening();
   auto split = split_endpoint(endpoint);
   if (!split) return finish(split.error());
-  resolver_.async_resolve(
-      split->host, split->port, [self = shared_from_this()](error_code failed, tcp::resolver::results_type found) {
-        if (self->closed_) return;
-        if (failed) return self->finish(self->failure("look-up", failed));
-        asio::async_connect(self->stream_.next_layer(), found, [self](error_code refused, const tcp::endpoint&) {
-          if (self->closed_) return;
-          if (refused) return self->finish(self->failure("connection", refused));
-          self->handshake();
-        });
-      });
+  resolver_.async_resolve(split->host, split->port,
+                          [self = shared_from_this()](error_code failed, tcp::resolver::results_type found) {
+                            if (self->closed_) return;
+                            if (failed) return self->finish(self->failure("look-up", failed.message()));
+                            asio::async_connect(self->socket_, found, [self](error_code refused, const tcp::endpoint&) {
+                              if (self->closed_) return;
+                              if (refused) return self->finish(self->failure("connection", refused.message()));
+                              self->begin_handshake();
+                            });
+                          });
 }
 
 void TlsSession::accept(tcp::socket socket, Handlers handlers) {
@@ -137,9 +166,9 @@ void TlsSession::accept(tcp::socket socket, Handlers handlers) {
   error_code gone;
   const tcp::endpoint peer = socket.remote_endpoint(gone);
   if (!gone) remote_ = describe(peer);
-  stream_.next_layer() = std::move(socket);
+  socket_ = std::move(socket);
   watch_opening();
-  handshake();
+  begin_handshake();
 }
 
 void TlsSession::watch_opening() {
@@ -150,22 +179,32 @@ void TlsSession::watch_opening() {
   });
 }
 
+void TlsSession::begin_handshake() {
+  prepare_socket(socket_, limits_);
+  error_code failed;
+  socket_.native_non_blocking(true, failed);
+  if (failed) return finish(failure("TLS handshake", failed.message()));
+  const auto side = tls_.role() == TlsRole::coordinator ? TlsStream::Side::server : TlsStream::Side::client;
+  stream_.emplace(tls_.context().native_handle(), socket_.native_handle(), side);
+  handshake();
+}
+
 void TlsSession::handshake() {
-  prepare_socket(stream_.next_layer(), limits_);
-  const auto side =
-      tls_.role() == TlsRole::coordinator ? asio::ssl::stream_base::server : asio::ssl::stream_base::client;
-  stream_.async_handshake(side, [self = shared_from_this()](error_code failed) {
-    if (self->closed_) return;
-    if (failed) return self->finish(self->failure("TLS handshake", failed));
-    self->opened();
-  });
+  const auto outcome = stream_->handshake();
+  switch (outcome) {
+    case TlsStream::Outcome::done: return opened();
+    case TlsStream::Outcome::wants_read:
+    case TlsStream::Outcome::wants_write: return when_ready(outcome, [](TlsSession& self) { self.handshake(); });
+    case TlsStream::Outcome::ended: return finish(failure("TLS handshake", "the peer closed the connection"));
+    case TlsStream::Outcome::failed: return finish(failure("TLS handshake", stream_->why()));
+  }
 }
 
 Result<std::string> TlsSession::peer_name() {
   // The verify mode already asks for a certificate; its absence here would be a bug worth catching.
-  X509* certificate = SSL_get0_peer_certificate(stream_.native_handle());
+  const X509* certificate = stream_->peer_certificate();
   if (certificate == nullptr) return Error{ErrorKind::refused, "TLS handshake", remote_, "no certificate"};
-  if (SSL_get_verify_result(stream_.native_handle()) != X509_V_OK)
+  if (!stream_->refusal().empty())
     return Error{ErrorKind::refused, "TLS handshake", remote_, "its certificate was not verified"};
   auto name = certificate_name(certificate);
   if (!name) return Error{ErrorKind::refused, "TLS handshake", remote_, name.error().message()};
@@ -205,22 +244,46 @@ void TlsSession::watch_idle() {
 void TlsSession::read() {
   if (closed_ || !open_ || paused_ || reading_) return;
   reading_ = true;
-  stream_.async_read_some(asio::buffer(block_), [self = shared_from_this()](error_code failed, std::size_t bytes) {
-    self->reading_ = false;
-    if (self->closed_) return;
-    if (failed) {
-      const bool ended = failed == asio::error::eof || failed == asio::ssl::error::stream_truncated;
-      return self->finish(ended ? Error{ErrorKind::transient, "session", self->remote_, "the peer closed it"}
-                                : self->failure("read", failed));
+  std::size_t left = kTurnBytes;
+  auto outcome = TlsStream::Outcome::done;
+  while (outcome == TlsStream::Outcome::done && left > 0) {
+    outcome = read_some(left);
+    if (closed_) return;
+    if (paused_) {
+      reading_ = false;
+      return;
     }
-    self->took(bytes);
-  });
+    // Mostly that was all: to ask the socket once more would be for nothing.
+    if (outcome == TlsStream::Outcome::done && !stream_->has_pending()) outcome = TlsStream::Outcome::wants_read;
+  }
+  switch (outcome) {
+    case TlsStream::Outcome::done:
+    case TlsStream::Outcome::wants_read:
+    case TlsStream::Outcome::wants_write: return read_later(outcome);
+    case TlsStream::Outcome::ended:
+      return finish(Error{ErrorKind::transient, "session", remote_, "the peer closed it"});
+    case TlsStream::Outcome::failed: return finish(failure("read", stream_->why()));
+  }
 }
 
-void TlsSession::took(std::size_t bytes) {
-  reader_.feed(std::string_view(block_.data(), bytes));
+void TlsSession::read_later(TlsStream::Outcome wanted) {
+  const auto again = [](TlsSession& self) {
+    self.reading_ = false;
+    self.read();
+  };
+  if (wanted != TlsStream::Outcome::done) return when_ready(wanted, again);
+  asio::post(socket_.get_executor(), [self = shared_from_this(), again] { again(*self); });
+}
+
+TlsStream::Outcome TlsSession::read_some(std::size_t& left) {
+  thread_local std::array<char, kBlockBytes> block;  // not one for each session: most are idle
+  std::size_t bytes = 0;
+  const auto outcome = stream_->read(block.data(), block.size(), bytes);
+  left -= std::min(left, bytes);
+  if (bytes == 0) return outcome;
+  reader_.feed(std::string_view(block.data(), bytes));
   deliver();
-  read();
+  return outcome;
 }
 
 void TlsSession::deliver() {
@@ -238,65 +301,82 @@ void TlsSession::resume_reading() {
   if (!paused_) return;
   paused_ = false;
   last_frame_ = std::chrono::steady_clock::now();
-  asio::post(stream_.get_executor(), [self = shared_from_this()] { self->read(); });
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->read(); });
 }
 
-void TlsSession::send(std::string_view payload) {
+void TlsSession::send(std::string_view payload, std::shared_ptr<const std::string> rest) {
   bool post_write = false, overflow = false;
+  const std::string_view behind = rest ? std::string_view(*rest) : std::string_view();
+  const std::size_t size = payload.size() + behind.size();
   {
     std::lock_guard lock(mutex_);
     if (dead_) return;
-    overflow = payload.size() > limits_.max_payload || queued_bytes_ + payload.size() > limits_.send_queue_bytes;
+    overflow = size > limits_.max_payload || queued_bytes_ + size > limits_.send_queue_bytes;
     if (overflow) {
       dead_ = true;  // a hole in the stream of messages must not be followed by more of them
     } else {
-      queue_.push_back(encode_frame(payload));
+      queue_.push_back({encode_frame_beginning(payload, behind), std::move(rest)});
       queued_bytes_ += queue_.back().size();
       post_write = !std::exchange(write_posted_, true);
     }
   }
   if (overflow) {
-    const bool too_large = payload.size() > limits_.max_payload;
+    const bool too_large = size > limits_.max_payload;
     return close(
         Error{ErrorKind::permanent, "send", remote_,
               too_large ? "the message is larger than a frame may be" : "the peer does not read: the queue is full"});
   }
-  if (post_write) asio::post(stream_.get_executor(), [self = shared_from_this()] { self->write(); });
+  if (post_write) asio::post(socket_.get_executor(), [self = shared_from_this()] { self->write(); });
 }
 
-// On the executor. One frame is in the stream at a time; the front of the queue is it while writing_.
+// On the executor. The front of the queue is the frame that goes out; written_ of it is out already.
 void TlsSession::write() {
   if (closed_ || !open_ || writing_) return;
-  asio::const_buffer frame;
-  {
-    std::lock_guard lock(mutex_);
-    if (queue_.empty()) {
-      write_posted_ = false;
-    } else {
-      write_posted_ = true;
-      frame = asio::buffer(queue_.front());  // a deque does not move its elements when one is added at the back
-    }
-  }
-  if (frame.size() == 0) {
-    if (close_when_sent_) finish(*close_when_sent_);
-    return;
-  }
-  writing_ = true;
-  asio::async_write(stream_, frame, [self = shared_from_this()](error_code failed, std::size_t) {
-    self->writing_ = false;
-    if (self->closed_) return;
-    if (failed) return self->finish(self->failure("write", failed));
+  std::size_t left = kTurnBytes;
+  while (left > 0) {
+    std::string_view frame;
     {
-      std::lock_guard lock(self->mutex_);
-      self->queued_bytes_ -= self->queue_.front().size();
-      self->queue_.pop_front();
+      std::lock_guard lock(mutex_);
+      write_posted_ = !queue_.empty();
+      // A deque does not move its elements when one is added at the back.
+      if (!queue_.empty()) frame = queue_.front().from(written_);
     }
-    self->write();
-  });
+    if (frame.empty()) {
+      if (close_when_sent_) finish(*close_when_sent_);
+      return;
+    }
+    std::size_t bytes = 0;
+    const auto outcome = stream_->write(frame, bytes);
+    if (outcome == TlsStream::Outcome::wants_read || outcome == TlsStream::Outcome::wants_write)
+      return write_later(outcome);
+    if (outcome != TlsStream::Outcome::done) return finish(failure("write", stream_->why()));
+    wrote(bytes);
+    left -= std::min(left, bytes);
+  }
+  write_later(TlsStream::Outcome::done);  // others have their turn
+}
+
+void TlsSession::wrote(std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  written_ += bytes;
+  if (written_ < queue_.front().size()) return;
+  queued_bytes_ -= queue_.front().size();
+  queue_.pop_front();
+  written_ = 0;
+}
+
+void TlsSession::write_later(TlsStream::Outcome wanted) {
+  writing_ = true;
+  const auto again = [](TlsSession& self) {
+    self.writing_ = false;
+    self.write();
+  };
+  if (wanted != TlsStream::Outcome::done) return when_ready(wanted, again);
+  asio::post(socket_.get_executor(), [self = shared_from_this(), again] { again(*self); });
 }
 
 void TlsSession::close(Error why) {
-  asio::post(stream_.get_executor(), [self = shared_from_this(), why = std::move(why)] { self->finish(why); });
+  asio::post(socket_.get_executor(), [self = shared_from_this(), why = std::move(why)] { self->finish(why); });
 }
 
 void TlsSession::close_after_sending(Error why) {
@@ -304,7 +384,7 @@ void TlsSession::close_after_sending(Error why) {
     std::lock_guard lock(mutex_);
     dead_ = true;
   }
-  asio::post(stream_.get_executor(), [self = shared_from_this(), why = std::move(why)] {
+  asio::post(socket_.get_executor(), [self = shared_from_this(), why = std::move(why)] {
     if (self->closed_) return;
     if (!self->open_) return self->finish(why);
     self->close_when_sent_ = why;
@@ -322,17 +402,16 @@ void TlsSession::finish(Error why) {
   {
     std::lock_guard lock(mutex_);
     dead_ = true;
-    // The front may be in use by a write that the close below ends.
-    while (queue_.size() > (writing_ ? 1u : 0u)) queue_.pop_back();
+    queue_.clear();
     queued_bytes_ = 0;
   }
   open_timer_.cancel();
   idle_timer_.cancel();
   resolver_.cancel();
   error_code ignored;  // it is closed either way
-  stream_.next_layer().shutdown(tcp::socket::shutdown_both, ignored);
-  stream_.next_layer().close(ignored);
-  asio::post(stream_.get_executor(), [self = shared_from_this(), why = std::move(why)] {
+  socket_.shutdown(tcp::socket::shutdown_both, ignored);
+  socket_.close(ignored);
+  asio::post(socket_.get_executor(), [self = shared_from_this(), why = std::move(why)] {
     Handlers last = std::exchange(self->handlers_, {});
     if (last.closed) last.closed(why);
   });

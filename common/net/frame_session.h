@@ -49,8 +49,10 @@ class FrameSession {
   virtual ~FrameSession() = default;
 
   // Puts a frame into the queue; before the session is open it waits there. Dropped when the session is closed. A queue
-  // over its bound, or a payload over max_payload, closes the session.
-  virtual void send(std::string_view payload) = 0;
+  // over its bound, or a payload over max_payload, closes the session. The payload is these bytes and, unless it is
+  // null, the rest behind them, which is not copied: many sessions' frames may share it.
+  virtual void send(std::string_view payload, std::shared_ptr<const std::string> rest) = 0;
+  void send(std::string_view payload) { send(payload, nullptr); }
   // Ends it now; what is queued and not yet written is lost. closed() comes with this reason.
   virtual void close(Error why) = 0;
   // Everything that was sent so far is written first, for at most a second; then as close().

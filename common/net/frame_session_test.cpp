@@ -101,6 +101,22 @@ TEST_CASE("frames go both ways, in order, and both ends know the other's certifi
   CHECK(pair.client.frames[1].empty());
 }
 
+TEST_CASE("a payload's shared rest follows its own bytes, in each session that it goes out on") {
+  Pair pair;
+  pair.open();
+  const auto shared = std::make_shared<const std::string>(3u << 20, 'r');
+  pair.server.session->send("one: ", shared);
+  pair.server.session->send("", shared);
+  pair.client.session->send("two: ", shared);
+  pair.server.session->send("alone");
+  REQUIRE(pair.until([&] { return pair.server.frames.size() == 1 && pair.client.frames.size() == 3; }));
+  CHECK(pair.client.frames[0] == "one: " + *shared);
+  CHECK(pair.client.frames[1] == *shared);
+  CHECK(pair.client.frames[2] == "alone");
+  CHECK(pair.server.frames[0] == "two: " + *shared);
+  CHECK(pair.until([&] { return shared.use_count() == 1; }));  // and the queues let go of it
+}
+
 TEST_CASE("what was sent before the session is open goes out when it is") {
   Pair pair;
   pair.listen();
@@ -158,7 +174,10 @@ TEST_CASE("a full send queue closes the session") {
 TEST_CASE("a payload over the limit closes the session at the sender") {
   Pair pair;
   pair.open();
-  pair.client.session->send(std::string(kMaxFramePayload + 1, 'a'));
+  SUBCASE("by itself") { pair.client.session->send(std::string(kMaxFramePayload + 1, 'a')); }
+  SUBCASE("with the rest that follows it") {
+    pair.client.session->send("a", std::make_shared<const std::string>(kMaxFramePayload, 'a'));
+  }
   REQUIRE(pair.until([&] { return pair.client.closed.has_value(); }));
   CHECK(pair.client.closed->kind == ErrorKind::permanent);
   CHECK(pair.server.frames.empty());
