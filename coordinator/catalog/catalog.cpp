@@ -11,15 +11,20 @@
 
 #include "common/fd.h"
 #include "common/random_id.h"
+#include "coordinator/catalog/guard.h"
+#include "coordinator/catalog/identity.h"
+#include "coordinator/catalog/plausible.h"
 #include "coordinator/catalog/schema.h"
-#include "coordinator/catalog/spec_json.h"
+#include "coordinator/core/spec_json.h"
 
 namespace stillpoint::coordinator {
 namespace {
 
-constexpr int kBusyMs = 5000;                  // somebody looks at the database with the sqlite3 shell
-constexpr std::int64_t kKeptEvents = 100'000;  // history is bounded; trimmed at start and after each kTrimAfter
-constexpr std::int64_t kTrimAfter = 5'000;
+constexpr int kBusyMs = 5000;  // somebody looks at the database with the sqlite3 shell
+// History is bounded: trimmed at start and after each kTrimAfter. That of a job that was removed goes with its age.
+constexpr std::int64_t kKeptEvents = 100'000;  // in all
+constexpr std::int64_t kKeptOfOne = 10'000;    // of each job, and of what is no job's
+constexpr std::int64_t kTrimAfter = 2'000;
 
 std::int64_t number(std::uint64_t value) { return static_cast<std::int64_t>(value); }
 std::uint64_t number(const SQLite::Column& column) { return static_cast<std::uint64_t>(column.getInt64()); }
@@ -67,17 +72,33 @@ State known(std::optional<State> state, const std::string& text) {
   return *state;
 }
 
+EventRecord event_in(SQLite::Statement& row) {
+  EventRecord e;
+  e.time = row.getColumn(0).getInt64();
+  e.job = JobId{row.getColumn(1).getString()};
+  e.host = HostName{row.getColumn(2).getString()};
+  e.epoch = Epoch{number(row.getColumn(3))};
+  e.what = row.getColumn(4).getString();
+  e.detail = row.getColumn(5).getString();
+  e.incarnation = Incarnation{number(row.getColumn(6))};
+  e.job_state = job_state(row.getColumn(7).getString());
+  e.epoch_state = epoch_state(row.getColumn(8).getString());
+  e.id = number(row.getColumn(9));
+  return e;
+}
+
 }  // namespace
 
 struct Catalog::Impl {
   std::filesystem::path path;
   SQLite::Database db;
   std::int64_t added = 0;  // events since the history was trimmed
+  using Places = std::pair<Incarnation, std::vector<std::pair<std::uint64_t, std::string>>>;
+  std::map<JobId, Places> places_written;  // that are in the database as they are here
 
   explicit Impl(const std::filesystem::path& file) : path(file), db(file.string(), SQLite::OPEN_READWRITE, kBusyMs) {}
 
   void prepare();
-  void check();
   Error error(const char* step, const std::exception& cause) const;
 
   void put(const PutJob& change);
@@ -86,7 +107,23 @@ struct Catalog::Impl {
   void put(const PutHost& change);
   void put(const PutCounters& change);
   void put(const AddEvent& change);
+  void put(const DropEpoch& change) { run("DELETE FROM epochs WHERE epoch = ?", number(change.epoch.value)); }
+  void put(const AddLostJobs& change) {
+    run("INSERT OR REPLACE INTO lost_jobs (first, last) VALUES (?,?)", number(change.numbers.first),
+        number(change.numbers.last));
+  }
+  void put(const FoundJob& change) {
+    std::vector<CatalogState::Lost> hit;
+    SQLite::Statement rows(db, "SELECT first, last FROM lost_jobs WHERE ? BETWEEN first AND last");
+    rows.bind(1, number(change.number));
+    while (rows.executeStep()) hit.push_back({number(rows.getColumn(0)), number(rows.getColumn(1))});
+    run("DELETE FROM lost_jobs WHERE ? BETWEEN first AND last", number(change.number));
+    found_again(hit, change.number);
+    for (const auto& numbers : hit) put(AddLostJobs{numbers});
+  }
+  std::vector<CatalogState::Lost> lost_jobs();
   void trim();
+  void put_places(const JobRecord& job);
   void put_images(const EpochRecord& epoch);
 
   void load_jobs(CatalogState& state);
@@ -109,15 +146,7 @@ void Catalog::Impl::prepare() {
   db.exec("PRAGMA synchronous = FULL");
   db.exec("PRAGMA foreign_keys = ON");
   db.exec("PRAGMA trusted_schema = OFF");
-}
-
-void Catalog::Impl::check() {
-  if (const std::string verdict = db.execAndGet("PRAGMA integrity_check(1)").getString(); verdict != "ok")
-    throw std::runtime_error("integrity check: " + verdict);
-  SQLite::Statement orphans(db, "PRAGMA foreign_key_check");
-  if (orphans.executeStep())
-    throw std::runtime_error("integrity check: a row of table " + orphans.getColumn(0).getString() +
-                             " refers to nothing");
+  guard::prepare(db);
 }
 
 Error Catalog::Impl::error(const char* step, const std::exception& cause) const {
@@ -130,8 +159,7 @@ Error Catalog::Impl::error(const char* step, const std::exception& cause) const 
   }
   if (error.cause.starts_with("integrity check") || error.cause.starts_with("unreadable"))
     error.kind = ErrorKind::damaged;
-  if (error.kind == ErrorKind::damaged)
-    error.cause += "; restore the catalog from a backup, or move it away to begin anew";
+  if (error.kind == ErrorKind::damaged) error.cause += "; " + std::string(kWayOut);
   return error;
 }
 
@@ -142,13 +170,14 @@ void Catalog::Impl::put(const PutJob& change) {
   SQLite::Statement insert(
       db,
       "INSERT INTO jobs (id, name, spec, manifest, spool, state, reason, incarnation, restarts, exit_code, stopping, "
-      "attempt, missing_outputs, restart, automatic_restarts, setbacks)"
-      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET name=excluded.name, spec=excluded.spec,"
+      "attempt, missing_outputs, restart, automatic_restarts, setbacks, anywhere)"
+      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET name=excluded.name, "
+      "spec=excluded.spec,"
       " manifest=excluded.manifest, spool=excluded.spool, state=excluded.state, reason=excluded.reason,"
       " incarnation=excluded.incarnation, restarts=excluded.restarts, exit_code=excluded.exit_code,"
       " stopping=excluded.stopping, attempt=excluded.attempt,"
       " missing_outputs=excluded.missing_outputs, restart=excluded.restart,"
-      " automatic_restarts=excluded.automatic_restarts, setbacks=excluded.setbacks");
+      " automatic_restarts=excluded.automatic_restarts, setbacks=excluded.setbacks, anywhere=excluded.anywhere");
   int at = 0;
   insert.bind(++at, job.job.value);
   insert.bind(++at, job.spec.name);
@@ -166,18 +195,39 @@ void Catalog::Impl::put(const PutJob& change) {
   if (++at; job.restart) insert.bind(at, text_of(terms_to_json(*job.restart)));
   insert.bind(++at, std::int64_t{job.automatic_restarts});
   insert.bind(++at, std::int64_t{job.setbacks});
+  insert.bind(++at, job.anywhere ? 1 : 0);
   insert.exec();
 
   run("INSERT INTO incarnations (job, incarnation, vni, restored_from) VALUES (?,?,?,?)"
       " ON CONFLICT (job, incarnation) DO UPDATE SET vni=excluded.vni, restored_from=excluded.restored_from",
       job.job.value, number(job.incarnation.value), std::int64_t{job.vni}, number(job.restored_from.value));
-  run("DELETE FROM placements WHERE job = ? AND incarnation = ?", job.job.value, number(job.incarnation.value));
-  for (std::size_t i = 0; i < job.placement.size(); ++i)
-    run("INSERT INTO placements (job, incarnation, position, guest, host) VALUES (?,?,?,?,?)", job.job.value,
-        number(job.incarnation.value), number(i), number(job.placement[i].guest.value), job.placement[i].host.value);
+  put_places(job);
 }
 
-void Catalog::Impl::put(const DropJob& change) { run("DELETE FROM jobs WHERE id = ?", change.job.value); }
+// A gang may have a thousand places, and its job is written often: rows that are there as they should be stay.
+void Catalog::Impl::put_places(const JobRecord& job) {
+  Places places{job.incarnation, {}};
+  for (const auto& place : job.placement) places.second.emplace_back(place.guest.value, place.host.value);
+  const auto written = places_written.find(job.job);
+  if (written != places_written.end() && written->second == places) return;
+  run("DELETE FROM placements WHERE job = ? AND incarnation = ?", job.job.value, number(job.incarnation.value));
+  SQLite::Statement insert(db, "INSERT INTO placements (job, incarnation, position, guest, host) VALUES (?,?,?,?,?)");
+  for (std::size_t i = 0; i < places.second.size(); ++i) {
+    insert.reset();
+    insert.bind(1, job.job.value);
+    insert.bind(2, number(job.incarnation.value));
+    insert.bind(3, number(i));
+    insert.bind(4, number(places.second[i].first));
+    insert.bind(5, places.second[i].second);
+    insert.exec();
+  }
+  places_written[job.job] = std::move(places);
+}
+
+void Catalog::Impl::put(const DropJob& change) {
+  run("DELETE FROM jobs WHERE id = ?", change.job.value);
+  places_written.erase(change.job);
+}
 
 void Catalog::Impl::put(const PutEpoch& change) {
   const EpochRecord& e = change.epoch;
@@ -228,9 +278,11 @@ void Catalog::Impl::put_images(const EpochRecord& e) {
 }
 
 void Catalog::Impl::put(const PutHost& change) {
-  run("INSERT INTO hosts (name, address, cordoned) VALUES (?,?,?)"
-      " ON CONFLICT (name) DO UPDATE SET address=excluded.address, cordoned=excluded.cordoned",
-      change.host.host.value, change.host.address, change.host.cordoned ? 1 : 0);
+  run("INSERT INTO hosts (name, address, cordoned, failures, watched_seconds) VALUES (?,?,?,?,?)"
+      " ON CONFLICT (name) DO UPDATE SET address=excluded.address, cordoned=excluded.cordoned,"
+      " failures=excluded.failures, watched_seconds=excluded.watched_seconds",
+      change.host.host.value, change.host.address, change.host.cordoned ? 1 : 0, std::int64_t{change.host.failures},
+      number(change.host.watched_seconds));
 }
 
 void Catalog::Impl::put(const PutCounters& change) {
@@ -243,20 +295,41 @@ void Catalog::Impl::put(const PutCounters& change) {
 
 void Catalog::Impl::put(const AddEvent& change) {
   const EventRecord& e = change.event;
-  run("INSERT INTO events (time, job, host, epoch, what, detail) VALUES (?,?,?,?,?,?)", std::int64_t{e.time},
-      e.job.value, e.host.value, number(e.epoch.value), e.what, e.detail);
+  run("INSERT INTO events (id, time, job, host, epoch, what, detail, incarnation, job_state, epoch_state)"
+      " VALUES (NULLIF(?, 0),?,?,?,?,?,?,?,?,?)",
+      number(e.id), std::int64_t{e.time}, e.job.value, e.host.value, number(e.epoch.value), e.what, e.detail,
+      number(e.incarnation.value), e.job_state ? std::string(name(*e.job_state)) : "",
+      e.epoch_state ? std::string(name(*e.epoch_state)) : "");
   if (++added >= kTrimAfter) trim();
 }
 
 void Catalog::Impl::trim() {
-  run("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", kKeptEvents);
+  run("DELETE FROM events WHERE id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?)", kKeptEvents);
+  std::vector<std::string> long_ones;
+  SQLite::Statement counts(db, "SELECT job FROM events GROUP BY job HAVING count(*) > ?");
+  counts.bind(1, kKeptOfOne);
+  while (counts.executeStep()) long_ones.push_back(counts.getColumn(0).getString());
+  for (const std::string& job : long_ones)
+    run("DELETE FROM events WHERE job = ?1"
+        " AND id <= (SELECT id FROM events WHERE job = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+        job, kKeptOfOne);
   added = 0;
 }
 
 // ---- reading
 
+std::vector<CatalogState::Lost> Catalog::Impl::lost_jobs() {
+  std::vector<CatalogState::Lost> lost;
+  SQLite::Statement rows(db, "SELECT first, last FROM lost_jobs ORDER BY first");
+  while (rows.executeStep()) lost.push_back({number(rows.getColumn(0)), number(rows.getColumn(1))});
+  return lost;
+}
+
 void Catalog::Impl::load_site(CatalogState& state) {
-  state.coordinator = db.execAndGet("SELECT coordinator FROM site").getString();
+  SQLite::Statement site(db, "SELECT coordinator FROM site");
+  if (!site.executeStep()) throw std::runtime_error("integrity check: the site's row is gone");
+  state.coordinator = site.getColumn(0).getString();
+  state.lost_jobs = lost_jobs();
   SQLite::Statement counters(db, "SELECT name, value FROM counters");
   while (counters.executeStep()) {
     const std::string key = counters.getColumn(0).getString();
@@ -265,10 +338,11 @@ void Catalog::Impl::load_site(CatalogState& state) {
     else if (key == "next_epoch") state.next_epoch = Epoch{value};
     else if (key == "next_vni") state.next_vni = static_cast<std::uint32_t>(value);
   }
-  SQLite::Statement hosts(db, "SELECT name, address, cordoned FROM hosts");
+  SQLite::Statement hosts(db, "SELECT name, address, cordoned, failures, watched_seconds FROM hosts");
   while (hosts.executeStep()) {
     HostRecord host{HostName{hosts.getColumn(0).getString()}, hosts.getColumn(1).getString(),
-                    hosts.getColumn(2).getInt() != 0};
+                    hosts.getColumn(2).getInt() != 0, static_cast<std::uint32_t>(number(hosts.getColumn(3))),
+                    number(hosts.getColumn(4))};
     state.hosts.emplace(host.host, host);
   }
 }
@@ -277,7 +351,8 @@ void Catalog::Impl::load_jobs(CatalogState& state) {
   SQLite::Statement rows(
       db,
       "SELECT j.id, j.spec, j.manifest, j.spool, j.state, j.reason, j.incarnation, i.vni, i.restored_from, j.restarts,"
-      " j.exit_code, j.stopping, j.attempt, j.missing_outputs, j.restart, j.automatic_restarts, j.setbacks FROM jobs j "
+      " j.exit_code, j.stopping, j.attempt, j.missing_outputs, j.restart, j.automatic_restarts, j.setbacks, j.anywhere "
+      "FROM jobs j "
       "JOIN incarnations i ON i.job = "
       "j.id AND i.incarnation = "
       "j.incarnation");
@@ -304,6 +379,7 @@ void Catalog::Impl::load_jobs(CatalogState& state) {
       job.restart = terms_from_json(nlohmann::json::parse(rows.getColumn(14).getString()));
     job.automatic_restarts = small(rows.getColumn(15));
     job.setbacks = small(rows.getColumn(16));
+    job.anywhere = rows.getColumn(17).getInt() != 0;
     state.jobs.emplace(job.job, std::move(job));
   }
   SQLite::Statement places(
@@ -360,29 +436,55 @@ Catalog::Catalog(Catalog&&) noexcept = default;
 Catalog& Catalog::operator=(Catalog&&) noexcept = default;
 Catalog::~Catalog() = default;
 
-Result<Catalog> Catalog::open(const std::filesystem::path& path) {
+namespace {
+
+bool is_empty_file(const std::filesystem::path& path) {
+  std::error_code failed;
+  const auto size = std::filesystem::file_size(path, failed);
+  return failed || size == 0;
+}
+
+// Of a catalog that is to be made: the one that the hosts know, if there was one before.
+Result<std::string> identity_for(const std::filesystem::path& path, Catalog::Missing missing) {
+  auto known = read_identity(path.parent_path());
+  if (!known) return known.error();
+  if (*known && missing == Catalog::Missing::is_first_start && is_empty_file(path))
+    return Error{ErrorKind::damaged, "opening", path.string(),
+                 "the catalog is gone, and this is no first start (coordinator-id is there); " + std::string(kWayOut)};
+  if (*known) return std::move(**known);
+  return random_id();
+}
+
+}  // namespace
+
+Result<Catalog> Catalog::open(const std::filesystem::path& path, Missing missing) {
+  const auto identity = identity_for(path, missing);
+  if (!identity) return identity.error();
   // Made here and not by SQLite: nobody else may read job environments out of it, whatever the umask. SQLite gives its
   // log the same mode.
   Fd made(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!made) return errno_error("opening", path.string(), errno);
   if (::fchmod(made.get(), 0600) != 0) return errno_error("opening", path.string(), errno);
   made.reset();  // before SQLite opens it: closing any descriptor of a file drops the process's locks on it
-  const auto identity = random_id();
-  if (!identity) return identity.error();
   std::unique_ptr<Impl> impl;
+  std::string kept;
   try {
     impl = std::make_unique<Impl>(path);
     impl->prepare();
-    impl->check();
+    guard::check(impl->db);
     migrate(impl->db);
+    guard::keep_sealed(impl->db);
     SQLite::Transaction transaction(impl->db, SQLite::TransactionBehavior::IMMEDIATE);
     impl->run("INSERT OR IGNORE INTO site (id, coordinator) VALUES (1, ?)", *identity);
     impl->trim();
     transaction.commit();
+    kept = impl->db.execAndGet("SELECT coordinator FROM site").getString();
   } catch (const std::exception& cause) {
     if (impl) return impl->error("opening", cause);
-    return Error{ErrorKind::damaged, "opening", path.string(), cause.what()};
+    return Error{ErrorKind::damaged, "opening", path.string(), std::string(cause.what()) + "; " + kWayOut};
   }
+  if (missing == Missing::is_first_start)
+    if (auto noted = keep_identity(path.parent_path(), kept); !noted) return noted.error();
   return Catalog(std::move(impl));
 }
 
@@ -393,9 +495,25 @@ Result<CatalogState> Catalog::load() {
     impl_->load_site(state);
     impl_->load_jobs(state);
     impl_->load_epochs(state);
+    // What is read later only must be readable, too.
+    SQLite::Statement(impl_->db,
+                      "SELECT time, job, host, epoch, what, detail, incarnation, job_state, epoch_state, id"
+                      " FROM events ORDER BY id LIMIT 1")
+        .executeStep();
+    const auto problem = nonsense_in(state);
+    const auto jobs = impl_->db.execAndGet("SELECT count(*) FROM jobs").getInt64();
+    if (jobs != static_cast<std::int64_t>(state.jobs.size()))
+      throw std::runtime_error("integrity check: a job without its incarnation");
+    if (problem) throw std::runtime_error("integrity check: " + *problem);
     return state;
-  } catch (const std::exception& cause) {
-    return impl_->error("loading", cause);
+  } catch (const SQLite::Exception& cause) {
+    Error error = impl_->error("loading", cause);
+    if (cause.getErrorCode() != SQLITE_ERROR) return error;
+    error.kind = ErrorKind::damaged;  // of the schema: a table or column goes by another name
+    error.cause += "; " + std::string(kWayOut);
+    return error;
+  } catch (const std::exception& cause) {  // a record that cannot be read
+    return impl_->error("loading", std::runtime_error("unreadable record: " + std::string(cause.what())));
   }
 }
 
@@ -406,30 +524,35 @@ Status Catalog::apply(const std::vector<CatalogChange>& changes) {
     transaction.commit();
     return {};
   } catch (const std::exception& cause) {
+    impl_->places_written.clear();  // the transaction is rolled back
     return impl_->error("write", cause);
   }
 }
 
-Result<std::vector<EventRecord>> Catalog::events(const JobId& job, std::size_t limit) {
+Result<std::vector<EventRecord>> Catalog::events(const EventsWanted& wanted) {
   try {
-    SQLite::Statement rows(
-        impl_->db,
-        "SELECT time, job, host, epoch, what, detail FROM (SELECT * FROM events WHERE ?1 = '' OR job = ?1"
-        " ORDER BY id DESC LIMIT ?2) ORDER BY id");
-    rows.bind(1, job.value);
-    rows.bind(2, number(limit));
+    const std::string which = std::string("id > ?1") + (wanted.job.empty() ? "" : " AND job = ?2") +
+                              (wanted.host.empty() ? "" : " AND host = ?3 AND host <> ''");
+    SQLite::Statement rows(impl_->db,
+                           "SELECT * FROM (SELECT time, job, host, epoch, what, detail, incarnation, job_state,"
+                           " epoch_state, id FROM events WHERE " +
+                               which + " ORDER BY id " + (wanted.newest ? "DESC" : "ASC") + " LIMIT ?4) ORDER BY id");
+    rows.bind(1, number(wanted.after));
+    if (!wanted.job.empty()) rows.bind(2, wanted.job.value);
+    if (!wanted.host.empty()) rows.bind(3, wanted.host.value);
+    rows.bind(4, number(wanted.limit));
     std::vector<EventRecord> events;
-    while (rows.executeStep()) {
-      EventRecord e;
-      e.time = rows.getColumn(0).getInt64();
-      e.job = JobId{rows.getColumn(1).getString()};
-      e.host = HostName{rows.getColumn(2).getString()};
-      e.epoch = Epoch{number(rows.getColumn(3))};
-      e.what = rows.getColumn(4).getString();
-      e.detail = rows.getColumn(5).getString();
-      events.push_back(std::move(e));
-    }
+    while (rows.executeStep()) events.push_back(event_in(rows));
     return events;
+  } catch (const std::exception& cause) {
+    return impl_->error("reading of events", cause);
+  }
+}
+
+Result<std::uint64_t> Catalog::newest_event() {
+  try {
+    SQLite::Statement newest(impl_->db, "SELECT seq FROM sqlite_sequence WHERE name = 'events'");
+    return newest.executeStep() ? number(newest.getColumn(0)) : std::uint64_t{0};
   } catch (const std::exception& cause) {
     return impl_->error("reading of events", cause);
   }

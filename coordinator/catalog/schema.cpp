@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "coordinator/catalog/guard.h"
+
 namespace stillpoint::coordinator {
 namespace {
 
@@ -113,7 +115,38 @@ constexpr Migration kMigrations[] = {
     {4, R"sql(
       ALTER TABLE epochs ADD COLUMN verified INTEGER NOT NULL DEFAULT 0;
     )sql"},
+    {5, R"sql(
+      ALTER TABLE hosts ADD COLUMN failures INTEGER NOT NULL DEFAULT 0;
+      ALTER TABLE hosts ADD COLUMN watched_seconds INTEGER NOT NULL DEFAULT 0;
+    )sql"},
+    {6, R"sql(
+      ALTER TABLE events ADD COLUMN incarnation INTEGER NOT NULL DEFAULT 0;
+      ALTER TABLE events ADD COLUMN job_state TEXT NOT NULL DEFAULT '';    -- from then on; '' where none is named
+      ALTER TABLE events ADD COLUMN epoch_state TEXT NOT NULL DEFAULT '';
+      CREATE INDEX events_by_host ON events(host, id) WHERE host <> '';
+    )sql"},
+    // From here on every row has its digest (guard.h).
+    {7, R"sql(
+      ALTER TABLE jobs ADD COLUMN anywhere INTEGER NOT NULL DEFAULT 0;
+      CREATE TABLE lost_jobs (                -- numbers of jobs that a catalog which was lost may have given out
+        first INTEGER PRIMARY KEY,
+        last INTEGER NOT NULL,
+        digest BLOB);
+      ALTER TABLE site ADD COLUMN digest BLOB;
+      ALTER TABLE counters ADD COLUMN digest BLOB;
+      ALTER TABLE hosts ADD COLUMN digest BLOB;
+      ALTER TABLE jobs ADD COLUMN digest BLOB;
+      ALTER TABLE incarnations ADD COLUMN digest BLOB;
+      ALTER TABLE placements ADD COLUMN digest BLOB;
+      ALTER TABLE epochs ADD COLUMN digest BLOB;
+      ALTER TABLE phases ADD COLUMN digest BLOB;
+      ALTER TABLE guest_cuts ADD COLUMN digest BLOB;
+      ALTER TABLE images ADD COLUMN digest BLOB;
+      ALTER TABLE events ADD COLUMN digest BLOB;
+    )sql"},
 };
+
+}  // namespace
 
 int version_of(SQLite::Database& database) {
   if (!database.tableExists("schema")) return 0;
@@ -124,14 +157,14 @@ bool is_empty(SQLite::Database& database) {
   return database.execAndGet("SELECT count(*) FROM sqlite_master").getInt() == 0;
 }
 
-}  // namespace
-
 std::span<const Migration> migrations() { return kMigrations; }
 
 void migrate(SQLite::Database& database, int upto) {
   const int newest = kMigrations[std::size(kMigrations) - 1].version;
   const int version = version_of(database);
-  if (version == 0 && !is_empty(database)) throw std::runtime_error("this database is not a catalog of Stillpoint");
+  const int application = database.execAndGet("PRAGMA application_id").getInt();
+  if (version == 0 ? !is_empty(database) : application != kApplicationId)
+    throw std::runtime_error("this database is not a catalog of Stillpoint");
   if (version > newest)
     throw std::runtime_error("it has schema version " + std::to_string(version) + ", this program knows up to " +
                              std::to_string(newest) + ": run the newer stillpointd that wrote it");
@@ -143,6 +176,7 @@ void migrate(SQLite::Database& database, int upto) {
       database.exec("PRAGMA application_id = " + std::to_string(kApplicationId));
     }
     database.exec(migration.sql);
+    guard::seal_all(database);
     database.exec("INSERT INTO schema VALUES (" + std::to_string(migration.version) + ", datetime('now'))");
     transaction.commit();
   }

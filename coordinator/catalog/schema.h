@@ -16,8 +16,13 @@ struct Migration {
 };
 std::span<const Migration> migrations();
 
-// Brings the database to version upto (0: the newest), each step in a transaction of its own. Throws SQLite::Exception,
-// and std::runtime_error when the database is newer than this program or not a catalog.
+// 0: nothing is there yet, or it is no catalog.
+int version_of(SQLite::Database& database);
+bool is_empty(SQLite::Database& database);
+
+// With guard::prepare() before it. Brings the database to version upto (0: the newest), each step in a transaction of
+// its own. Throws SQLite::Exception, and std::runtime_error when the database is newer than this program or not a
+// catalog.
 void migrate(SQLite::Database& database, int upto = 0);
 
 }  // namespace stillpoint::coordinator

@@ -57,7 +57,7 @@ bool safe_job(const JobId& job) { return safe_relative_name(job.value) && job.va
 
 }  // namespace
 
-Status JobFiles::open(const std::set<JobId>& jobs) {
+Status JobFiles::open(const std::set<JobId>& jobs, const std::function<bool(const JobId&)>& is_lost) {
   if (auto made = make_private_directory(root_); !made) return made;
   std::error_code failed;
   for (const auto& entry : fs::directory_iterator(root_, failed)) {
@@ -70,6 +70,7 @@ Status JobFiles::open(const std::set<JobId>& jobs) {
         log_error("output of a job not readable", {{"job", job.value}, {"cause", length.error().message()}});
       continue;
     }
+    if (is_lost && is_lost(job)) continue;
     log_info("left-over files of a removed job removed", {{"job", entry.path().filename().string()}});
     fs::remove_all(entry.path(), failed);
     if (failed) return errno_error("removal", entry.path().string(), failed.value());

@@ -35,8 +35,9 @@ class JobFiles {
   JobFiles(const JobFiles&) = delete;
   JobFiles& operator=(const JobFiles&) = delete;
 
-  // Makes the root, removes directories of jobs that are no more.
-  Status open(const std::set<JobId>& jobs);
+  // Makes the root, removes directories of jobs that are no more; not of those that is_lost says of: what became of
+  // them is not known.
+  Status open(const std::set<JobId>& jobs, const std::function<bool(const JobId&)>& is_lost = {});
   void start(Tell tell);
   // Does what is queued and ends. Once; nothing is queued after it.
   void stop();
