@@ -39,6 +39,23 @@ struct Process : TestServer {
     status_when("none", [&](const json&) { return http().get("/v1/health").status == 200; });
     REQUIRE(http().get("/v1/health").status == 200);
   }
+  // Of a run that ends by itself.
+  int run_once(std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"stillpointd", "--state", directory.string(), "--log-level", "error"});
+    const std::string program = std::string(STILLPOINT_BINARY_DIR) + "/bin/stillpointd";
+    const pid_t once = ::fork();
+    REQUIRE(once >= 0);
+    if (once == 0) {
+      std::vector<char*> words;
+      for (auto& flag : flags) words.push_back(flag.data());
+      words.push_back(nullptr);
+      ::execv(program.c_str(), words.data());
+      ::_exit(127);
+    }
+    int status = 0;
+    ::waitpid(once, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
   int kill_and_wait(int signal = SIGKILL) {
     if (pid == 0) return 0;
     ::kill(pid, signal);
@@ -246,4 +263,42 @@ TEST_CASE("flags that cannot be right are wrong usage; what cannot start says so
   CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", state}) == 1);
   CHECK(run({"--state", state, "--listen", "127.0.0.1:0", "--tls", tls, "--api-socket",
              "/tmp/" + std::string(200, 'x')}) == 1);
+}
+
+TEST_CASE("a damaged catalog is refused; a backup takes its place; the job comes back when somebody says so, once") {
+  Process site;
+  site.port_text = free_port();
+  site.run();
+  for (const char* name : {"h1", "h2"}) {
+    site.hosts.push_back(std::make_unique<FakeHost>(name, site.site.identity(name),
+                                                    static_cast<std::uint16_t>(std::stoul(site.port_text))));
+    site.hosts.back()->connect();
+  }
+  REQUIRE(site.http().post("/v1/jobs", spec().dump()).status == 200);
+  REQUIRE(site.in_state("heat", "running")["state"] == "running");
+  const auto kept = site.http().post("/v1/jobs/heat/checkpoint").json()["epoch"];
+  const auto backup = (site.site.directory() / "backup.db").string();
+  REQUIRE(site.http().post("/v1/catalog/backup", json({{"file", backup}}).dump()).status == 200);
+  REQUIRE(site.http().post("/v1/jobs/heat/checkpoint").status == 200);
+  CHECK(site.run_once({"--restore-catalog", backup}) == 1);  // while it runs
+
+  site.kill_and_wait(SIGTERM);
+  const auto catalog = site.directory / "catalog.db";
+  std::filesystem::resize_file(catalog, std::filesystem::file_size(catalog) / 2);
+  const std::vector<std::string> start = {"--listen", "127.0.0.1:0", "--tls", site.options.tls.string()};
+  CHECK(site.run_once(start) == 1);
+  std::filesystem::remove(catalog);
+  CHECK(site.run_once(start) == 1);  // gone is no first start
+  CHECK(site.run_once({"--restore-catalog", backup + ".none"}) == 1);
+  REQUIRE(site.run_once({"--restore-catalog", backup}) == 0);
+
+  site.run();
+  for (auto& host : site.hosts) host->connect();
+  const auto status = site.in_state("heat", "failed");
+  CHECK(status["reason"].get<std::string>().find("the catalog was put back") != std::string::npos);
+  const auto restarted = site.http().post("/v1/jobs/heat/restart").json();
+  CHECK(restarted["epoch"] == kept);
+  CHECK(restarted["incarnation"] > 1'000);
+  CHECK(site.in_state("heat", "running")["state"] == "running");
+  CHECK(site.http().post("/v1/jobs/heat/checkpoint").json()["epoch"] > 1'000'000);
 }

@@ -41,25 +41,45 @@ void add_settings(CLI::App& app, Settings& settings) {
       ->capture_default_str();
 }
 
+// What became of the catalog that was asked to be put back or made anew; the coordinator is then started as ever.
+int report(const stillpoint::Result<stillpoint::coordinator::PutBack>& done, const char* what, const char* next) {
+  if (!done) {
+    stillpoint::log_error(what, {{"cause", done.error().message()}});
+    return 1;
+  }
+  stillpoint::log_info(
+      what, {{"id", done->coordinator}, {"jobs", done->jobs}, {"aside", done->aside.string()}, {"next", next}});
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Stillpoint's coordinator: checkpoints and restarts the site's MPI jobs.", "stillpointd");
   ServerOptions options;
   std::string log_level = "info";
+  std::filesystem::path backup;
+  bool anew = false;
   app.set_version_flag("--version", STILLPOINT_VERSION);
   app.add_option("--state", options.state, "Directory for catalog, spools and output")->required();
   app.add_option("--api-socket", options.api_socket,
                  "Unix socket of the API [default: api.sock in the state directory]");
-  app.add_option("--listen", options.listen, "ADDR:PORT where the hosts connect")->required();
-  app.add_option("--tls", options.tls, "Directory with ca.pem, cert.pem (named \"coordinator\") and key.pem")
-      ->required();
+  app.add_option("--listen", options.listen, "ADDR:PORT where the hosts connect");
+  app.add_option("--tls", options.tls, "Directory with ca.pem, cert.pem (named \"coordinator\") and key.pem");
+  app.add_option("--restore-catalog", backup,
+                 "Put this backup in the catalog's place, keep the one that is there aside, and end");
+  app.add_flag("--new-catalog", anew,
+               "Put an empty catalog in its place, which knows of no job or checkpoint, keep the one that is there "
+               "aside, and end")
+      ->excludes("--restore-catalog");
   app.add_option("--log-level", log_level, "debug, info, warn or error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
   add_settings(app, options.settings);
   try {
     app.parse(argc, argv);
+    const bool starts = backup.empty() && !anew;
+    if (starts && (options.listen.empty() || options.tls.empty())) throw CLI::RequiredError("--listen and --tls");
     if (options.settings.lease < 3 * options.settings.heartbeat)
       throw CLI::ValidationError("--lease-ms", "must be at least three times --heartbeat-ms");
   } catch (const CLI::ParseError& problem) {
@@ -68,6 +88,14 @@ int main(int argc, char** argv) {
   stillpoint::set_log_level(log_level);
   std::signal(SIGPIPE, SIG_IGN);
   ::umask(077);
+  if (!backup.empty())
+    return report(stillpoint::coordinator::put_catalog_back(options.state, backup), "catalog put back",
+                  "start the coordinator; when the hosts are up, and before a job is restarted, take in what was "
+                  "committed since: stillpoint catalog rebuild");
+  if (anew)
+    return report(stillpoint::coordinator::make_catalog_anew(options.state), "catalog made anew",
+                  "start the coordinator; when the hosts are up, take in what they have records of: stillpoint catalog "
+                  "rebuild");
   stillpoint::raise_descriptor_limit();  // one for each host and client
   auto server = stillpoint::coordinator::Server::open(options);
   if (!server) {

@@ -36,6 +36,20 @@ Result<Fd> lock_state(const std::filesystem::path& state) {
 
 }  // namespace
 
+Result<PutBack> put_catalog_back(const std::filesystem::path& state, const std::filesystem::path& backup) {
+  if (auto made = make_private_directory(state); !made) return made.error();
+  const auto locked = lock_state(state);
+  if (!locked) return locked.error();
+  return restore_catalog(state, backup);
+}
+
+Result<PutBack> make_catalog_anew(const std::filesystem::path& state) {
+  if (auto made = make_private_directory(state); !made) return made.error();
+  const auto locked = lock_state(state);
+  if (!locked) return locked.error();
+  return begin_anew(state);
+}
+
 // Members in the order in which they may use one another; destroyed the other way round.
 struct Server::Impl {
   Impl(const std::filesystem::path& state) : spools(state / "spool"), files(state / "jobs", spools) {}
@@ -72,14 +86,18 @@ Status Server::Impl::open(const ServerOptions& options) {
     jobs.insert(id);
   }
   if (auto opened = spools.open(owned); !opened) return opened;
-  if (auto opened = files.open(jobs); !opened) return opened;
+  // What a catalog that was lost had is nobody's to remove.
+  const auto is_lost = [&](const JobId& id) {
+    const auto number = number_of(id);
+    return number && (*number >= state->next_job || was_lost(*state, *number));
+  };
+  if (auto opened = files.open(jobs, is_lost); !opened) return opened;
 
   const std::string identity = state->coordinator;
   driver.emplace(options.settings, std::move(*catalog), std::move(*state), files);
-  api.emplace(*driver, files, spools, Api::Limits{});
-  auto listening = HostSessions::listen(
-      io.get_executor(), *tls, options.listen, HostLimits{},
-      [this](Event event, std::function<void()> done) { driver->post(std::move(event), std::move(done)); });
+  api.emplace(*driver, files, spools, options.state / "catalog.db", Api::Limits{});
+  auto listening = HostSessions::listen(io.get_executor(), *tls, options.listen, HostLimits{},
+                                        [this](std::vector<Delivery> events) { driver->post(std::move(events)); });
   if (!listening) return listening.error();
   sessions = std::move(*listening);
   const auto socket = options.api_socket.empty() ? options.state / "api.sock" : options.api_socket;
@@ -91,9 +109,7 @@ Status Server::Impl::open(const ServerOptions& options) {
   http = std::move(*serving);
 
   files.start([this](Event event) { driver->post(std::move(event)); });
-  driver->start({[this](const HostName& host, SessionId session, const wire::ToHost& message) {
-                   sessions->send(host, session, message);
-                 },
+  driver->start({[this](const Send& send) { sessions->send(send.host, send.session, send.message, send.common); },
                  [this](const HostName& host, SessionId session, const std::string& why) {
                    sessions->close_session(host, session, why);
                  }});

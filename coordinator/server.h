@@ -8,9 +8,15 @@
 #include <string>
 
 #include "common/result.h"
+#include "coordinator/catalog/restore.h"
 #include "coordinator/core/coordinator.h"
 
 namespace stillpoint::coordinator {
+
+// The ways out of a catalog that is damaged or gone (catalog/restore.h), with the state directory locked: refused while
+// a coordinator runs on it.
+Result<PutBack> put_catalog_back(const std::filesystem::path& state, const std::filesystem::path& backup);
+Result<PutBack> make_catalog_anew(const std::filesystem::path& state);
 
 struct ServerOptions {
   std::filesystem::path state;       // directory; locked while we run

@@ -46,7 +46,8 @@ struct Mpi {
 };
 
 struct CheckpointPolicy {
-  std::optional<std::uint32_t> interval_seconds;  // nothing: only on demand
+  std::optional<std::uint32_t> interval_seconds;  // nothing: only on demand, or
+  bool interval_auto = false;                     // the coordinator finds the best one
   std::uint32_t keep = 3;
   std::string durability = "host-loss";  // or "local", "site"
   std::string later_durability;          // reached after the commit; empty: none

@@ -112,7 +112,7 @@ TEST_CASE("a whole manifest becomes the spec of the API") {
   const auto expected = nlohmann::json::parse(R"({
     "name": "melt", "image": "openmpi", "guests": 2, "vcpus": 1, "memoryBytes": 536870912, "diskBytes": 4294967296,
     "ranksPerGuest": [2, 2], "command": ["lmp", "-in", "in.melt"], "env": {"OMP_NUM_THREADS": "1"}, "workdir": "/job",
-    "files": ["in.melt"], "outputs": ["log.lammps"], "checkpoint": {"intervalSeconds": 600, "keep": 3, "whileUploading": "refuse",
+    "files": ["in.melt"], "outputs": ["log.lammps"], "checkpoint": {"intervalSeconds": 600, "intervalAuto": false, "keep": 3, "whileUploading": "refuse",
       "laterDurability": "site"},
     "durability": "host-loss", "restart": {"onFailure": true, "maxRestarts": 5},
     "placement": {"hosts": [], "spread": true}})");

@@ -248,23 +248,21 @@ void read_interval(const Section& section, CheckpointPolicy& policy) {
   const auto* node = section.find("interval");
   if (node == nullptr) return;
   if (!node->is_scalar() || node->kind == YamlNode::Kind::null || node->kind == YamlNode::Kind::boolean) {
-    section.problems().add(node->mark,
-                           fmt::format("spec.checkpoint.interval is {}, expected a duration such as 10min, or never",
-                                       describe(node->kind)));
+    section.problems().add(
+        node->mark, fmt::format("spec.checkpoint.interval is {}, expected a duration such as 10min, auto or never",
+                                describe(node->kind)));
     return;
   }
   if (node->text == "never") return;
   if (node->text == "auto") {
-    section.problems().add(node->mark,
-                           "spec.checkpoint.interval: auto needs measurements that this version does not take yet, "
-                           "expected a duration such as 10min, or never");
+    policy.interval_auto = true;
     return;
   }
-  const auto seconds = parse_duration(node->text, ", or never");
+  const auto seconds = parse_duration(node->text, ", auto or never");
   if (!seconds) {
     section.problems().add(node->mark, fmt::format("spec.checkpoint.interval: {}", seconds.error().what));
   } else if (*seconds < 1 || *seconds > kMostInterval) {
-    section.problems().add(node->mark, fmt::format("spec.checkpoint.interval is {}, expected 1s to {}d, or never",
+    section.problems().add(node->mark, fmt::format("spec.checkpoint.interval is {}, expected 1s to {}d, auto or never",
                                                    node->text, kMostInterval / 86400));
   } else {
     policy.interval_seconds = static_cast<std::uint32_t>(*seconds);

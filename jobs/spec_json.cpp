@@ -25,6 +25,7 @@ nlohmann::json spec_json(const Manifest& manifest, const std::filesystem::path& 
       {"outputs", manifest.mpi.outputs},
       {"checkpoint",
        {{"intervalSeconds", interval},
+        {"intervalAuto", checkpoint.interval_auto},
         {"keep", checkpoint.keep},
         {"whileUploading", checkpoint.while_uploading},
         {"laterDurability", checkpoint.later_durability}}},

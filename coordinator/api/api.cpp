@@ -7,10 +7,11 @@
 #include <nlohmann/json.hpp>
 
 #include "common/log.h"
+#include "coordinator/api/poll.h"
 #include "coordinator/api/reading.h"
 #include "coordinator/api/views.h"
-#include "coordinator/catalog/json_reader.h"
-#include "coordinator/catalog/spec_json.h"
+#include "coordinator/core/json_reader.h"
+#include "coordinator/core/spec_json.h"
 
 namespace stillpoint::coordinator {
 namespace {
@@ -119,7 +120,10 @@ std::span<const Api::Route> Api::routes() {
       {"GET", {"jobs", "*", "logs"}, {"offset", "waitMs"}, &Api::logs},
       {"GET", {"jobs", "*", "outputs"}, {}, &Api::outputs},
       {"GET", {"jobs", "*", "outputs", "**"}, {}, &Api::output_file},
-      {"GET", {"jobs", "*", "events"}, {}, &Api::events},
+      {"GET", {"jobs", "*", "events"}, {"after", "limit", "last", "host", "waitMs"}, &Api::job_events},
+      {"POST", {"catalog", "backup"}, {}, &Api::back_up},
+      {"POST", {"catalog", "rebuild"}, {}, &Api::rebuild},
+      {"GET", {"events"}, {"after", "limit", "last", "host", "waitMs"}, &Api::events},
       {"GET", {"jobs", "*", "export"}, {"epoch"}, &Api::export_description},
       {"GET", {"jobs", "*", "export", "*", "output"}, {"offset"}, &Api::export_output},
       {"GET", {"jobs", "*", "export", "*", "guests", "*", "*"}, {"offset"}, &Api::export_image},
@@ -306,13 +310,6 @@ void Api::checkpoints(const Call& call) {
   });
 }
 
-void Api::events(const Call& call) {
-  with_job(call, [call](const Coordinator&, Catalog& catalog, const JobRecord& job) {
-    auto events = catalog.events(job.job);
-    call->respond(events ? json_response(events_json(*events)) : error_response(events.error()));
-  });
-}
-
 // ---- acting on jobs
 
 void Api::remove(const Call& call) {
@@ -423,18 +420,6 @@ void Api::prune(const Call& call) {
 }
 
 // ---- waiting
-
-// A request that waits. Counted as long as anything may still wake it.
-struct Api::Poll {
-  Poll(PollCount counter, Clock::time_point end) : polls(std::move(counter)), deadline(end) { ++*polls; }
-  ~Poll() { --*polls; }
-  Poll(const Poll&) = delete;
-  Poll& operator=(const Poll&) = delete;
-  bool over() const { return Clock::now() >= deadline; }
-
-  const PollCount polls;
-  const Clock::time_point deadline;
-};
 
 // Null when the request was answered already: it makes no sense, or too many wait.
 std::shared_ptr<Api::Poll> Api::begin_poll(const Call& call, const char* key, std::uint64_t otherwise) {

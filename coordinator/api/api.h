@@ -21,8 +21,9 @@ class Api {
     std::chrono::milliseconds longest_wait{24 * 3600 * 1000};
   };
 
-  Api(Driver& driver, JobFiles& files, Spools& spools, Limits limits)
-      : driver_(driver), files_(files), spools_(spools), limits_(limits) {}
+  // catalog: its file, for backups.
+  Api(Driver& driver, JobFiles& files, Spools& spools, std::filesystem::path catalog, Limits limits)
+      : driver_(driver), files_(files), spools_(spools), catalog_(std::move(catalog)), limits_(limits) {}
 
   // Bytes that the request's body may have.
   std::size_t body_limit(const HttpRequest& request) const {
@@ -75,6 +76,9 @@ class Api {
   void outputs(const Call& call);
   void output_file(const Call& call);
   void events(const Call& call);
+  void job_events(const Call& call);
+  void back_up(const Call& call);
+  void rebuild(const Call& call);
   void export_description(const Call& call);
   void export_output(const Call& call);
   void export_image(const Call& call);
@@ -92,12 +96,16 @@ class Api {
   struct Poll;
   std::shared_ptr<Poll> begin_poll(const Call& call, const char* key, std::uint64_t otherwise);
   void wait_round(const Call& call, const std::shared_ptr<Poll>& poll);
+  struct EventsAsked;
+  void begin_events(const Call& call, const std::string& job);
+  void events_round(const Call& call, const std::shared_ptr<const EventsAsked>& asked);
   void logs_round(const Call& call, const std::shared_ptr<Poll>& poll, std::uint64_t offset);
   void send_logs(const Call& call, const JobRecord& job, std::uint64_t offset);
 
   Driver& driver_;
   JobFiles& files_;
   Spools& spools_;
+  const std::filesystem::path catalog_;
   const Limits limits_;
   using PollCount = std::shared_ptr<std::atomic<std::size_t>>;
   const PollCount polls_ =

@@ -129,6 +129,68 @@ TEST_CASE("a job is found by id, and by name the newest of it") {
   CHECK(all[10]["job"] == "j11");
 }
 
+TEST_CASE("history: pages, the newest, of one job, as long as it is kept") {
+  Running site;
+  const auto first = site.pending_job(), second = site.pending_job();
+  const auto all = site.http().get("/v1/events");
+  REQUIRE(all.status == 200);
+  REQUIRE(all.json().size() == 2);
+  CHECK(all.json()[0]["id"] == 1);
+  CHECK(all.json()[0]["what"] == "submitted");
+  CHECK(all.json()[0]["job"] == first);
+  CHECK(all.json()[0]["jobState"] == "pending");
+  CHECK(all.json()[0]["epochState"] == nullptr);
+  CHECK(all.headers.at("X-Newest") == "2");
+  CHECK(site.http().get("/v1/events?after=1").json()[0]["job"] == second);
+  CHECK(site.http().get("/v1/events?limit=1").json()[0]["job"] == first);
+  CHECK(site.http().get("/v1/events?last=1").json()[0]["job"] == second);
+  CHECK(site.http().get("/v1/events?host=h1").json().empty());
+  CHECK(site.http().get("/v1/jobs/" + first + "/events").json().size() == 1);
+  CHECK(site.http().get("/v1/jobs/" + first + "/events").headers.at("X-State") == "pending");
+  for (const char* query : {"after=x", "limit=0", "limit=1001", "last=1001", "waitMs=-1", "color=red"})
+    CHECK(site.http().get("/v1/events?" + std::string(query)).status == 400);
+
+  REQUIRE(site.http().post("/v1/jobs/" + first + "/stop").status == 200);
+  REQUIRE(site.http().request("DELETE", "/v1/jobs/" + first, "").status == 200);
+  const auto removed = site.http().get("/v1/jobs/" + first + "/events?waitMs=60000");
+  CHECK(removed.json().back()["what"] == "removed");
+  CHECK(removed.headers.at("X-State") == "removed");
+  CHECK(site.http().get("/v1/jobs/j7/events").status == 404);
+}
+
+TEST_CASE("history: a reader that waits hears of the next line, and of the end") {
+  Running site;
+  const auto job = site.pending_job();
+  HttpReply heard;
+  std::thread reader([&] { heard = site.http().get("/v1/jobs/" + job + "/events?after=1&waitMs=60000"); });
+  // Whether the reader is there before or after it: the line is behind what it has.
+  REQUIRE(site.http().post("/v1/jobs/" + job + "/stop").status == 200);
+  reader.join();
+  REQUIRE(heard.status == 200);
+  REQUIRE(!heard.json().empty());
+  CHECK(heard.json()[0]["id"] == 2);
+  // Nothing more will come of a job that is over: nobody is kept waiting.
+  const auto over = site.http().get("/v1/jobs/" + job + "/events?after=1000&waitMs=60000");
+  CHECK(over.json().empty());
+  CHECK(over.headers.at("X-State") == "stopped");
+}
+
+TEST_CASE("a backup of the catalog: to a new file, in words when not") {
+  Running site;
+  site.pending_job();
+  const auto file = site.site.directory() / "copy.db";
+  const auto body = json({{"file", file.string()}}).dump();
+  const auto made = site.http().post("/v1/catalog/backup", body);
+  REQUIRE(made.status == 200);
+  CHECK(made.json()["bytes"] == std::filesystem::file_size(file));
+  const auto again = site.http().post("/v1/catalog/backup", body);
+  CHECK(again.status == 409);
+  CHECK(again.body.find("name already") != std::string::npos);
+  CHECK(site.http().post("/v1/catalog/backup", R"({"file":"copy.db"})").status == 409);
+  CHECK(site.http().post("/v1/catalog/backup", R"({"file":"/nowhere/at/all/copy.db"})").status == 404);
+  CHECK(site.http().post("/v1/catalog/backup", "{}").status == 400);
+}
+
 TEST_CASE("uploads stay in their spool") {
   Running site;
   const auto spool = site.spool();

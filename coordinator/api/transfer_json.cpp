@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "coordinator/catalog/json_reader.h"
-#include "coordinator/catalog/spec_json.h"
+#include "coordinator/core/json_reader.h"
+#include "coordinator/core/spec_json.h"
 #include "coordinator/core/core.h"
 
 namespace stillpoint::coordinator {

@@ -1,7 +1,6 @@
 #include "coordinator/api/views.h"
 
 #include <algorithm>
-#include <charconv>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -11,14 +10,6 @@ namespace stillpoint::coordinator {
 namespace {
 
 using nlohmann::json;
-
-// "j7" → 7: ids compare as numbers, not as text.
-std::uint64_t id_number(const JobId& job) {
-  std::uint64_t number = 0;
-  const char* begin = job.value.data();
-  std::from_chars(begin + std::min<std::size_t>(1, job.value.size()), begin + job.value.size(), number);
-  return number;
-}
 
 std::string iso_time(WallSeconds seconds) {
   const auto when = static_cast<std::time_t>(seconds);
@@ -66,6 +57,7 @@ const char* check_state(EpochCheck::State state) {
 const char* host_state(HostView::State state) {
   switch (state) {
     case HostView::State::up: return "up";
+    case HostView::State::silent: return "silent";
     case HostView::State::lost: return "lost";
     case HostView::State::cordoned: return "cordoned";
   }
@@ -134,13 +126,32 @@ json phases_json(const PhaseTimes& times) {
   return phases;
 }
 
+json interval_json(const std::optional<IntervalView>& interval) {
+  if (!interval) return nullptr;
+  json document = {{"policy", interval->automatic ? "auto" : "fixed"}, {"seconds", interval->seconds}};
+  if (interval->automatic)
+    document["inputs"] = {{"checkpoints", interval->epochs},      {"stallMs", interval->stall_ms},
+                          {"commitMs", interval->commit_ms},      {"costMs", interval->cost_ms},
+                          {"hostFailures", interval->failures},   {"watchedSeconds", interval->watched_seconds},
+                          {"mtbfSeconds", interval->mtbf_seconds}};
+  return document;
+}
+
+// While hosts are silent: that, and what comes of it.
+std::string reason_of(const Coordinator& core, const JobRecord& job) {
+  const std::string silent = core.silent_hosts(job.job);
+  if (silent.empty()) return job.reason;
+  return job.reason + (job.reason.empty() ? "" : "; ") + "no word from " + silent +
+         ", which is lost when its lease ends";
+}
+
 }  // namespace
 
 const JobRecord* find_job(const CatalogState& state, const std::string& id_or_name) {
   if (const auto found = state.jobs.find(JobId{id_or_name}); found != state.jobs.end()) return &found->second;
   const JobRecord* newest = nullptr;
   for (const auto& [id, job] : state.jobs)
-    if (job.spec.name == id_or_name && (newest == nullptr || id_number(id) > id_number(newest->job))) newest = &job;
+    if (job.spec.name == id_or_name && (newest == nullptr || number_of(id) > number_of(newest->job))) newest = &job;
   return newest;
 }
 
@@ -154,7 +165,7 @@ json status_json(const Coordinator& core, const JobRecord& job, const std::vecto
   return {{"job", job.job.value},
           {"name", job.spec.name},
           {"state", std::string(name(job.state))},
-          {"reason", job.reason},
+          {"reason", reason_of(core, job)},
           {"incarnation", job.incarnation.value},
           {"epoch", std::move(newest)},
           {"hosts", hosts_of(job)},
@@ -165,6 +176,7 @@ json status_json(const Coordinator& core, const JobRecord& job, const std::vecto
           {"automaticRestarts", job.automatic_restarts},
           {"exitCode", job.exit_code ? json(*job.exit_code) : json(nullptr)},
           {"phase", core.phase(job.job)},
+          {"checkpointInterval", interval_json(core.interval(job.job))},
           {"whileUploading", job.spec.while_uploading},
           {"submitDirectory", job.spec.submit_directory}};
 }
@@ -173,7 +185,7 @@ json jobs_json(const Coordinator& core) {
   std::vector<const JobRecord*> jobs;
   for (const auto& [id, job] : core.state().jobs) jobs.push_back(&job);
   std::sort(jobs.begin(), jobs.end(),
-            [](const auto* a, const auto* b) { return id_number(a->job) < id_number(b->job); });
+            [](const auto* a, const auto* b) { return number_of(a->job) < number_of(b->job); });
   json list = json::array();
   for (const auto* job : jobs) list.push_back(status_json(core, *job));
   return list;
@@ -247,6 +259,13 @@ json pruned_json(const Pruned& pruned) {
           {"freedBytes", pruned.freed_bytes}};
 }
 
+json rebuilt_json(const Rebuilt& rebuilt) {
+  json jobs = json::array();
+  for (const auto& job : rebuilt.jobs)
+    jobs.push_back({{"job", job.job.value}, {"name", job.name}, {"checkpoints", numbers(job.epochs)}});
+  return {{"jobs", std::move(jobs)}, {"problems", rebuilt.problems}};
+}
+
 json store_json(const Coordinator& core) {
   struct Of {
     std::uint64_t images = 0, raw = 0, stored = 0;
@@ -290,7 +309,7 @@ json store_json(const Coordinator& core) {
                     {"bytesStored", of.stored}});
   }
   std::sort(jobs.begin(), jobs.end(), [](const json& a, const json& b) {
-    return id_number(JobId{a["job"].get<std::string>()}) < id_number(JobId{b["job"].get<std::string>()});
+    return number_of(JobId{a["job"].get<std::string>()}) < number_of(JobId{b["job"].get<std::string>()});
   });
   return {{"hosts", std::move(hosts)},
           {"jobs", std::move(jobs)},
@@ -314,6 +333,8 @@ json hosts_json(const Coordinator& core) {
                     {"captureReason", view.capture_reason},
                     {"address", record == core.state().hosts.end() ? std::string() : record->second.address},
                     {"cpus", view.cpus},
+                    {"failures", view.failures},
+                    {"watchedSeconds", view.watched_seconds},
                     {"memory", view.memory_bytes},
                     {"memoryFree", view.memory_free_bytes},
                     {"jobs", std::move(jobs)}});
@@ -324,10 +345,14 @@ json hosts_json(const Coordinator& core) {
 json events_json(const std::vector<EventRecord>& events) {
   json list = json::array();
   for (const auto& e : events)
-    list.push_back({{"time", iso_time(e.time)},
+    list.push_back({{"id", e.id},
+                    {"time", iso_time(e.time)},
                     {"job", e.job.value},
+                    {"incarnation", e.incarnation.value == 0 ? json(nullptr) : json(e.incarnation.value)},
+                    {"jobState", e.job_state ? json(name(*e.job_state)) : json(nullptr)},
                     {"host", e.host.value},
                     {"epoch", e.epoch.value == 0 ? json(nullptr) : json(e.epoch.value)},
+                    {"epochState", e.epoch_state ? json(name(*e.epoch_state)) : json(nullptr)},
                     {"what", e.what},
                     {"detail", e.detail}});
   return list;

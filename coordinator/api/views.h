@@ -22,6 +22,7 @@ nlohmann::json checkpoints_json(const Coordinator& core, const JobRecord& job); 
 nlohmann::json restart_json(const Restarted& restarted);
 nlohmann::json verified_json(const Verified& verified);
 nlohmann::json pruned_json(const Pruned& pruned);
+nlohmann::json rebuilt_json(const Rebuilt& rebuilt);
 nlohmann::json store_json(const Coordinator& core);
 nlohmann::json hosts_json(const Coordinator& core);
 nlohmann::json events_json(const std::vector<EventRecord>& events);

@@ -18,6 +18,12 @@ std::chrono::milliseconds wait_before(std::uint32_t n) {
   return std::min(kLongestWait, kFirstWait * (1u << doublings));
 }
 
+// This one included: each has an incarnation. A checkpoint that was committed since is progress.
+std::uint32_t tries_since(const Core& core, const JobRecord& job, std::optional<Epoch> epoch) {
+  if (!epoch) return job.automatic_restarts;
+  return static_cast<std::uint32_t>(job.incarnation.value - core.catalog.epochs.at(*epoch).incarnation.value) + 1;
+}
+
 std::string wait_words(std::chrono::milliseconds wait) {
   return wait.count() == 0 ? "" : fmt::format(" in {} s", wait.count() / 1000);
 }
@@ -56,8 +62,8 @@ std::optional<std::string> refusal(const Core& core, const JobRecord& job, const
 void bring_back(Core& core, JobRecord& job, const Loss& loss) {
   job.automatic_restarts += 1;
   if (!loss.host_lost) job.setbacks += 1;
-  const auto wait = wait_before(job.automatic_restarts);
   const auto epoch = epochs::newest_committed(core, job);
+  const auto wait = wait_before(std::min(job.automatic_restarts, tries_since(core, job, epoch)));
   std::string what =
       fmt::format("{}; restart {} of {}{} {}", loss.why, job.automatic_restarts, job.spec.max_restarts,
                   wait_words(wait), epoch ? fmt::format("from checkpoint {}", epoch->value) : "from the beginning");

@@ -7,9 +7,10 @@
 //   nothing: the program     not at all: it failed by itself, and would again
 //   ended with an error
 //
-// Each job has spec.max_restarts of them until somebody restarts it by hand. Between two tries the wait doubles, from
-// kFirstWait to kLongestWait; the first one begins at once. A job that fails kSamePoint times without a host being lost
-// and without a new checkpoint in between is not brought back again: it fails at the same point.
+// Each job has spec.max_restarts of them until somebody restarts it by hand. Between two tries with no
+// checkpoint in between the wait doubles, from kFirstWait to kLongestWait; the first one begins at once. A job that
+// fails kSamePoint times without a host being lost and without a new checkpoint in between is not brought back again:
+// it fails at the same point.
 #pragma once
 
 #include "coordinator/core/core.h"

@@ -7,6 +7,7 @@
 #include "coordinator/core/commit.h"
 #include "coordinator/core/copies.h"
 #include "coordinator/core/cut.h"
+#include "coordinator/core/interval.h"
 #include "coordinator/core/rank_words.h"
 #include "coordinator/core/ranks.h"
 #include "coordinator/core/store_room.h"
@@ -27,10 +28,13 @@ void enter(Core& core, CheckpointRun& run, Phase phase) {
   run.since = core.now;
 }
 
-// Asks the hosts whose turn it is: all of them, or in the control the next one.
+// Asks the hosts whose turn it is: all of them, or in the control the next one. Numbered, so that a host refuses what
+// was overtaken: an old order to open must not open what is about to be captured.
 template <class Fill>
 void ask_hosts(Core& core, const JobRecord& job, CheckpointRun& run, Fill fill) {
+  run.step += 1;
   const auto each = [&](wire::ToHost& m, const HostName& host) {
+    m.set_step(run.step);
     if constexpr (std::is_invocable_v<Fill, wire::ToHost&, const HostName&>) fill(m, host);
     else fill(m);
   };
@@ -50,8 +54,9 @@ void examine(Core& core, JobRecord& job, CheckpointRun& run) {
 void prepare(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::prepare);
   run.deadline = core.now + core.settings.prepare_deadline;
+  const copies::Partners partners(core, job);
   core.ask_gang(Owner::checkpoint, job, run.epoch, run.waiting, [&](wire::ToHost& m, const HostName& host) {
-    *m.mutable_prepare_capture()->mutable_durability() = copies::asked_of(core, job, host);
+    *m.mutable_prepare_capture()->mutable_durability() = partners.asked_of(host, job.spec.durability);
   });
 }
 
@@ -60,12 +65,17 @@ void close(Core& core, JobRecord& job, CheckpointRun& run) {
   run.shut = core.now;
   run.deadline = run.quiet_by + kAnswerSlack;
   run.current.clear();
-  ask_hosts(core, job, run, [&](wire::ToHost& m) {
+  const auto gang = core.gang(job);
+  ask_hosts(core, job, run, [&](wire::ToHost& m, const HostName& host) {
     auto& body = *m.mutable_close();
     body.set_deadline_ms(static_cast<std::uint32_t>(left.count()));
     body.set_defer_ms(static_cast<std::uint32_t>(core.settings.defer_wait.count()));
     body.set_hold_ms(static_cast<std::uint32_t>(core.settings.hold.count()));
-    for (auto ranks : job.spec.ranks_per_guest) body.add_ranks_per_guest(ranks);
+    for (const auto guest : gang.at(host)) {
+      auto& expected = *body.add_expected();
+      expected.set_guest(guest);
+      expected.set_ranks(job.spec.ranks_per_guest.at(guest));
+    }
   });
 }
 
@@ -322,8 +332,7 @@ void begin(Core& core, JobRecord& job, std::optional<RequestId> request, std::op
   job.attempt = run.epoch;
   core.set_state(job, JobState::checkpointing, "");
   core.note(Log::Level::info, job.job, {}, run.epoch, "epoch begun", gap ? "test only: without quiescing" : "");
-  if (job.spec.interval_seconds)
-    core.run(job.job).next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
+  interval::plan_next(core, job);
   if (gap) run.gap = std::chrono::milliseconds(*gap);
   for (const auto& host : core.gang_hosts(job)) run.turns.push_back(host);
   if (run.gap) {
@@ -392,9 +401,11 @@ void on_wish(Core& core, JobRecord& job, const wire::RankWish& wish) {
   if (job.state != JobState::running || job.attempt || runs.finish) return;
   for (const auto& host : core.gang_hosts(job))
     if (!core.usable(host)) return;
-  const bool periodic = job.spec.interval_seconds.has_value();
+  if (interval::quiet(core, job)) return;
+  const auto periodic = interval::view(core, job);
   if (wish.kind() == wire::RankWish::GOOD_MOMENT &&
-      (!periodic || core.now + std::chrono::seconds(*job.spec.interval_seconds) / 4 < runs.next_checkpoint))
+      (!periodic ||
+       core.now + std::chrono::milliseconds(static_cast<std::int64_t>(periodic->seconds * 250)) < runs.next_checkpoint))
     return;
   if (!has_room(core, job)) return;
   core.note(Log::Level::info, job.job, {}, {}, "checkpoint wished", fmt::format("by rank {}", wish.rank()));
@@ -442,6 +453,7 @@ void abort(Core& core, JobRecord& job, const Error& cause) {
   if (job.state == JobState::checkpointing) core.set_state(job, JobState::running, "");
   else core.save(job);
   core.note(Log::Level::warn, job.job, {}, run.epoch, "epoch aborted", epoch.reason);
+  interval::plan_after_abort(core, job);
   clean_up(core, job, run.epoch);
   const std::string room = cause.kind == ErrorKind::storage_full ? "; " + room_remedy(core) : "";
   if (run.request)
@@ -477,14 +489,12 @@ void tick(Core& core, JobRecord& job) {
       runs.turns.pop_front();
       return on_request(core, turn);
     }
-    const bool due = job.state == JobState::running && job.spec.interval_seconds && !runs.finish && !job.attempt &&
-                     core.now >= runs.next_checkpoint;
-    if (!due) return;
+    if (job.state != JobState::running || runs.finish || job.attempt || !interval::due(core, job)) return;
     for (const auto& host : core.gang_hosts(job))
       if (!core.usable(host)) return;
     if (!has_room(core, job)) {
-      runs.next_checkpoint = core.now + std::chrono::seconds(*job.spec.interval_seconds);
-      return;
+      interval::plan_next(core, job);
+      return interval::plan_after_abort(core, job);
     }
     return begin(core, job, std::nullopt, std::nullopt);
   }

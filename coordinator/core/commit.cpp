@@ -4,6 +4,8 @@
 
 #include "coordinator/core/automatic.h"
 #include "coordinator/core/checkpoint.h"
+#include "coordinator/core/checkpoint_records.h"
+#include "coordinator/core/interval.h"
 #include "coordinator/core/leftovers.h"
 #include "coordinator/core/prune.h"
 
@@ -27,10 +29,12 @@ void commit(Core& core, JobRecord& job, CheckpointRun run) {
   automatic::got_further(job);
   core.save(epoch);
   core.save(job);
+  interval::plan_after_commit(core, job, run.asked);
   core.note(Log::Level::info, job.job, {}, run.epoch, "epoch committed",
             fmt::format("{} bytes stored", epoch.bytes_stored));
   core.effects.push_back(JobChanged{job.job});
   if (run.request) core.reply(*run.request, CheckpointTaken{epoch});
+  checkpoint_records::changed(core, epoch);
   prune::after_commit(core, job);
 }
 
@@ -89,7 +93,8 @@ void await_images(Core& core, JobRecord& job, Epoch number) {
   auto& run = core.run(job.job).checkpoint.emplace();
   run.phase = CheckpointRun::Phase::upload;
   run.epoch = number;
-  run.asked = run.shut = run.since = core.now;
+  run.shut = run.since = core.now;
+  run.asked = core.now - std::chrono::seconds(std::max<WallSeconds>(0, core.wall - core.epoch(number).time));
   run.deadline = core.now + core.settings.upload_deadline;
 }
 

@@ -1,14 +1,19 @@
 #include "coordinator/core/coordinator.h"
 
 #include "coordinator/core/checkpoint.h"
+#include "coordinator/core/checkpoint_records.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/finish.h"
+#include "coordinator/core/history.h"
 #include "coordinator/core/hosts.h"
+#include "coordinator/core/interval.h"
 #include "coordinator/core/invariants.h"
 #include "coordinator/core/later.h"
+#include "coordinator/core/leftovers.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/prune.h"
 #include "coordinator/core/ranks.h"
+#include "coordinator/core/rebuild.h"
 #include "coordinator/core/recovery.h"
 #include "coordinator/core/restart.h"
 #include "coordinator/core/start.h"
@@ -45,6 +50,9 @@ void tick(Core& core) {
   }
   transfer::tick(core);
   later::tick(core);
+  leftovers::tick(core);
+  checkpoint_records::tick(core);
+  rebuild::tick(core);
   start::try_pending(core);
 }
 
@@ -66,6 +74,7 @@ struct Handle {
   void operator()(AbandonImport& e) const { transfer::on_abandon(core, e); }
   void operator()(ExportPiece& e) const { transfer::on_export(core, e); }
   void operator()(CordonHost& e) const { hosts::on_cordon(core, e); }
+  void operator()(RebuildCatalog& e) const { rebuild::on_request(core, e); }
   void operator()(QueryRanks& e) const { ranks::on_query(core, e); }
   void operator()(SpoolRead& e) const { start::on_spool(core, std::move(e)); }
   void operator()(OutputDurable& e) const { output::on_durable(core, e); }
@@ -99,11 +108,13 @@ Effects Coordinator::step(Event event, Time now, WallSeconds wall) {
     core.recovered = true;
     core.begun = core.last_step = now;
     core.next_request = first_request(wall);
+    history::take_up(core);
     recovery::take_up(core);
   }
   forgive_own_pause(core);
   core.last_step = now;
   std::visit(Handle{core}, event);
+  history::complete(core, std::holds_alternative<Tick>(event));
   Effects effects = std::exchange(core.effects, {});
   if (core.settings.check_invariants) impl_->invariants.check(core, effects);
   return effects;
@@ -114,6 +125,21 @@ std::vector<HostView> Coordinator::hosts() const { return hosts::views(impl_->co
 std::vector<wire::RankReport> Coordinator::last_ranks(const JobId& job) const { return ranks::last(impl_->core, job); }
 std::uint64_t Coordinator::rejected() const { return impl_->core.rejected; }
 std::vector<std::string> Coordinator::broken_invariants() const { return impl_->invariants.broken(); }
+
+std::optional<IntervalView> Coordinator::interval(const JobId& job) const {
+  const auto found = impl_->core.catalog.jobs.find(job);
+  if (found == impl_->core.catalog.jobs.end() || is_over(found->second.state)) return std::nullopt;
+  return interval::view(impl_->core, found->second);
+}
+
+std::string Coordinator::silent_hosts(const JobId& job) const {
+  const auto found = impl_->core.catalog.jobs.find(job);
+  std::set<HostName> silent;
+  if (found != impl_->core.catalog.jobs.end() && holds_gang(found->second.state))
+    for (const auto& host : impl_->core.gang_hosts(found->second))
+      if (const auto& h = impl_->core.hosts.at(host); impl_->core.silent(host) && !h.lost) silent.insert(host);
+  return joined(silent);
+}
 
 std::string Coordinator::phase(const JobId& job) const {
   const auto found = impl_->core.runs.find(job);

@@ -32,7 +32,9 @@ struct Settings {
 // What the API shows of a host.
 struct HostView {
   HostName host;
-  enum class State { up, lost, cordoned } state = State::lost;
+  enum class State { up, silent, lost, cordoned } state = State::lost;  // silent: no word, its lease not over
+  std::uint32_t failures = 0;         // lost hosts and lost guests, since the catalog began
+  std::uint64_t watched_seconds = 0;  // connected, in that time
   std::string accelerator, accelerator_reason, capture_mode, capture_reason;
   std::uint64_t memory_bytes = 0, memory_free_bytes = 0;
   std::uint64_t image_free_bytes = 0;  // where its images go
@@ -41,6 +43,17 @@ struct HostView {
   bool connected = false;        // a session is open now
   std::uint32_t daemon_pid = 0;  // 0: never heard of since the coordinator started
   std::vector<JobId> jobs;
+};
+
+// How often a job is checkpointed by itself (interval.h), and from what that follows.
+struct IntervalView {
+  bool automatic = false;  // else as its manifest says, and nothing but seconds is set
+  double seconds = 0;
+  int epochs = 0;  // measured; 0: none yet
+  double stall_ms = 0, commit_ms = 0, cost_ms = 0;
+  std::uint32_t failures = 0;  // of the hosts in use
+  double watched_seconds = 0;  // of all of them
+  double mtbf_seconds = 0;     // of all of them together
 };
 
 class Coordinator {
@@ -58,6 +71,10 @@ class Coordinator {
   const CatalogState& state() const;
   std::vector<HostView> hosts() const;
   std::vector<wire::RankReport> last_ranks(const JobId& job) const;
+  // Nothing: the job is over, or checkpointed on demand only.
+  std::optional<IntervalView> interval(const JobId& job) const;
+  // The hosts of its gang that are silent now, for people; empty: none.
+  std::string silent_hosts(const JobId& job) const;
   // The phase a job's checkpoint or restart is in, for status and progress bars; empty when none is under way.
   std::string phase(const JobId& job) const;
   // Messages and events that were rejected because they came late, twice or out of turn.

@@ -27,35 +27,6 @@ bool keeps_copies(const Core& core, const HostName& host) {
   return core.usable(host) && !cordoned && hello.store_is_own() && !hello.store_endpoint().empty();
 }
 
-// Who keeps the copies of what `host` stored for the job's newest checkpoint.
-std::set<std::string> keepers(const Core& core, const JobRecord& job, const HostName& host) {
-  std::set<std::string> found;
-  const auto newest = epochs::newest_committed(core, job);
-  if (!newest) return found;
-  for (const auto& image : core.catalog.epochs.at(*newest).images)
-    if (owner_of(image.memory()) == host.value)
-      found.insert(image.memory().copies().begin(), image.memory().copies().end());
-  return found;
-}
-
-std::vector<HostName> partners(const Core& core, const JobRecord& job, const HostName& host) {
-  const auto& own = core.hosts.at(host).hello;
-  const auto known = keepers(core, job, host);
-  const auto gang = core.gang_hosts(job);
-  std::vector<std::pair<std::tuple<bool, bool, bool, std::uint64_t>, HostName>> ranked;
-  for (const auto& [name, other] : core.hosts) {
-    if (name == host || !keeps_copies(core, name) || other.hello.store_id() == own.store_id()) continue;
-    const bool same_domain = !own.domain().empty() && other.hello.domain() == own.domain();
-    ranked.push_back(
-        {{same_domain, !known.contains(name.value), gang.contains(name), ~other.hello.image_free_bytes()}, name});
-  }
-  std::ranges::sort(ranked);
-  std::vector<HostName> best;
-  for (const auto& [rank, name] : ranked)
-    if (best.size() < kCandidates) best.push_back(name);
-  return best;
-}
-
 void add_peer(const Core& core, const HostName& host, wire::StorePeer& peer) {
   peer.set_host(host.value);
   peer.set_endpoint(core.hosts.at(host).hello.store_endpoint());
@@ -67,12 +38,27 @@ void add_all(const Core& core, Message& message) {
     if (core.usable(name) && !host.hello.store_endpoint().empty()) add_peer(core, name, *message.add_peers());
 }
 
-bool can_be_had(const Core& core, const wire::ImageFile& file) {
-  const bool in_object_store = std::ranges::find(file.copies(), kObjectStore) != file.copies().end();
-  return std::ranges::any_of(core.hosts, [&](const auto& entry) {
-    const auto& [name, host] = entry;
-    return core.usable(name) && (keeps(core, name, file) || (host.hello.object_store() && in_object_store));
-  });
+// What the hosts that are up reach beside what they stored and keep themselves.
+struct Reach {
+  std::set<std::string> shared;  // as images name their copies: directories that hosts share, the S3 store
+  bool some_shared_directory = false;
+
+  explicit Reach(const Core& core) {
+    for (const auto& [name, host] : core.hosts) {
+      if (!core.usable(name)) continue;
+      if (host.hello.object_store()) shared.emplace(kObjectStore);
+      if (host.hello.store_is_own()) continue;
+      shared.insert(std::string(kDirectory) + host.hello.store_id());
+      some_shared_directory = true;
+    }
+  }
+};
+
+bool can_be_had(const Core& core, const Reach& reach, const wire::ImageFile& file) {
+  if (core.usable({owner_of(file)})) return true;
+  if (file.copies().empty()) return reach.some_shared_directory;  // see keeps()
+  return std::ranges::any_of(
+      file.copies(), [&](const std::string& copy) { return reach.shared.contains(copy) || core.usable({copy}); });
 }
 
 std::string words_of(const std::string& copy) {
@@ -99,35 +85,75 @@ bool keeps(const Core& core, const HostName& host, const wire::ImageFile& file) 
   return file.copies().empty() || has(std::string(kDirectory) + hello.store_id());
 }
 
-wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host) {
-  return asked_of(core, job, host, job.spec.durability);
+Partners::Partners(const Core& core, const JobRecord& job) : core_(core) {
+  std::set<std::string> in_gang;
+  for (const auto& place : job.placement) in_gang.insert(place.host.value);
+  for (const auto& [name, host] : core.hosts)
+    if (keeps_copies(core, name))
+      ranked_.push_back({in_gang.contains(name.value), ~host.hello.image_free_bytes(), name});
+  std::ranges::sort(ranked_);
+  const auto newest = epochs::newest_committed(core, job);
+  if (!newest) return;
+  for (const auto& image : core.catalog.epochs.at(*newest).images)
+    keepers_[owner_of(image.memory())].insert(image.memory().copies().begin(), image.memory().copies().end());
 }
 
-wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host, const std::string& level) {
+std::vector<HostName> Partners::of(const HostName& host) const {
+  const auto& own = core_.hosts.at(host).hello;
+  const auto kept = keepers_.find(host.value);
+  const auto can_keep = [&](const HostName& name) {
+    return name != host && core_.hosts.at(name).hello.store_id() != own.store_id();
+  };
+  const auto knows = [&](const HostName& name) { return kept != keepers_.end() && kept->second.contains(name.value); };
+  const auto in_domain = [&](const HostName& name) {
+    return !own.domain().empty() && core_.hosts.at(name).hello.domain() == own.domain();
+  };
+  std::vector<HostName> best;
+  const auto add = [&](bool same_domain, bool known) {
+    for (const auto& [in_gang, taken, name] : ranked_) {
+      if (best.size() >= kCandidates) return;
+      if (can_keep(name) && knows(name) == known && in_domain(name) == same_domain) best.push_back(name);
+    }
+  };
+  const bool some_known = kept != keepers_.end() && !kept->second.empty();
+  for (const bool same_domain : {false, true}) {
+    if (some_known) add(same_domain, true);
+    add(same_domain, false);
+  }
+  return best;
+}
+
+wire::Durability Partners::asked_of(const HostName& host, const std::string& level) const {
   wire::Durability asked;
   asked.set_level(level_of(level));
-  if (asked.level() == wire::Durability::HOST_LOSS && core.hosts.at(host).hello.store_is_own())
-    for (const auto& partner : partners(core, job, host)) add_peer(core, partner, *asked.add_partners());
+  if (asked.level() == wire::Durability::HOST_LOSS && core_.hosts.at(host).hello.store_is_own())
+    for (const auto& partner : of(host)) add_peer(core_, partner, *asked.add_partners());
   return asked;
 }
 
-std::string obstacle(const Core& core, const JobRecord& job) {
-  for (const auto& host : core.gang_hosts(job))
-    if (std::string why = obstacle(core, job, host, job.spec.durability); !why.empty()) return why;
-  return {};
-}
-
-std::string obstacle(const Core& core, const JobRecord& job, const HostName& host, const std::string& level) {
-  const auto& hello = core.hosts.at(host).hello;
+std::string Partners::obstacle(const HostName& host, const std::string& level) const {
+  const auto& hello = core_.hosts.at(host).hello;
   if (level == "site" && !hello.object_store())
     return fmt::format("its durability is site, and host {} knows of no S3 store: start its daemon with --s3-endpoint",
                        host.value);
-  if (level == "host-loss" && hello.store_is_own() && partners(core, job, host).empty())
+  if (level == "host-loss" && hello.store_is_own() && of(host).empty())
     return fmt::format(
         "its durability is host-loss, and no other host is up that could keep a copy of what {} stores: bring one "
         "up, or submit the job with durability: local",
         host.value);
   return {};
+}
+
+std::string obstacle(const Core& core, const JobRecord& job) {
+  const Partners partners(core, job);
+  for (const auto& host : core.gang_hosts(job))
+    if (std::string why = partners.obstacle(host, job.spec.durability); !why.empty()) return why;
+  return {};
+}
+
+void add_copies(wire::ImageFile& known, const wire::ImageFile& told) {
+  for (const auto& copy : told.copies())
+    if (std::ranges::find(known.copies(), copy) == known.copies().end()) known.add_copies(copy);
 }
 
 HostName owner(const wire::GuestImage& image) { return {owner_of(image.memory())}; }
@@ -157,9 +183,10 @@ std::set<HostName> absent_keepers(const Core& core, const EpochRecord& epoch) {
 
 std::string lost_images(const Core& core, const EpochRecord& epoch) {
   std::string text;
+  const Reach reach(core);
   for (const auto& image : epoch.images)
     for (const auto* file : {&image.memory(), &image.disk()}) {
-      if (can_be_had(core, *file)) continue;
+      if (can_be_had(core, reach, *file)) continue;
       std::string places = owner_of(*file);
       for (const auto& copy : file->copies()) places += " and " + words_of(copy);
       text += fmt::format("{}guest {}'s image is on {} alone, which {} not up", text.empty() ? "" : "; ", image.guest(),

@@ -3,22 +3,37 @@
 #pragma once
 
 #include <string>
+#include <tuple>
 
 #include "coordinator/core/core.h"
 
 namespace stillpoint::coordinator::copies {
 
-// What a host of the gang is asked for: the job's level, and who may keep its copies, the best first. Best is another
-// failure domain, then who has the job's last copies already (they grow only by what is new), then who runs none of its
-// guests, then who has most room.
-wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host);
-// The same for another level: "local", "host-loss", "site".
-wire::Durability asked_of(const Core& core, const JobRecord& job, const HostName& host, const std::string& level);
+// Who may keep the copies of what the job's hosts store. To be made anew in each step: it refers to the core as it is.
+class Partners {
+ public:
+  Partners(const Core& core, const JobRecord& job);
+
+  // What a host is asked for to reach the level ("local", "host-loss", "site"): with it, who may keep its copies, the
+  // best first. Best is another failure domain, then who has the job's last copies already (they grow only by what is
+  // new), then who runs none of its guests, then who has most room.
+  wire::Durability asked_of(const HostName& host, const std::string& level) const;
+  // Why what the host stored cannot reach the level now, and what to do; empty: it can.
+  std::string obstacle(const HostName& host, const std::string& level) const;
+
+ private:
+  std::vector<HostName> of(const HostName& host) const;
+
+  const Core& core_;
+  std::vector<std::tuple<bool, std::uint64_t, HostName>> ranked_;  // runs guests of the job, less than all room, name
+  std::map<std::string, std::set<std::string>> keepers_;           // of the newest checkpoint, by who stored it
+};
 
 // Why the job's level cannot be reached now, and what to do; empty: it can.
 std::string obstacle(const Core& core, const JobRecord& job);
-// Why what the host stored cannot reach the level now.
-std::string obstacle(const Core& core, const JobRecord& job, const HostName& host, const std::string& level);
+
+// What is told of an image's copies is added to what is known of them.
+void add_copies(wire::ImageFile& known, const wire::ImageFile& told);
 
 // Hosts that serve images, to be asked for those that are not at hand.
 void add_peers(const Core& core, wire::RestoreGuests& restore);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "coordinator/core/history.h"
+
 namespace stillpoint::coordinator {
 namespace {
 
@@ -54,6 +56,7 @@ void Core::save(const EpochRecord& record) {
 void Core::save_counters() { persist(PutCounters{catalog.next_job, catalog.next_epoch, catalog.next_vni}); }
 
 void Core::set_state(JobRecord& record, JobState state, std::string reason) {
+  if (record.state != state) history::tell(*this, record);
   const bool changed = record.state != state || record.reason != reason;
   record.state = state;
   record.reason = std::move(reason);
@@ -63,9 +66,15 @@ void Core::set_state(JobRecord& record, JobState state, std::string reason) {
 
 void Core::note(Log::Level level, const JobId& id, const HostName& host, Epoch at, std::string what,
                 std::string detail) {
-  EventRecord event{wall, id, host, at, std::move(what), std::move(detail)};
+  EventRecord event = history::line(*this, {wall, id, host, at, std::move(what), std::move(detail)});
   persist(AddEvent{event});
   effects.push_back(Log{level, std::move(event)});
+}
+
+void Core::note_soon(Log::Level level, const JobId& id, const HostName& host, Epoch at, std::string what,
+                     std::string detail) {
+  untold.push_back(history::line(*this, {wall, id, host, at, std::move(what), std::move(detail)}));
+  effects.push_back(Log{level, untold.back()});
 }
 
 void Core::stale(const HostName& host, const JobId& id, Epoch at, std::string what) {
@@ -80,9 +89,11 @@ bool Core::connected(const HostName& host) const {
   return found != hosts.end() && found->second.connected;
 }
 
-bool Core::usable(const HostName& host) const {
+bool Core::usable(const HostName& host) const { return connected(host) && !silent(host); }
+
+bool Core::silent(const HostName& host) const {
   const auto found = hosts.find(host);
-  return found != hosts.end() && found->second.connected && now - found->second.last_word <= silence(settings);
+  return found == hosts.end() || now - found->second.last_word > silence(settings);
 }
 
 std::chrono::milliseconds Core::silent_for(const HostName& host) const {
@@ -116,7 +127,20 @@ std::vector<std::uint32_t> Core::guests_on(const JobRecord& record, const HostNa
   return result;
 }
 
+bool Core::is_in_gang(const JobRecord& record, const HostName& host) const {
+  return std::ranges::any_of(record.placement, [&](const Placement& place) { return place.host == host; });
+}
+
+std::map<HostName, std::vector<std::uint32_t>> Core::gang(const JobRecord& record) const {
+  std::map<HostName, std::vector<std::uint32_t>> result;
+  for (const auto& place : record.placement)
+    result[place.host].push_back(static_cast<std::uint32_t>(place.guest.value));
+  return result;
+}
+
 const HostName& Core::host_of(const JobRecord& record, std::uint32_t guest) const {
+  if (guest < record.placement.size() && record.placement[guest].guest.value == guest)  // in order, as they are made
+    return record.placement[guest].host;
   for (const auto& place : record.placement)
     if (place.guest.value == guest) return place.host;
   static const HostName none;
@@ -139,14 +163,18 @@ std::uint64_t Core::enqueue(Request request) {
 }
 
 void Core::transmit(Request& request) {
-  if (now < request.not_before) return;
+  if (!try_transmit(request)) unsent[request.host].insert(request.id);
+}
+
+bool Core::try_transmit(Request& request) {
+  if (now < request.not_before) return false;
   if (request.host.empty())  // any host will do
     for (const auto& [name, host] : hosts)
       if (usable(name)) {
         request.host = name;
         break;
       }
-  if (!usable(request.host)) return;
+  if (!usable(request.host)) return false;
   if (request.message.has_delete_images()) {
     // Who is back meanwhile may be putting something there, and frees his own.
     auto& lost = *request.message.mutable_delete_images()->mutable_lost_hosts();
@@ -156,14 +184,31 @@ void Core::transmit(Request& request) {
   auto& host = hosts.at(request.host);
   request.sent_on = host.session;
   host.last_sent = now;
-  effects.push_back(Send{request.host, host.session, request.message});
+  effects.push_back(Send{request.host, host.session, request.message, request.common});
+  return true;
 }
 
 void Core::flush(const HostName& host) {
   if (!usable(host)) return;
+  std::set<std::uint64_t> due;
+  for (const HostName& whose : {HostName{}, host})
+    if (const auto found = unsent.find(whose); found != unsent.end()) {
+      due.merge(found->second);
+      unsent.erase(found);
+    }
   const auto session = hosts.at(host).session;
-  for (auto& [id, request] : requests)
+  for (const auto id : due) {
+    const auto found = requests.find(id);
+    if (found == requests.end()) continue;  // it is over
+    auto& request = found->second;
     if (request.host.empty() || (request.host == host && request.sent_on != session)) transmit(request);
+  }
+}
+
+void Core::begin_session(const HostName& host) {
+  for (const auto& [id, request] : requests)
+    if (request.host == host) unsent[host].insert(id);
+  flush(host);
 }
 
 void Core::send(const HostName& host, wire::ToHost message) {
@@ -177,6 +222,7 @@ void Core::retry_later(Request request) {
   request.sent_on.reset();
   request.not_before = now + kRetry;
   const auto id = request.id;
+  unsent[request.host].insert(id);
   requests.insert_or_assign(id, std::move(request));
 }
 
@@ -212,6 +258,13 @@ void Core::destroy_gang(const JobId& id, Incarnation incarnation, const std::set
     });
     if (!asked) ask(Owner::background, host, id, incarnation, Epoch{}, [](wire::ToHost& m) { m.mutable_destroy(); });
   }
+}
+
+bool Core::is_being_destroyed(const JobId& id, const HostName& host) const {
+  return std::any_of(requests.begin(), requests.end(), [&](const auto& entry) {
+    const auto& r = entry.second;
+    return r.job == id && r.host == host && r.message.has_destroy();
+  });
 }
 
 bool Core::is_asked(const JobId& id, Owner owner, const HostName& host) const {
@@ -296,6 +349,16 @@ std::string mac_of(const JobId& job, std::uint32_t guest) {
 JobId known_as(const EpochRecord& epoch) {
   const bool foreign = !epoch.images.empty() && !epoch.images.front().known_as_job().empty();
   return foreign ? JobId{epoch.images.front().known_as_job()} : epoch.job;
+}
+
+CommonPart common_part(const wire::ToHost& message) {
+  return std::make_shared<const std::string>(message.SerializeAsString());
+}
+
+wire::ToHost whole_message(const Send& send) {
+  wire::ToHost message = send.message;
+  if (send.common) message.MergeFromString(*send.common);
+  return message;
 }
 
 wire::GangNetwork network_of(const Core& core, const JobRecord& job) {

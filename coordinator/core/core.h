@@ -21,9 +21,13 @@ inline constexpr std::uint32_t kPieceBytes = 256u << 10;          // of a file, 
 inline constexpr std::size_t kEarlyOutputBytes = 1u << 20;        // output kept while the stored length is not known
 inline constexpr std::uint64_t kUndurableOutputBytes = 8u << 20;  // given to the disk and not durable yet, per job
 inline constexpr std::uint64_t kUndurableInAll = 32u << 20;  // of all jobs: the disk's queue never makes the core wait
-inline constexpr std::size_t kMaxQueries = 64;               // rank queries under way, per job
-inline constexpr std::size_t kMaxStops = 64;                 // clients that wait for one stop
-inline constexpr std::size_t kMaxTurns = 16;                 // checkpoints of a job that wait for their turn
+inline constexpr std::chrono::milliseconds kOutputGap{10'000};   // until output that does not come is given up
+inline constexpr std::uint64_t kMostFiller = 1u << 30;           // in all; more lost output is not gone behind
+inline constexpr std::chrono::minutes kOutputTold{10};           // between two words that it is not
+inline constexpr std::uint64_t kFillerBytes = 1u << 20;          // that take its place, at a time
+inline constexpr std::size_t kMaxQueries = 64;                   // rank queries under way, per job
+inline constexpr std::size_t kMaxStops = 64;                     // clients that wait for one stop
+inline constexpr std::size_t kMaxTurns = 16;                     // checkpoints of a job that wait for their turn
 inline constexpr std::chrono::milliseconds kAnswerSlack{2'000};  // hosts answer at their deadline; hear them out
 inline constexpr std::chrono::milliseconds kEnoughRounds{500};   // of counting; then the freeze decides
 inline constexpr std::chrono::milliseconds kSettle{200};         // for the kernel's TCP to settle under freeze
@@ -40,7 +44,21 @@ inline constexpr std::chrono::milliseconds kLaterRetry{30'000};       // between
 inline constexpr std::chrono::milliseconds kRetry{5'000};             // between tries of a clean-up that failed
 
 // Which machine a request's answer belongs to.
-enum class Owner { start, checkpoint, restart, finish, remove, verify, prune, query, transfer, later, background };
+enum class Owner {
+  start,
+  checkpoint,
+  restart,
+  finish,
+  remove,
+  verify,
+  prune,
+  query,
+  transfer,
+  later,
+  record,
+  rebuild,
+  background
+};
 
 struct Request {
   std::uint64_t id = 0;
@@ -48,6 +66,7 @@ struct Request {
   HostName host;  // empty: any host will do (images lie where all reach them)
   JobId job;
   wire::ToHost message;
+  CommonPart common = nullptr;       // of the message
   std::optional<SessionId> sent_on;  // the session it went out on; nothing: waits for the host
   Time not_before{};                 // a clean-up that failed is tried again then
 };
@@ -55,10 +74,13 @@ struct Request {
 // What is known of a host. Survives sessions, not the coordinator.
 struct HostRun {
   bool connected = false;
-  bool lost = false;    // no word for a whole lease; said once
-  SessionId session{};  // of the connection, while connected
-  Time last_word{};     // from the host; the start of this coordinator when there was none yet
-  Time last_sent{};     // to the host: its own lease counts from there at the earliest
+  bool silent = false;          // no word for a few heartbeats; said once
+  bool lost = false;            // no word for a whole lease; said once
+  std::optional<Time> failed;   // when it, or a guest on it, was last lost
+  std::optional<Time> watched;  // connected, and not in the record yet, from here on
+  SessionId session{};          // of the connection, while connected
+  Time last_word{};             // from the host; the start of this coordinator when there was none yet
+  Time last_sent{};             // to the host: its own lease counts from there at the earliest
   Time next_ping{};
   std::uint64_t ping = 0;  // number of the last one
   bool ping_out = false;   // not answered yet: no further one is sent
@@ -66,6 +88,11 @@ struct HostRun {
   std::uint64_t memory_free = 0;
   std::uint64_t image_free = 0;
   wire::StoreFigures store;
+  std::set<Epoch> unrecorded;              // whose record it is to get (checkpoint_records.h)
+  std::set<Epoch> postponed;               // of those, which it could not keep: tried again at record_again
+  std::optional<std::uint64_t> recording;  // the request that takes it one
+  Time record_again{};
+  std::string record_obstacle;  // why; empty: it could keep the last one
 };
 
 // The program's output: received in order, durable up to, and what came before the stored length was known.
@@ -81,6 +108,13 @@ struct OutputRun {
   std::optional<std::uint64_t> truncating;  // to this offset
   Time next_measure{};                      // when it is not known
   std::string failure;                      // of the last try to store something; empty since something was stored
+  // The guest sends from here on and nothing before, though that is not stored: since when.
+  struct Gap {
+    Time since{};
+    std::uint64_t end = 0;
+    bool filling = false;  // it is lost: something else takes its place
+  };
+  std::optional<Gap> gap;
   std::vector<std::pair<std::uint64_t, std::string>> early;
   std::size_t early_bytes = 0;
 };
@@ -126,6 +160,7 @@ struct CheckpointRun {
   std::string first_packet;
   unsigned verified = 0;  // how often the cut was looked at
   std::uint32_t round = 0;
+  std::uint64_t step = 0;  // of what hosts are asked, counted (ToHost's step)
   std::map<std::uint32_t, wire::RoundFigures> previous, current;
   std::map<std::uint32_t, wire::GuestCut> cuts;
   std::vector<std::string> problems;  // of the last look at the cut
@@ -174,6 +209,7 @@ struct FinishRun {
   };
   std::optional<Piece> storing;
   std::string source_gone;                  // why guest 0 cannot be read from any more
+  std::string source_lost;                  // what was lost where guest 0 is, perhaps guest 0 itself
   std::optional<std::uint64_t> output_end;  // as the program's end said; nothing: not heard (again) yet
   bool own_end = false;  // the program ended itself and its processes have to be ended: terminate, then as usual
   std::vector<RequestId> stops;
@@ -214,6 +250,16 @@ struct ImportRun {
   Time deadline{};             // for the next word of whoever it is that waits: the client, a host, the disk
 };
 
+// Records of checkpoints being read from all hosts; in memory only, whoever asked asks again.
+struct RebuildRun {
+  RequestId request;
+  std::map<JobId, std::map<Epoch, EpochRecord>> epochs;  // as found so far
+  std::map<JobId, JobRecord> jobs;                       // as the newest of them describes it
+  std::vector<std::string> problems;
+  std::uint64_t untold = 0;  // problems more than that
+  Time deadline{};           // for the next word of a host
+};
+
 // A client that waits for a host's piece.
 struct TransferWait {
   RequestId client;
@@ -239,14 +285,16 @@ struct JobRun {
   std::vector<RanksQuery> queries;
   std::map<std::uint32_t, wire::RankReport> ranks;                       // as last heard
   std::map<std::uint64_t, std::optional<wire::LaunchOutcome>> launches;  // of this incarnation; nothing: under way
-  std::map<Epoch, Time> exported_until;  // an export reads them: not pruned while it goes on
+  std::map<Epoch, Time> exported_until;         // an export reads them: not pruned while it goes on
   std::map<Epoch, std::set<HostName>> cleanup;  // aborted epochs that hosts still have to let go
   Time next_checkpoint{};
+  Time quiet_until{};          // no checkpoint by itself before
   Time later_not_before{};     // copies that follow a commit
   std::string later_obstacle;  // why the last one could not be made; empty: it could
   Time next_full_note{};       // when it may be said again that there is no room for a checkpoint
   unsigned failed_starts = 0;
   Time start_not_before{};                                // of a pending job
+  std::optional<Time> no_room_since;                      // of a pending job that could not be placed
   std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before
 };
 
@@ -263,10 +311,19 @@ struct Core {
   std::map<HostName, HostRun> hosts;
   std::map<JobId, JobRun> runs;
   std::map<std::uint64_t, Request> requests;
-  std::map<JobId, ImportRun> imports;               // of jobs that are not in the catalog yet
+  // Requests that are perhaps not sent on their host's session, by host; the empty name: any host will do. Looked at
+  // when a host has said something. Those that are over stay here until then.
+  std::map<HostName, std::set<std::uint64_t>> unsent;
+  std::map<JobId, ImportRun> imports;  // of jobs that are not in the catalog yet
+  std::optional<RebuildRun> rebuild;
+  std::map<JobId, std::set<Epoch>>
+      left_over;  // images that hosts told of since the last tick, to be deleted everywhere
   std::map<std::uint64_t, TransferWait> transfers;  // by request to a host: pieces of exports
   std::uint64_t next_request = 1;
   std::uint64_t rejected = 0;
+  std::map<JobId, JobState> told_jobs;      // as the history says it
+  std::map<Epoch, EpochState> told_epochs;  // likewise
+  std::vector<EventRecord> untold;          // rows that wait for a transaction
   Effects effects;
 
   // ---- records: change, then save
@@ -279,9 +336,13 @@ struct Core {
   void save(const EpochRecord& epoch);
   void save_counters();
   void set_state(JobRecord& job, JobState state, std::string reason);
-  // A line of history, in the catalog and in the log.
+  // A line of history, in the catalog and in the log. history.h adds one where a change of state went without.
   void note(Log::Level level, const JobId& job, const HostName& host, Epoch epoch, std::string what,
             std::string detail);
+  // The same of what the catalog keeps no record of: its row waits for the next transaction, until the next tick at the
+  // latest, so that a thousand hosts that connect cost one.
+  void note_soon(Log::Level level, const JobId& job, const HostName& host, Epoch epoch, std::string what,
+                 std::string detail);
 
   // ---- answers to clients
   void reply(RequestId request, Answer answer) { effects.push_back(Reply{request, std::move(answer)}); }
@@ -290,37 +351,44 @@ struct Core {
   // ---- hosts
   bool connected(const HostName& host) const;
   bool usable(const HostName& host) const;  // connected and heard of lately
+  bool silent(const HostName& host) const;  // not heard of lately
   std::chrono::milliseconds silent_for(const HostName& host) const;
   bool fenced_by_lease(const HostName& host) const;  // what ran there has ended itself
   std::string underlay(const HostName& host) const;
   std::set<HostName> gang_hosts(const JobRecord& job) const;
+  bool is_in_gang(const JobRecord& job, const HostName& host) const;
+  std::map<HostName, std::vector<std::uint32_t>> gang(const JobRecord& job) const;  // the guests on each host
   std::vector<std::uint32_t> guests_on(const JobRecord& job, const HostName& host) const;
   const HostName& host_of(const JobRecord& job, std::uint32_t guest) const;
 
   // ---- requests
-  // Fill sets the message's body. Sent now, or as soon as the host can be spoken to.
+  // Fill sets the message's body, but for its common part. Sent now, or as soon as the host can be spoken to.
   template <class Fill>
   std::uint64_t ask(Owner owner, const HostName& host, const JobId& job, Incarnation incarnation, Epoch epoch,
-                    Fill fill) {
-    Request request{next_request++, owner, host, job, {}, {}, {}};
+                    Fill fill, CommonPart common = nullptr) {
+    Request request{next_request++, owner, host, job, {}, std::move(common), {}, {}};
     address(request, incarnation, epoch);
     fill(request.message);
     return enqueue(std::move(request));
   }
   // To every host of the gang; waiting becomes the hosts asked.
   template <class Fill>
-  void ask_gang(Owner owner, const JobRecord& job, Epoch epoch, std::set<HostName>& waiting, Fill fill) {
+  void ask_gang(Owner owner, const JobRecord& job, Epoch epoch, std::set<HostName>& waiting, Fill fill,
+                const CommonPart& common = nullptr) {
     waiting = gang_hosts(job);
     for (const auto& host : waiting)
-      ask(owner, host, job.job, job.incarnation, epoch, [&](wire::ToHost& message) { fill(message, host); });
+      ask(
+          owner, host, job.job, job.incarnation, epoch, [&](wire::ToHost& message) { fill(message, host); }, common);
   }
   void cancel(const JobId& job, Owner owner);
+  void begin_session(const HostName& host);               // what older sessions did not answer goes out again
   void flush(const HostName& host);                       // what waits for this host
   void send(const HostName& host, wire::ToHost message);  // no answer, not repeated; dropped when there is no session
   void retry_later(Request request);
   // DestroyGang in the background: until each host has answered, over reconnects.
   void destroy_gang(const JobId& job, Incarnation incarnation, const std::set<HostName>& at);
   bool is_asked(const JobId& job, Owner owner, const HostName& host) const;
+  bool is_being_destroyed(const JobId& job, const HostName& host) const;  // that host has not answered yet
   // A host is lost: what images it had to delete is asked of another one, and what was asked of it in the background is
   // taken out and returned. Its lease has ended what ran there; its next hello tells what is still to be cleaned up.
   std::vector<Request> give_up(const HostName& lost);
@@ -334,6 +402,7 @@ struct Core {
   void address(Request& request, Incarnation incarnation, Epoch epoch);
   std::uint64_t enqueue(Request request);
   void transmit(Request& request);
+  bool try_transmit(Request& request);
 };
 
 // ---- small helpers
@@ -347,6 +416,7 @@ Error refused(std::string step, std::string object, std::string cause);
 std::string joined(const std::set<HostName>& hosts);
 double ms_between(Time from, Time to);
 void add_phase(PhaseTimes& phases, std::string_view name, double ms);
+CommonPart common_part(const wire::ToHost& message);  // of its body
 wire::GangNetwork network_of(const Core& core, const JobRecord& job);
 wire::GuestHardware hardware_of(const JobSpec& spec);
 std::string mac_of(const JobId& job, std::uint32_t guest);

@@ -3,6 +3,8 @@
 // the process: its restart recovers from what is durable. Values.
 #pragma once
 
+#include <memory>
+
 #include "coordinator/core/records.h"
 
 namespace stillpoint::coordinator {
@@ -11,12 +13,19 @@ struct Persist {
   std::vector<CatalogChange> changes;
 };  // one transaction
 
+// What is the same in the messages to many hosts, as bytes of a wire::ToHost: behind a message's own bytes they are
+// merged into it. Shared by all of them, for it grows with the gang, and so does their number. Null: there is none.
+using CommonPart = std::shared_ptr<const std::string>;
+
 // Dropped when the session is not the host's current one; the core asks again after the next HostConnected.
 struct Send {
   HostName host;
   SessionId session;
   wire::ToHost message;
+  CommonPart common = nullptr;
 };
+// As the host reads it.
+wire::ToHost whole_message(const Send& send);
 struct CloseSession {
   HostName host;
   SessionId session;
@@ -58,6 +67,15 @@ struct Pruned {
   std::vector<Epoch> pruned, kept;
   std::uint64_t freed_bytes = 0;  // as far as the hosts have said: what their packs take less than before
 };
+struct Rebuilt {
+  struct Job {
+    JobId job;
+    std::string name;
+    std::vector<Epoch> epochs;  // that were taken in
+  };
+  std::vector<Job> jobs;
+  std::vector<std::string> problems;  // for people: what could not be read, or is not whole
+};
 struct ImportBegun {
   JobId job;
 };
@@ -71,7 +89,7 @@ struct PieceRead {
 };
 struct Acknowledged {};
 using Answer = std::variant<Submitted, CheckpointTaken, Restarted, Ranks, Verified, Pruned, ImportBegun, Imported,
-                            PieceRead, Acknowledged>;
+                            PieceRead, Rebuilt, Acknowledged>;
 struct Reply {
   RequestId request;
   Result<Answer> answer;

@@ -4,18 +4,20 @@
 
 namespace stillpoint::coordinator::epochs {
 
-std::set<Epoch> present_history(const Core& core, const JobRecord& job) {
+std::set<Epoch> present_history(const Core& core, const JobRecord& job) { return present_history(core.catalog, job); }
+
+std::set<Epoch> present_history(const CatalogState& catalog, const JobRecord& job) {
   // By incarnation, the newest first: the epochs that it took, up to the one that the next incarnation came from.
   std::set<Epoch> history;
   Incarnation incarnation = job.incarnation;
   Epoch from = job.restored_from;
   std::optional<Epoch> upto;
   for (;;) {
-    for (const auto& [number, epoch] : core.catalog.epochs)
+    for (const auto& [number, epoch] : catalog.epochs)
       if (epoch.job == job.job && epoch.incarnation == incarnation && (!upto || number <= *upto))
         history.insert(number);
-    const auto source = core.catalog.epochs.find(from);
-    if (source == core.catalog.epochs.end()) return history;
+    const auto source = catalog.epochs.find(from);
+    if (source == catalog.epochs.end()) return history;
     if (upto && from >= *upto) return history;  // a record that makes no sense must not keep us here
     upto = from;
     incarnation = source->second.incarnation;
@@ -24,9 +26,13 @@ std::set<Epoch> present_history(const Core& core, const JobRecord& job) {
 }
 
 std::optional<Epoch> newest_committed(const Core& core, const JobRecord& job, std::optional<Epoch> before) {
+  return newest_committed(core.catalog, job, before);
+}
+
+std::optional<Epoch> newest_committed(const CatalogState& catalog, const JobRecord& job, std::optional<Epoch> before) {
   std::optional<Epoch> newest;
-  for (const auto number : present_history(core, job)) {
-    const auto& epoch = core.catalog.epochs.at(number);
+  for (const auto number : present_history(catalog, job)) {
+    const auto& epoch = catalog.epochs.at(number);
     if (epoch.state == EpochState::committed && !epoch.control && (!before || number < *before)) newest = number;
   }
   return newest;

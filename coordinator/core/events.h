@@ -40,7 +40,8 @@ struct JobSpec {
   std::string workdir = "/job";
   std::vector<std::string> files;    // names under the job's spool directory, each also its name in the workdir
   std::vector<std::string> outputs;  // names in guest 0's workdir, fetched when the program has ended
-  std::optional<std::uint32_t> interval_seconds;  // periodic checkpoints; nothing: only on demand
+  std::optional<std::uint32_t> interval_seconds;  // periodic checkpoints; nothing: only on demand, or
+  bool interval_auto = false;                     // from what is measured (interval.h)
   std::uint32_t keep = 3;
   // What becomes of a checkpoint that is asked for while another one is under way: "wait" for its turn, or "refuse".
   std::string while_uploading = "wait";
@@ -125,6 +126,11 @@ struct QueryRanks {
   JobId job;
 };  // fresh rank states for `status`
 
+// What hosts have records of and the catalog has lost is taken in.
+struct RebuildCatalog {
+  RequestId request;
+};
+
 // A checkpoint of another site, as its export describes it.
 struct ForeignCheckpoint {
   JobSpec spec;
@@ -202,6 +208,6 @@ struct Tick {};  // time has passed; step() compares deadlines with now
 using Event =
     std::variant<HostConnected, HostDisconnected, HostSpoke, SubmitJob, CheckpointJob, RestartJob, StopJob, RemoveJob,
                  VerifyJob, PruneJob, BeginImport, ImportPiece, FinishImport, AbandonImport, ExportPiece, CordonHost,
-                 QueryRanks, SpoolRead, OutputDurable, OutputFailed, OutputPieceStored, Tick>;
+                 RebuildCatalog, QueryRanks, SpoolRead, OutputDurable, OutputFailed, OutputPieceStored, Tick>;
 
 }  // namespace stillpoint::coordinator

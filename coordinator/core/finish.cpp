@@ -6,7 +6,9 @@
 #include <limits>
 
 #include "coordinator/core/checkpoint.h"
+#include "coordinator/core/epochs.h"
 #include "coordinator/core/fence.h"
+#include "coordinator/core/hosts.h"
 #include "coordinator/core/loss.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/ranks.h"
@@ -30,12 +32,19 @@ void enter(Core& core, FinishRun& run, Phase phase, std::chrono::milliseconds de
   run.waiting.clear();
 }
 
+// For who thinks it worth that.
+std::string remedy(const Core& core, const JobRecord& job, const FinishRun& run) {
+  const auto newest = epochs::newest_committed(core, job);
+  if (run.outcome != JobState::completed || !newest) return "";
+  return fmt::format("; `stillpoint restart {}` runs its end again, from checkpoint {}", job.job.value, newest->value);
+}
+
 void over(Core& core, JobRecord& job) {
   auto& runs = core.run(job.job);
   FinishRun run = std::move(*runs.finish);
   if (!job.missing_outputs.empty())
-    run.reason += fmt::format("{}not every output is there: {}", run.reason.empty() ? "" : "; ",
-                              fmt::join(job.missing_outputs, "; "));
+    run.reason += fmt::format("{}not every output is there: {}{}", run.reason.empty() ? "" : "; ",
+                              fmt::join(job.missing_outputs, "; "), remedy(core, job, run));
   // What a host has not answered yet is asked on in the background.
   core.cancel(job.job, Owner::finish);
   core.destroy_gang(job.job, job.incarnation, run.waiting);
@@ -61,6 +70,24 @@ void destroy(Core& core, JobRecord& job, FinishRun& run) {
   enter(core, run, Phase::destroy, kDestroyDeadline);
   fence::begin(core, job, job.incarnation, Owner::finish, run.waiting);
   if (run.waiting.empty()) over(core, job);
+}
+
+// What the program printed last and nobody has any more. Its end stays what it is, but it is no secret.
+void miss_end_of_output(Core& core, JobRecord& job, const FinishRun& run) {
+  if (run.outcome == JobState::stopped) return;
+  const std::string& not_stored = core.run(job.job).output.failure;
+  const std::string why = !run.source_lost.empty() ? run.source_lost
+                          : !not_stored.empty()    ? not_stored
+                                                   : "it did not arrive in time";
+  job.missing_outputs.push_back(fmt::format("{}: {}", kEndOfOutput, why));
+  core.save(job);
+  core.note(Log::Level::warn, job.job, {}, {}, "output incomplete", why);
+}
+
+// Of a guest that is gone no more comes; what has come may yet have to be stored.
+bool is_all_that_comes(Core& core, const JobRecord& job, const FinishRun& run) {
+  const auto& output = core.run(job.job).output;
+  return !run.source_gone.empty() && output.known && output.durable >= output.received;
 }
 
 void drain(Core& core, JobRecord& job, FinishRun& run) {
@@ -166,6 +193,7 @@ bool doubt_of_ranks(Core& core, JobRecord& job, FinishRun& run, const HostName& 
 void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why,
                       bool host_gone) {
   const bool awaited = run.waiting.contains(host);
+  if (host == core.host_of(job, 0)) run.source_lost = why;
   if (host_gone && host == core.host_of(job, 0)) run.source_gone = why;
   // Before all have confirmed; also while a coordinator that started anew has the program's processes ended.
   const bool unconfirmed = run.phase == Phase::confirm || run.phase == Phase::terminate;
@@ -259,7 +287,7 @@ void take_up_stop(Core& core, JobRecord& job) {
 void on_host_lost(Core& core, JobRecord& job, const HostName& host) {
   auto& runs = core.run(job.job);
   for (auto& query : runs.queries) query.waiting.erase(host);
-  if (!core.gang_hosts(job).contains(host)) return;
+  if (!core.is_in_gang(job, host)) return;
   const Error error{ErrorKind::transient, "", "host " + host.value, "it was lost: no word for a whole lease"};
   if (runs.finish)
     return gang_partly_gone(core, job, *runs.finish, host, fmt::format("host {} was lost", host.value), true);
@@ -269,7 +297,7 @@ void on_host_lost(Core& core, JobRecord& job, const HostName& host) {
   }
   if (runs.restart) {
     if (runs.restart->phase != RestartRun::Phase::fence && runs.restart->phase != RestartRun::Phase::place)
-      restart::fail(core, job, error);
+      restart::fail_lost(core, job, error);
     return;
   }
   if (job.state == JobState::running || job.state == JobState::checkpointing)
@@ -284,18 +312,21 @@ void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std:
     const auto& start = *runs.start;
     const bool coming =
         start.phase == StartRun::Phase::fence || (start.phase == StartRun::Phase::boot && start.waiting.contains(host));
-    if (!coming) start::fail(core, job, error);
-    return;
+    if (coming) return;
+    hosts::failed(core, host);
+    return start::fail(core, job, error);
   }
   if (runs.restart) {
     const auto& restart = *runs.restart;
     const bool coming = restart.phase == RestartRun::Phase::fence || restart.phase == RestartRun::Phase::place ||
                         (restart.phase == RestartRun::Phase::restore && restart.waiting.contains(host));
-    if (!coming) restart::fail(core, job, error);
-    return;
+    if (coming) return;
+    hosts::failed(core, host);
+    return restart::fail_lost(core, job, error);
   }
-  if (job.state == JobState::running || job.state == JobState::checkpointing)
-    loss::job_lost(core, job, {why, false, host});
+  if (job.state != JobState::running && job.state != JobState::checkpointing) return;
+  hosts::failed(core, host);
+  loss::job_lost(core, job, {why, false, host});
 }
 
 bool is_given_up(Core& core, const JobRecord& job, const HostName& host) {
@@ -406,7 +437,8 @@ void tick(Core& core, JobRecord& job) {
     fence::expire(core, job, Owner::finish, run.waiting);
     if (run.waiting.empty()) return over(core, job);
   }
-  if (core.now < run.deadline) return;
+  const bool all_is_there = run.phase == Phase::drain && is_all_that_comes(core, job, run);
+  if (core.now < run.deadline && !all_is_there) return;
   switch (run.phase) {
     case Phase::terminate:
       core.note(Log::Level::warn, job.job, {}, {}, "stop took too long", "no answer from " + joined(run.waiting));
@@ -425,10 +457,7 @@ void tick(Core& core, JobRecord& job) {
       core.cancel(job.job, Owner::finish);
       return skip_output(core, job, run, "it took too long");
     }
-    case Phase::drain:
-      if (run.outcome != JobState::stopped)
-        core.note(Log::Level::warn, job.job, {}, {}, "output incomplete", "its end did not arrive in time");
-      return destroy(core, job, run);
+    case Phase::drain: miss_end_of_output(core, job, run); return destroy(core, job, run);
     case Phase::destroy:
       core.note(Log::Level::warn, job.job, {}, {}, "not destroyed everywhere", "still asking " + joined(run.waiting));
       return over(core, job);

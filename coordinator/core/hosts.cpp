@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include "coordinator/core/checkpoint.h"
+#include "coordinator/core/checkpoint_records.h"
 #include "coordinator/core/finish.h"
 #include "coordinator/core/later.h"
 #include "coordinator/core/leftovers.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/prune.h"
 #include "coordinator/core/ranks.h"
+#include "coordinator/core/rebuild.h"
 #include "coordinator/core/relay.h"
 #include "coordinator/core/restart.h"
 #include "coordinator/core/start.h"
@@ -19,6 +21,9 @@ namespace stillpoint::coordinator::hosts {
 namespace {
 
 constexpr std::uint32_t kProtocol = 1;
+constexpr std::chrono::seconds kWatchStep{600};  // between two records of how long a host has been connected
+constexpr std::chrono::seconds kWorthATransaction{60};
+constexpr std::chrono::seconds kOneFailure{60};  // what fails within it is counted as one
 
 void welcome(Core& core, const HostName& host) {
   wire::ToHost message;
@@ -50,18 +55,14 @@ void settle_hold(Core& core, const JobRecord& job, const HostName& host, std::ui
            [&](wire::ToHost& m) { m.mutable_release()->set_discard(deleted); });
 }
 
-// A capture that waits for its instant, of an attempt that was given up by a coordinator that died before it said so:
-// no other one would begin there.
-void settle_prepared(Core& core, const JobRecord& job, const HostName& host, std::uint64_t number) {
-  if (number == 0 || job.attempt == Epoch{number}) return;
-  core.ask(Owner::background, host, job.job, job.incarnation, Epoch{number},
-           [](wire::ToHost& m) { m.mutable_release()->set_discard(true); });
-}
-
 // A gang that the host runs and the catalog does not know as running goes; otherwise the gang goes on.
 void settle_presence(Core& core, const HostName& host, const wire::GangPresence& presence) {
   const JobId id{presence.gang().job()};
-  const JobRecord* job = core.find(id);
+  JobRecord* job = core.find(id);
+  if (job != nullptr && !holds_gang(job->state) && presence.gang().incarnation() > job->incarnation.value) {
+    job->incarnation = Incarnation{presence.gang().incarnation()};  // of a catalog that was lost: ours come behind it
+    core.save(*job);
+  }
   if (job == nullptr || !holds_gang(job->state) || job->incarnation.value != presence.gang().incarnation()) {
     core.note(Log::Level::warn, id, host, {}, "stale gang",
               fmt::format("incarnation {} still ran; it is destroyed", presence.gang().incarnation()));
@@ -69,7 +70,6 @@ void settle_presence(Core& core, const HostName& host, const wire::GangPresence&
     return;
   }
   if (finish::is_given_up(core, *job, host)) return core.destroy_gang(id, job->incarnation, {host});
-  settle_prepared(core, *job, host, presence.prepared_epoch());
   settle_hold(core, *job, host, presence.held_epoch());
   if (presence.captured_epoch() != presence.held_epoch()) {
     const auto known = core.catalog.epochs.find(Epoch{presence.captured_epoch()});
@@ -106,6 +106,33 @@ void each_job(Core& core, F f) {
     if (JobRecord* job = core.find(id)) f(*job);
 }
 
+// What was watched goes into the record. True: so much that it is worth a transaction.
+bool record_watch(Core& core, const HostName& host) {
+  auto& h = core.hosts.at(host);
+  if (!h.watched) return false;
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(core.now - *h.watched);
+  core.catalog.hosts.at(host).watched_seconds += static_cast<std::uint64_t>(seconds.count());
+  if (h.connected) h.watched = *h.watched + seconds;
+  else h.watched.reset();
+  return seconds >= kWorthATransaction;
+}
+
+// Nothing is given up yet: it may be a busy network. But nothing new is begun there.
+void declare_silent(Core& core, const HostName& host) {
+  auto& h = core.hosts.at(host);
+  h.silent = true;
+  core.note(Log::Level::warn, {}, host, {}, "host silent",
+            fmt::format("no word for {} ms; it is lost when there is none for {} ms", core.silent_for(host).count(),
+                        core.settings.lease.count()));
+}
+
+void heard(Core& core, const HostName& host) {
+  auto& h = core.hosts.at(host);
+  h.last_word = core.now;
+  if (h.silent && !h.lost) core.note(Log::Level::info, {}, host, {}, "host heard again", "");
+  h.silent = false;
+}
+
 void declare_lost(Core& core, const HostName& host) {
   auto& h = core.hosts.at(host);
   h.lost = true;
@@ -114,10 +141,14 @@ void declare_lost(Core& core, const HostName& host) {
     core.effects.push_back(CloseSession{host, h.session, why});
     h.connected = false;
   }
+  record_watch(core, host);
+  if (!failed(core, host)) core.persist(PutHost{core.catalog.hosts.at(host)});
   core.note(Log::Level::error, {}, host, {}, "host lost", why);
   each_job(core, [&](JobRecord& job) { finish::on_host_lost(core, job, host); });
   verify::on_host_lost(core, host);
   later::on_host_lost(core, host);
+  checkpoint_records::on_host_lost(core, host);
+  rebuild::on_host_lost(core, host);
   for (const auto& request : core.give_up(host))
     if (request.message.has_release()) checkpoint::on_cleaned(core, request.job, Epoch{request.message.epoch()}, host);
 }
@@ -144,6 +175,8 @@ void dispatch(Core& core, const Request& request, const wire::FromHost& answer) 
     case Owner::later: return later::on_answer(core, request, answer);
     case Owner::query: return ranks::on_answer(core, request, answer);
     case Owner::transfer: return transfer::on_answer(core, request, answer);
+    case Owner::record: return checkpoint_records::on_answer(core, request, answer);
+    case Owner::rebuild: return rebuild::on_answer(core, request, answer);
     case Owner::background: return relay::on_background(core, request, answer);
   }
 }
@@ -172,7 +205,7 @@ void on_answer(Core& core, const HostName& host, const wire::FromHost& message) 
 JobRecord* current(Core& core, const HostName& host, const wire::FromHost& message) {
   JobRecord* job = core.find(JobId{message.gang().job()});
   if (job != nullptr && job->incarnation.value == message.gang().incarnation() && holds_gang(job->state) &&
-      core.gang_hosts(*job).contains(host))
+      core.is_in_gang(*job, host))
     return job;
   core.stale(host, JobId{message.gang().job()}, Epoch{message.epoch()},
              fmt::format("word of incarnation {}, which is not the current one here", message.gang().incarnation()));
@@ -181,7 +214,10 @@ JobRecord* current(Core& core, const HostName& host, const wire::FromHost& messa
 
 void on_spontaneous(Core& core, const HostName& host, const wire::FromHost& message) {
   if (message.has_images()) return checkpoint::on_images(core, host, message);  // also of epochs that are settled
-  if (message.has_held()) return leftovers::on_held(core, host, message.held());
+  if (message.has_held()) {
+    leftovers::on_held(core, host, message.held());
+    return checkpoint_records::on_held(core, host, message.held());
+  }
   JobRecord* job = current(core, host, message);
   if (job == nullptr) return;
   switch (message.body_case()) {
@@ -214,10 +250,10 @@ void on_connected(Core& core, HostConnected event) {
   auto& h = core.hosts[host];
   if (h.connected && h.session != event.session)
     core.effects.push_back(CloseSession{host, h.session, "replaced by a newer session of the same host"});
+  if (!h.connected) h.watched = core.now;
+  const bool was_lost = h.lost;
   h.connected = true;
-  h.lost = false;
   h.session = event.session;
-  h.last_word = core.now;
   h.ping_out = false;
   h.next_ping = core.now + core.settings.heartbeat;
   h.memory_free = event.hello.memory_free_bytes();
@@ -226,13 +262,16 @@ void on_connected(Core& core, HostConnected event) {
   h.hello = event.hello;
   h.hello.clear_gangs();
   remember(core, host, event.hello);
+  heard(core, host);
+  h.lost = false;
+  core.note_soon(Log::Level::info, {}, host, {}, "host connected", was_lost ? "it had been lost" : "");
   welcome(core, host);
   for (const auto& presence : event.hello.gangs()) settle_presence(core, host, presence);
   each_job(core, [&](JobRecord& job) {
-    if (!core.gang_hosts(job).contains(host) || !holds_gang(job.state)) return;
+    if (!holds_gang(job.state) || !core.is_in_gang(job, host)) return;
     host_back(core, job, host, missing_guests(core, job, host, event.hello));
   });
-  core.flush(host);
+  core.begin_session(host);
   each_job(core, [&](JobRecord& job) {
     if (holds_gang(job.state) && core.host_of(job, 0) == host) output::acknowledge(core, job);
   });
@@ -247,7 +286,8 @@ void on_disconnected(Core& core, const HostDisconnected& event) {
   }
   found->second.connected = false;
   found->second.ping_out = false;
-  core.effects.push_back(Log{Log::Level::warn, EventRecord{core.wall, {}, event.host, {}, "host disconnected", ""}});
+  if (record_watch(core, event.host)) core.persist(PutHost{core.catalog.hosts.at(event.host)});
+  core.note_soon(Log::Level::warn, {}, event.host, {}, "host disconnected", "");
 }
 
 void on_spoke(Core& core, const HostSpoke& event) {
@@ -257,7 +297,7 @@ void on_spoke(Core& core, const HostSpoke& event) {
     return core.stale(event.host, JobId{message.gang().job()}, Epoch{message.epoch()},
                       "word from a session that was replaced");
   auto& host = found->second;
-  host.last_word = core.now;
+  heard(core, event.host);
   core.flush(event.host);
   if (message.has_pong()) {
     if (message.pong().number() != host.ping) return core.stale(event.host, {}, {}, "answer to an older ping");
@@ -293,8 +333,32 @@ void tick(Core& core) {
     ping(core, name);
     core.flush(name);
     const auto& host = core.hosts.at(name);
+    if (host.watched && core.now >= *host.watched + kWatchStep && record_watch(core, name))
+      core.persist(PutHost{core.catalog.hosts.at(name)});
+    if (!host.silent && !host.lost && core.silent(name)) declare_silent(core, name);
     if (!host.lost && core.now > host.last_word + core.settings.lease) declare_lost(core, name);
   }
+}
+
+bool failed(Core& core, const HostName& host) {
+  const auto record = core.catalog.hosts.find(host);
+  if (record == core.catalog.hosts.end()) return false;
+  auto& h = core.hosts[host];
+  // Not seen to fail: it was down when this coordinator began, or ended its guests because there was none.
+  if (h.hello.host().empty() || core.now < core.begun + 2 * core.settings.lease) return false;
+  if (h.failed && core.now < *h.failed + kOneFailure) return false;
+  h.failed = core.now;
+  record->second.failures += 1;
+  core.persist(PutHost{record->second});
+  return true;
+}
+
+std::uint64_t watched_seconds(const Core& core, const HostName& host) {
+  const std::uint64_t recorded = core.catalog.hosts.at(host).watched_seconds;
+  const auto found = core.hosts.find(host);
+  if (found == core.hosts.end() || !found->second.watched) return recorded;
+  const auto since = std::chrono::duration_cast<std::chrono::seconds>(core.now - *found->second.watched);
+  return recorded + static_cast<std::uint64_t>(since.count());
 }
 
 std::vector<HostView> views(const Core& core) {
@@ -304,7 +368,9 @@ std::vector<HostView> views(const Core& core) {
     view.host = name;
     if (const auto found = core.hosts.find(name); found != core.hosts.end()) {
       const auto& h = found->second;
-      view.state = h.lost || h.hello.host().empty() ? HostView::State::lost : HostView::State::up;
+      view.state = h.lost || h.hello.host().empty() ? HostView::State::lost
+                   : h.silent                       ? HostView::State::silent
+                                                    : HostView::State::up;
       view.accelerator = h.hello.accelerator();
       view.accelerator_reason = h.hello.accelerator_reason();
       view.capture_mode = h.hello.capture_mode();
@@ -317,9 +383,11 @@ std::vector<HostView> views(const Core& core) {
       view.connected = h.connected;
       view.daemon_pid = h.hello.pid();
     }
+    view.failures = record.failures;
+    view.watched_seconds = watched_seconds(core, name);
     if (record.cordoned && view.state == HostView::State::up) view.state = HostView::State::cordoned;
     for (const auto& [id, job] : core.catalog.jobs)
-      if (holds_gang(job.state) && core.gang_hosts(job).contains(name)) view.jobs.push_back(id);
+      if (holds_gang(job.state) && core.is_in_gang(job, name)) view.jobs.push_back(id);
     result.push_back(std::move(view));
   }
   return result;

@@ -13,6 +13,12 @@ void on_cordon(Core& core, const CordonHost& event);
 // Pings, leases, deferred requests.
 void tick(Core& core);
 
+// It, or a guest on it, was lost: counted once a minute at most. Not counted: what this coordinator did not see happen.
+// True: counted, and its record saved.
+bool failed(Core& core, const HostName& host);
+// How long it has been connected, as far as this catalog remembers: seconds.
+std::uint64_t watched_seconds(const Core& core, const HostName& host);
+
 std::vector<HostView> views(const Core& core);
 
 }  // namespace stillpoint::coordinator::hosts

@@ -20,7 +20,7 @@ bool may_follow(EpochState before, EpochState after) {
   return false;
 }
 
-bool is_end(JobState state) { return state == JobState::completed; }
+bool is_at_its_end(const JobRecord& job) { return job.state == JobState::completed && job.missing_outputs.empty(); }
 
 std::set<std::uint32_t> guests_of(const std::vector<wire::GuestImage>& images) {
   std::set<std::uint32_t> guests;
@@ -32,7 +32,7 @@ std::set<std::uint32_t> guests_of(const std::vector<wire::GuestImage>& images) {
 
 Invariants::Invariants(const CatalogState& begin) : next_epoch_(begin.next_epoch), next_job_(begin.next_job) {
   for (const auto& [number, epoch] : begin.epochs) epochs_[number] = epoch.state;
-  for (const auto& [id, job] : begin.jobs) jobs_[id] = {job.incarnation, job.state};
+  for (const auto& [id, job] : begin.jobs) jobs_[id] = {job.incarnation, is_at_its_end(job), job.state};
 }
 
 void Invariants::expect(bool holds, const std::string& what) {
@@ -69,7 +69,7 @@ void Invariants::check_job(const Core& core, const JobRecord& job) {
   const auto before = jobs_.find(job.job);
   if (before == jobs_.end()) return;
   expect(job.incarnation >= before->second.incarnation, who + ": its incarnation went back");
-  expect(!is_end(before->second.state) || job.state == before->second.state, who + " left the state completed");
+  expect(!before->second.at_its_end || job.state == JobState::completed, who + " left the state completed");
 }
 
 void Invariants::check_epoch(const Core& core, const EpochRecord& epoch) {
@@ -77,10 +77,12 @@ void Invariants::check_epoch(const Core& core, const EpochRecord& epoch) {
   const auto before = epochs_.find(epoch.epoch);
   expect(epoch.epoch < core.catalog.next_epoch, who + " is not below the counter");
   if (before == epochs_.end()) {
-    // One that is imported has its number since the import began.
-    const bool imported = epoch.state == EpochState::committed && !jobs_.contains(epoch.job);
-    expect(epoch.epoch >= next_epoch_ || imported, who + " was handed out twice");
-    expect(epoch.state == EpochState::attempted || epoch.state == EpochState::aborted || imported,
+    // Nothing was attempted here of one that is imported, or found again: it has had its number since before.
+    const auto whose = core.catalog.jobs.find(epoch.job);
+    const bool is_known = jobs_.contains(epoch.job) && whose != core.catalog.jobs.end() && !whose->second.anywhere;
+    const bool came_whole = epoch.state == EpochState::committed && !is_known;
+    expect(epoch.epoch >= next_epoch_ || came_whole, who + " was handed out twice");
+    expect(epoch.state == EpochState::attempted || epoch.state == EpochState::aborted || came_whole,
            who + " begins as " + std::string(name(epoch.state)));
   } else {
     expect(may_follow(before->second, epoch.state),
@@ -117,22 +119,53 @@ void Invariants::check_order(const Core& core, const Effects& effects) {
   }
 }
 
+// Every change of state is a line of history.
+void Invariants::check_history(const Core& core, const Effects& effects) {
+  std::set<std::pair<JobId, JobState>> jobs;
+  std::set<std::pair<Epoch, EpochState>> epochs;
+  for (const auto& effect : effects)
+    if (const auto* persist = std::get_if<Persist>(&effect))
+      for (const auto& change : persist->changes)
+        if (const auto* add = std::get_if<AddEvent>(&change)) {
+          if (add->event.job_state) jobs.emplace(add->event.job, *add->event.job_state);
+          if (add->event.epoch_state) epochs.emplace(add->event.epoch, *add->event.epoch_state);
+        }
+  for (const auto& [id, job] : core.catalog.jobs) {
+    const auto before = jobs_.find(id);
+    const bool is_told = (before != jobs_.end() && before->second.state == job.state) || jobs.contains({id, job.state});
+    if (!is_told) expect(false, fmt::format("no line of history says that job {} is {}", id.value, name(job.state)));
+  }
+  for (const auto& [number, epoch] : core.catalog.epochs) {
+    const auto before = epochs_.find(number);
+    const bool is_told =
+        (before != epochs_.end() && before->second == epoch.state) || epochs.contains({number, epoch.state});
+    if (!is_told)
+      expect(false, fmt::format("no line of history says that epoch {} is {}", number.value, name(epoch.state)));
+  }
+}
+
 void Invariants::check(const Core& core, const Effects& effects) {
   for (const auto& [id, job] : core.catalog.jobs) check_job(core, job);
   for (const auto& [number, epoch] : core.catalog.epochs) check_epoch(core, epoch);
   check_order(core, effects);
+  check_history(core, effects);
   expect(core.catalog.next_epoch >= next_epoch_ && core.catalog.next_job >= next_job_, "a counter went back");
   for (const auto& [id, request] : core.requests)
-    expect(request.owner == Owner::background || request.owner == Owner::transfer ||
+    expect(request.owner == Owner::background || request.owner == Owner::transfer || request.owner == Owner::rebuild ||
                core.catalog.jobs.contains(request.job),
            "a request of a job that is not there");
+  for (const auto& [id, request] : core.requests) {
+    const auto waiting = core.unsent.find(request.host);
+    expect(request.sent_on || (waiting != core.unsent.end() && waiting->second.contains(id)),
+           "a request that nobody will send");
+  }
 
   next_epoch_ = core.catalog.next_epoch;
   next_job_ = core.catalog.next_job;
   epochs_.clear();
   jobs_.clear();
   for (const auto& [number, epoch] : core.catalog.epochs) epochs_[number] = epoch.state;
-  for (const auto& [id, job] : core.catalog.jobs) jobs_[id] = {job.incarnation, job.state};
+  for (const auto& [id, job] : core.catalog.jobs) jobs_[id] = {job.incarnation, is_at_its_end(job), job.state};
   assert(broken_.empty());
 }
 

@@ -21,6 +21,7 @@ class Invariants {
  private:
   struct JobFacts {
     Incarnation incarnation;
+    bool at_its_end;  // completed, with nothing missing: for good
     JobState state;
   };
 
@@ -28,6 +29,7 @@ class Invariants {
   void check_job(const Core& core, const JobRecord& job);
   void check_epoch(const Core& core, const EpochRecord& epoch);
   void check_order(const Core& core, const Effects& effects);
+  void check_history(const Core& core, const Effects& effects);
 
   std::map<Epoch, EpochState> epochs_;
   std::map<JobId, JobFacts> jobs_;

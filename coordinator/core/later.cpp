@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "coordinator/core/checkpoint_records.h"
 #include "coordinator/core/copies.h"
 #include "coordinator/core/leftovers.h"
 
@@ -41,18 +42,19 @@ std::optional<Next> next(const Core& core, const JobRecord& job) {
 }
 
 void ask(Core& core, const JobRecord& job, const Next& what) {
+  const copies::Partners partners(core, job);
   for (const auto& [host, images] : what.images) {
     if (!core.usable(host)) {
       cannot_yet(core, job.job, host, what.epoch, fmt::format("host {}, which stored it, is not up", host.value));
       continue;
     }
-    if (const std::string why = copies::obstacle(core, job, host, job.spec.later_durability); !why.empty()) {
+    if (const std::string why = partners.obstacle(host, job.spec.later_durability); !why.empty()) {
       cannot_yet(core, job.job, host, what.epoch, why);
       continue;
     }
     core.ask(Owner::later, host, job.job, Incarnation{}, what.epoch, [&](wire::ToHost& m) {
       auto& body = *m.mutable_copy_images();
-      *body.mutable_durability() = copies::asked_of(core, job, host, job.spec.later_durability);
+      *body.mutable_durability() = partners.asked_of(host, job.spec.later_durability);
       for (const auto* image : images) {
         auto& one = *body.add_images();
         one = *image;
@@ -60,11 +62,6 @@ void ask(Core& core, const JobRecord& job, const Next& what) {
       }
     });
   }
-}
-
-void add_copies(wire::ImageFile& known, const wire::ImageFile& told) {
-  for (const auto& copy : told.copies())
-    if (std::ranges::find(known.copies(), copy) == known.copies().end()) known.add_copies(copy);
 }
 
 }  // namespace
@@ -99,10 +96,11 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   for (const auto& told : answer.images_copied().images())
     for (auto& image : epoch.images)
       if (image.guest() == told.guest() && image.memory().path() == told.memory().path()) {
-        add_copies(*image.mutable_memory(), told.memory());
-        add_copies(*image.mutable_disk(), told.disk());
+        copies::add_copies(*image.mutable_memory(), told.memory());
+        copies::add_copies(*image.mutable_disk(), told.disk());
       }
   core.save(epoch);
+  checkpoint_records::changed(core, epoch);
   core.run(request.job).later_obstacle.clear();
   if (const auto& wanted = core.job(request.job).spec.later_durability; copies::level(epoch) == wanted) {
     core.note(Log::Level::info, request.job, {}, number, "epoch copied", "its level is " + wanted + " now");

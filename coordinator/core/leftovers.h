@@ -10,5 +10,6 @@ namespace stillpoint::coordinator::leftovers {
 
 bool known_deleted(const Core& core, const JobId& job, Epoch epoch);
 void on_held(Core& core, const HostName& host, const wire::HeldImages& held);
+void tick(Core& core);
 
 }  // namespace stillpoint::coordinator::leftovers

@@ -24,8 +24,8 @@ void job_lost(Core& core, JobRecord& job, const automatic::Loss& loss) {
   ranks::end(core, job.job);
   const auto refused = automatic::refusal(core, job, loss);
   if (!refused) return automatic::bring_back(core, job, loss);
-  core.note(Log::Level::error, job.job, {}, {}, "failed", loss.why);
   core.set_state(job, JobState::failed, verdict(core, job, loss, *refused));
+  core.note(Log::Level::error, job.job, {}, {}, "failed", loss.why);
   start::try_pending(core);
 }
 

@@ -20,8 +20,48 @@ std::uint64_t undurable(const Core& core) {
   return sum;
 }
 
+// A line that says so, and blank ones: offsets stay those of the program.
+std::string filler(std::uint64_t lost, std::uint64_t at, std::uint64_t end) {
+  const std::uint64_t bytes = std::min(end - at, kFillerBytes);
+  const std::string line = at + lost == end ? fmt::format("[stillpoint: {} bytes of output are lost]", lost) : "";
+  std::string text = line.size() < bytes ? line : "";
+  text.append(bytes - text.size(), '\n');
+  return text;
+}
+
+void fill(Core& core, const JobRecord& job, OutputRun& run, std::uint64_t lost) {
+  std::string text = filler(lost, run.received, run.gap->end);
+  const std::uint64_t from = run.received;
+  run.received += text.size();
+  core.effects.push_back(AppendOutput{job.job, from, std::move(text)});
+}
+
+// What lies before is sent no more: an earlier coordinator acknowledged it, and its files are lost. For a moment it may
+// also look like that.
+void on_gap(Core& core, const JobRecord& job, OutputRun& run, std::uint64_t offset) {
+  if (!run.gap) run.gap = OutputRun::Gap{core.now, offset};
+  auto& gap = *run.gap;
+  if (gap.filling) return;
+  gap.end = std::min(gap.end, offset);
+  if (core.now < gap.since + kOutputGap || run.durable < run.received) return;
+  const std::uint64_t lost = gap.end - run.received;
+  if (lost > kMostFiller) {
+    gap.since = core.now + kOutputTold;
+    return core.note(Log::Level::error, job.job, {}, {}, "output not stored",
+                     fmt::format("{} bytes from byte {} on are lost, too many to go on behind them; stop the job, or "
+                                 "restart it from an older checkpoint with --from",
+                                 lost, run.received));
+  }
+  gap.filling = true;
+  core.note(Log::Level::error, job.job, {}, {}, "output lost",
+            fmt::format("{} bytes from byte {} on: they are not stored here, and the job has them no more", lost,
+                        run.received));
+  fill(core, job, run, lost);
+}
+
 void take(Core& core, const JobRecord& job, OutputRun& run, std::uint64_t offset, const std::string& data) {
-  if (offset > run.received) return;  // a gap: the guest sends again what is not acknowledged
+  if (offset > run.received) return on_gap(core, job, run, offset);  // it sends again what is not acknowledged
+  if (run.gap && !run.gap->filling) run.gap.reset();                 // it has what comes next, taken now or not
   const std::uint64_t end = offset + data.size();
   if (end <= run.received) {
     if (end <= run.durable) acknowledge(core, job);  // its acknowledgement was lost
@@ -87,6 +127,10 @@ void on_durable(Core& core, const OutputDurable& event) {
   }
   run.measuring = false;
   run.failure.clear();
+  if (run.gap && run.gap->filling && run.durable == run.received) {
+    if (run.received < run.gap->end) return fill(core, *job, run, 0);
+    run.gap.reset();
+  }
   if (!run.paused) drain_early(core, *job, run);
   if (holds_gang(job->state)) acknowledge(core, *job);
   start::on_output(core, *job);
@@ -109,6 +153,7 @@ void on_failed(Core& core, const OutputFailed& event) {
   }
   run.measuring = false;
   run.received = run.durable;  // taken again when the guest sends it again
+  run.gap.reset();
   const bool cutting = run.truncating.has_value();
   run.truncating.reset();
   if (cutting) run.known = false;
@@ -133,13 +178,14 @@ void tick(Core& core, const JobRecord& job) {
 void pause(Core& core, const JobId& job) {
   auto& run = core.run(job).output;
   run.paused = true;
+  run.gap.reset();
   run.early.clear();
   run.early_bytes = 0;
 }
 
 void begin_at(Core& core, const JobRecord& job, Epoch epoch, std::uint64_t offset) {
   auto& run = core.run(job.job).output;
-  run.paused = true;
+  if (!run.paused) pause(core, job.job);  // what was put by until now is of before
   run.truncating = offset;
   core.effects.push_back(TruncateOutput{job.job, offset, epoch});
 }

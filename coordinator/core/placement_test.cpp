@@ -46,3 +46,23 @@ TEST_CASE("packed, one host is filled before the next") {
   REQUIRE(placed.has_value());
   CHECK(spread_of(placed.value()) == std::map<std::string, int>{{"h1", 2}, {"h2", 1}});
 }
+
+TEST_CASE("of hosts with as many guests the one with less to do is taken; one that failed of late comes last") {
+  const HostRoom busy{HostName{"h1"}, 9000, 1.5, 0.5}, idle{HostName{"h2"}, 4000, 0.5, 0.5},
+      shaky{HostName{"h3"}, 9000, 0, 0.5, true};
+  auto placed = place({busy, idle, shaky}, 1, 500, true);
+  REQUIRE(placed.has_value());
+  CHECK(placed.value()[0].host.value == "h2");
+  placed = place({busy, idle, shaky}, 3, 500, true);
+  REQUIRE(placed.has_value());
+  CHECK(spread_of(placed.value()) == std::map<std::string, int>{{"h1", 1}, {"h2", 2}});
+  placed = place({busy, idle, shaky}, 3, 4000, true);
+  REQUIRE(placed.has_value());
+  CHECK(spread_of(placed.value()) == std::map<std::string, int>{{"h1", 2}, {"h2", 1}});
+  placed = place({busy, idle, shaky}, 5, 4000, true);
+  REQUIRE(placed.has_value());
+  CHECK(spread_of(placed.value()) == std::map<std::string, int>{{"h1", 2}, {"h2", 1}, {"h3", 2}});
+  placed = place({shaky, busy}, 1, 500, false);
+  REQUIRE(placed.has_value());
+  CHECK(placed.value()[0].host.value == "h1");
+}

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "coordinator/core/checkpoint_records.h"
 #include "coordinator/core/copies.h"
 #include "coordinator/core/epochs.h"
 #include "coordinator/core/relay.h"
@@ -40,7 +41,8 @@ std::vector<Epoch> prune(Core& core, const JobRecord& job, Owner owner, std::uin
   auto gone = surplus(core, job, keep);
   for (auto number : gone) {
     auto& epoch = core.epoch(number);
-    epoch.state = EpochState::pruned;
+    set_pruned(epoch);
+    checkpoint_records::deleted(core, epoch.job, epoch.epoch);
     core.save(epoch);
     core.note(Log::Level::info, job.job, {}, number, "epoch pruned", fmt::format("{} are kept", keep));
   }

@@ -1,6 +1,44 @@
 #include "coordinator/core/records.h"
 
+#include <algorithm>
+#include <charconv>
+
 namespace stillpoint::coordinator {
+
+std::optional<std::uint64_t> number_of(const JobId& job) {
+  std::uint64_t number = 0;
+  const std::string& text = job.value;
+  const char* const end = text.data() + text.size();
+  if (text.size() < 2 || text[0] != 'j' || text[1] == '0') return std::nullopt;
+  const auto parsed = std::from_chars(text.data() + 1, end, number);
+  if (parsed.ec != std::errc{} || parsed.ptr != end) return std::nullopt;
+  return number;
+}
+
+bool was_lost(const CatalogState& state, std::uint64_t job_number) {
+  return std::ranges::any_of(state.lost_jobs, [&](const CatalogState::Lost& lost) {
+    return lost.first <= job_number && job_number <= lost.last;
+  });
+}
+
+void found_again(std::vector<CatalogState::Lost>& lost, std::uint64_t job_number) {
+  std::vector<CatalogState::Lost> rest;
+  for (const auto& range : lost) {
+    if (job_number < range.first || job_number > range.last) {
+      rest.push_back(range);
+      continue;
+    }
+    if (range.first < job_number) rest.push_back({range.first, job_number - 1});
+    if (job_number < range.last) rest.push_back({job_number + 1, range.last});
+  }
+  lost = std::move(rest);
+}
+
+void set_pruned(EpochRecord& epoch) {
+  epoch.state = EpochState::pruned;
+  epoch.images = {};  // whose memory goes, too
+  epoch.cut = {};
+}
 
 std::string_view name(JobState state) {
   switch (state) {

@@ -12,6 +12,9 @@
 
 namespace stillpoint::coordinator {
 
+// "j7" → 7; nothing if it is no id that a catalog made.
+std::optional<std::uint64_t> number_of(const JobId& job);
+
 enum class JobState { pending, starting, running, checkpointing, restarting, migrating, completed, failed, stopped };
 std::string_view name(JobState state);
 std::optional<JobState> job_state(std::string_view name);
@@ -47,8 +50,8 @@ struct EpochRecord {
   EpochState state = EpochState::attempted;
   WallSeconds time = 0;
   std::string reason;                    // why it was aborted; what of it is damaged
-  std::vector<wire::GuestCut> cut;       // with state captured or later
-  std::vector<wire::GuestImage> images;  // with state committed
+  std::vector<wire::GuestCut> cut;       // with state captured or later, until it is pruned
+  std::vector<wire::GuestImage> images;  // with state committed or damaged
   std::uint64_t output_offset = 0;       // of the cut
   std::uint64_t bytes_raw = 0;
   std::uint64_t bytes_stored = 0;
@@ -60,6 +63,10 @@ struct EpochRecord {
   bool control = false;      // made by the test-only control: no quiescing behind it
 };
 
+// What nothing can go back to needs no images and no cut in its record: they are most of a catalog's bytes, and a site
+// prunes nearly every checkpoint that it takes.
+void set_pruned(EpochRecord& epoch);
+
 // What a restart under way was asked for, beside its epoch (which is restored_from).
 struct RestartTerms {
   bool epoch_named = false;  // no other checkpoint will do
@@ -69,6 +76,9 @@ struct RestartTerms {
   std::optional<HostName> suspect;  // avoided while other hosts have room
   bool operator==(const RestartTerms&) const = default;
 };
+
+// In missing_outputs: of what the program printed.
+inline constexpr const char* kEndOfOutput = "the end of what the program printed";
 
 struct JobRecord {
   JobId job;
@@ -86,18 +96,23 @@ struct JobRecord {
   std::uint32_t automatic_restarts = 0;  // tries by itself since it was last restarted by hand
   std::uint32_t setbacks = 0;            // of them, with no host lost, since its last checkpoint
   std::optional<int> exit_code;
-  std::vector<std::string> missing_outputs;  // those not fetched at the end, each with why
+  std::vector<std::string> missing_outputs;  // those not fetched at the end, each with why; and kEndOfOutput
   bool stopping = false;                     // the user asked for the end
   std::optional<Epoch> attempt;              // the epoch under way, if any
+  // It may run on hosts that the record does not name, which was put back from an older copy. Before anything is
+  // started all hosts are fenced, and those that are not known as well.
+  bool anywhere = false;
 };
 
 struct HostRecord {
   HostName host;
   std::string address;
   bool cordoned = false;
+  std::uint32_t failures = 0;         // times that it was lost, or a guest on it
+  std::uint64_t watched_seconds = 0;  // connected; a step behind (hosts.h)
 };
 
-// One line of the job's or site's history.
+// One line of the job's or site's history. The states are those that what it names has from then on (history.h).
 struct EventRecord {
   WallSeconds time = 0;
   JobId job;         // may be empty
@@ -105,6 +120,10 @@ struct EventRecord {
   Epoch epoch;       // 0 = none
   std::string what;  // "epoch committed"
   std::string detail;
+  Incarnation incarnation = {};                          // of the job; 0 = none
+  std::optional<JobState> job_state = std::nullopt;      // nothing: no job is named, or it is gone
+  std::optional<EpochState> epoch_state = std::nullopt;  // likewise
+  std::uint64_t id = 0;                                  // the catalog's, increasing, never reused; 0 until it is there
 };
 
 // Everything that a coordinator knows when it starts.
@@ -116,7 +135,17 @@ struct CatalogState {
   std::map<JobId, JobRecord> jobs;
   std::map<Epoch, EpochRecord> epochs;
   std::map<HostName, HostRecord> hosts;
+  // Numbers that a catalog which was lost may have given out to jobs: nothing of theirs is known to be deleted.
+  struct Lost {
+    std::uint64_t first, last;
+  };
+  std::vector<Lost> lost_jobs;
 };
+
+// Whether a catalog that was lost may have given the number out: whoever had it is not known to be removed.
+bool was_lost(const CatalogState& state, std::uint64_t job_number);
+// Of that job it is known again what is deleted: its number is none of the lost ones any more.
+void found_again(std::vector<CatalogState::Lost>& lost, std::uint64_t job_number);
 
 // The changes that one transaction makes. Whole records: writing one again changes nothing.
 struct PutJob {
@@ -139,6 +168,16 @@ struct PutCounters {
 struct AddEvent {
   EventRecord event;
 };
-using CatalogChange = std::variant<PutJob, DropJob, PutEpoch, PutHost, PutCounters, AddEvent>;
+struct DropEpoch {
+  Epoch epoch;
+};
+struct AddLostJobs {
+  CatalogState::Lost numbers;
+};
+struct FoundJob {
+  std::uint64_t number;
+};
+using CatalogChange =
+    std::variant<PutJob, DropJob, PutEpoch, PutHost, PutCounters, AddEvent, DropEpoch, AddLostJobs, FoundJob>;
 
 }  // namespace stillpoint::coordinator

@@ -2,6 +2,7 @@
 
 #include "coordinator/core/checkpoint.h"
 #include "coordinator/core/finish.h"
+#include "coordinator/core/interval.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/restart.h"
 
@@ -36,6 +37,21 @@ void settle_epochs(Core& core) {
   }
 }
 
+// The coordinator before may have given up an attempt, and ended before every host had let go of it: a host whose
+// daemon has just begun does not know what its guests hold, and says nothing of it; and a capture that waits for its
+// instant is in the way of the next one.
+void let_go_again(Core& core) {
+  std::map<JobId, const EpochRecord*> newest;
+  for (const auto& [number, epoch] : core.catalog.epochs) newest[epoch.job] = &epoch;
+  for (const auto& [id, epoch] : newest) {
+    const auto& job = core.job(id);
+    const bool runs = job.state == JobState::running || job.state == JobState::checkpointing;
+    if (runs && epoch->state == EpochState::aborted && epoch->incarnation == job.incarnation &&
+        !core.run(id).cleanup.contains(epoch->epoch))
+      checkpoint::clean_up(core, job, epoch->epoch);
+  }
+}
+
 // Images that should be gone may be there still: the crash may have come before they were deleted.
 void repeat_deletes(Core& core) {
   std::map<JobId, std::vector<Epoch>> gone;
@@ -53,7 +69,7 @@ void repeat_deletes(Core& core) {
 void take_up(Core& core, JobRecord& job) {
   auto& run = core.run(job.job);
   if (job.incarnation == Incarnation{}) run.output.known = true;
-  run.next_checkpoint = core.now + std::chrono::seconds(job.spec.interval_seconds.value_or(0));
+  if (holds_gang(job.state)) interval::plan_after_recovery(core, job);
   switch (job.state) {
     case JobState::starting:
       if (job.stopping) return finish::take_up_stop(core, job);
@@ -88,6 +104,7 @@ void take_up(Core& core) {
     host.last_word = host.last_sent = core.now;
   }
   settle_epochs(core);
+  let_go_again(core);
   repeat_deletes(core);
   for (auto& [id, job] : core.catalog.jobs) take_up(core, job);
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "coordinator/core/checkpoint.h"
+#include "coordinator/core/checkpoint_records.h"
 #include "coordinator/core/finish.h"
 #include "coordinator/core/verify.h"
 
@@ -69,7 +70,8 @@ void on_remove(Core& core, const RemoveJob& event) {
   for (const Epoch number : epochs) {
     auto& epoch = core.epoch(number);
     if (!has_images(epoch.state)) continue;
-    epoch.state = EpochState::pruned;
+    set_pruned(epoch);
+    checkpoint_records::deleted(core, event.job, number);
     core.save(epoch);
   }
   if (epochs.empty()) return drop(core, event.job, event.request);

@@ -8,6 +8,7 @@
 #include "coordinator/core/cut.h"
 #include "coordinator/core/epochs.h"
 #include "coordinator/core/fence.h"
+#include "coordinator/core/interval.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/ranks.h"
 #include "coordinator/core/rooms.h"
@@ -40,14 +41,19 @@ void restore(Core& core, JobRecord& job, RestartRun& run) {
   enter(core, run, Phase::restore, core.settings.restore_deadline);
   const auto& epoch = core.epoch(run.epoch);
   run.damage.reset();
-  ask_hosts(core, job, run, [&](wire::ToHost& m, const HostName& host) {
-    auto& body = *m.mutable_restore();
-    *body.mutable_network() = network_of(core, job);
-    *body.mutable_hardware() = hardware_of(job.spec);
-    for (const auto& image : epoch.images)
-      if (core.host_of(job, image.guest()) == host) *body.add_images() = image;
-    copies::add_peers(core, body);
-  });
+  std::map<HostName, std::vector<const wire::GuestImage*>> images;
+  for (const auto& image : epoch.images) images[core.host_of(job, image.guest())].push_back(&image);
+  wire::ToHost common;
+  auto& same = *common.mutable_restore();
+  *same.mutable_network() = network_of(core, job);
+  *same.mutable_hardware() = hardware_of(job.spec);
+  copies::add_peers(core, same);
+  core.ask_gang(
+      Owner::restart, job, run.epoch, run.waiting,
+      [&](wire::ToHost& m, const HostName& host) {
+        for (const auto* image : images[host]) *m.mutable_restore()->add_images() = *image;
+      },
+      common_part(common));
 }
 
 Result<std::vector<Placement>> plan(const Core& core, const JobRecord& job, const RestartRun& run) {
@@ -111,6 +117,7 @@ void place(Core& core, JobRecord& job, RestartRun& run) {
 
 void after_fence(Core& core, JobRecord& job, RestartRun& run) {
   job.placement.clear();
+  job.anywhere = false;
   core.save(job);
   enter(core, run, Phase::place, place_wait(core.settings));
   place(core, job, run);
@@ -128,6 +135,7 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
   job.missing_outputs.clear();
   core.save_counters();
   core.set_state(job, JobState::restarting, run.story);
+  core.note(Log::Level::info, job.job, {}, run.epoch, "restart begun", fmt::format("of incarnation {}", old.value));
   auto& runs = core.run(job.job);
   runs.launches.clear();
   runs.rank_lost.reset();
@@ -142,8 +150,6 @@ void begin(Core& core, JobRecord& job, RestartRun fresh) {
   checkpoint::refuse_turns(core, job.job, "the job is being restarted");
   auto& run = core.run(job.job).restart.emplace(std::move(fresh));
   run.asked = run.since = core.now;
-  core.note(Log::Level::info, job.job, {}, run.epoch, "restart begun",
-            fmt::format("of incarnation {}", job.incarnation.value));
   fence_and_go(core, job, run);
 }
 
@@ -217,7 +223,7 @@ void running(Core& core, JobRecord& job) {
   RestartRun run = std::move(*runs.restart);
   runs.restart.reset();
   add_phase(run.phases, name(run.phase), ms_between(run.since, core.now));
-  runs.next_checkpoint = core.now + std::chrono::seconds(job.spec.interval_seconds.value_or(0));
+  interval::plan_after_restart(core, job);
   job.restarts += 1;
   job.restart.reset();
   core.set_state(job, JobState::running, run.story);
@@ -281,10 +287,13 @@ std::optional<Error> refusal(Core& core, const RestartJob& event, JobRecord*& jo
   const std::string object = event.job.value;
   if (run.finish) return refused("restart", object, "the job is ending; wait for its end");
   if (run.remove) return refused("restart", object, "the job is being removed");
+  // What was lost of a completed one can be had again.
+  const bool incomplete = job->state == JobState::completed && !job->missing_outputs.empty();
   if (job->state != JobState::running && job->state != JobState::checkpointing && job->state != JobState::failed &&
-      job->state != JobState::stopped && !by_itself)
+      job->state != JobState::stopped && !incomplete && !by_itself)
     return refused("restart", object,
-                   fmt::format("the job is {}; only a running, failed or stopped one can be restarted",
+                   fmt::format("the job is {}; only a running, failed or stopped one can be restarted, or one that was "
+                               "completed with something missing",
                                coordinator::name(job->state)));
   auto chosen = epochs::choose(core, *job, event.from);
   if (!chosen.has_value()) return chosen.error();
@@ -391,11 +400,12 @@ void cancel(Core& core, JobRecord& job, const Error& error) {
   }
 }
 
-void fail(Core& core, JobRecord& job, const Error& error) {
+namespace {
+
+void end_try(Core& core, JobRecord& job, const Error& error, bool by_itself) {
   auto& slot = core.run(job.job).restart;
-  if (!slot) return;
   const automatic::Loss loss{"the restart failed: " + error.message(), true, std::nullopt};
-  const bool again = slot->automatic && error.kind != ErrorKind::damaged;
+  const bool again = by_itself && error.kind != ErrorKind::damaged;
   const auto refused = automatic::refusal(core, job, loss);
   // Whoever waits for this one waits for the next.
   const auto request = again && !refused ? std::exchange(slot->request, std::nullopt) : std::nullopt;
@@ -410,6 +420,29 @@ void fail(Core& core, JobRecord& job, const Error& error) {
   core.set_state(job, JobState::failed,
                  fmt::format("{}{}; try again with `stillpoint restart {}`", loss.why,
                              again && !refused->empty() ? "; " + *refused : "", job.job.value));
+}
+
+}  // namespace
+
+void fail(Core& core, JobRecord& job, const Error& error) {
+  const auto& slot = core.run(job.job).restart;
+  if (slot) end_try(core, job, error, slot->automatic);
+}
+
+void fail_lost(Core& core, JobRecord& job, const Error& error) {
+  const auto& slot = core.run(job.job).restart;
+  if (!slot) return;
+  const bool on_terms = !slot->fall_back || !slot->hosts.empty() || slot->skip_link_check;
+  end_try(core, job, error, slot->automatic || !on_terms);
+}
+
+void place_waiting(Core& core) {
+  std::vector<JobId> waiting;
+  for (const auto& [id, run] : core.runs)
+    if (run.restart && run.restart->phase == Phase::place) waiting.push_back(id);
+  std::ranges::sort(waiting, {}, [](const JobId& id) { return number_of(id); });
+  for (const auto& id : waiting)
+    if (auto& run = core.run(id).restart; run && run->phase == Phase::place) place(core, core.job(id), *run);
 }
 
 void tick(Core& core, JobRecord& job) {

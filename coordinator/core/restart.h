@@ -33,9 +33,14 @@ void begin_automatic(Core& core, JobRecord& job, Epoch epoch, const std::optiona
 void begin_again(Core& core, JobRecord& job);
 // Ends the try: whoever asked is told, the gang is destroyed, the job failed. Nothing when no restart is under way.
 void fail(Core& core, JobRecord& job, const Error& error);
+// The same for a host or a guest that was lost meanwhile: by its policy the job comes back by itself, also where the
+// restart was asked for, unless the checkpoint or the hosts were named; whoever asked waits on.
+void fail_lost(Core& core, JobRecord& job, const Error& error);
 // The same without a verdict on the job: the caller gives it another state.
 void cancel(Core& core, JobRecord& job, const Error& error);
 void tick(Core& core, JobRecord& job);
+// Jobs that wait for room, in the order of their submission.
+void place_waiting(Core& core);
 std::string_view name(RestartRun::Phase phase);
 
 }  // namespace stillpoint::coordinator::restart

@@ -11,6 +11,9 @@ namespace stillpoint::coordinator {
 Result<std::vector<Placement>> plan_gang(const Core& core, const JobRecord& job, const std::vector<HostName>& allowed,
                                          const std::optional<HostName>& except = std::nullopt);
 
+// Whether the gang would find room on the hosts that are up now if nothing ran there.
+bool fits_idle_hosts(const Core& core, const JobRecord& job);
+
 // Names that no host has, or nothing.
 std::optional<Error> unknown_hosts(const Core& core, const std::vector<HostName>& names, const std::string& step);
 

@@ -6,13 +6,16 @@
 
 #include "common/names.h"
 #include "coordinator/core/fence.h"
+#include "coordinator/core/interval.h"
 #include "coordinator/core/output.h"
+#include "coordinator/core/restart.h"
 #include "coordinator/core/rooms.h"
 
 namespace stillpoint::coordinator::start {
 namespace {
 
 constexpr unsigned kStartTries = 3;
+constexpr std::chrono::minutes kLetPass{60};  // that jobs which find room go before one that does not
 
 // Everything that is wrong with a spec, whoever submitted it: the manifest parser has said most of it already.
 std::vector<std::string> spec_problems(const JobSpec& spec) {
@@ -49,6 +52,32 @@ std::optional<Error> refusal(const Core& core, const JobSpec& spec) {
   return std::nullopt;
 }
 
+void wait_for_room(Core& core, JobRecord& job, const std::string& why) {
+  if (auto& since = core.run(job.job).no_room_since; !since) since = core.now;
+  if (job.reason != why) core.set_state(job, JobState::pending, why);
+}
+
+// Others have gone before it for long, though there would be room if they had not.
+bool is_next_in_line(const Core& core, const JobRecord& job) {
+  const auto run = core.runs.find(job.job);
+  return job.state == JobState::pending && run != core.runs.end() && run->second.no_room_since &&
+         core.now >= *run->second.no_room_since + kLetPass && fits_idle_hosts(core, job);
+}
+
+// Some host may be taken by either.
+bool share_hosts(const JobSpec& a, const JobSpec& b) {
+  return a.hosts.empty() || b.hosts.empty() || std::ranges::find_first_of(a.hosts, b.hosts) != a.hosts.end();
+}
+
+// In the order in which they were submitted.
+std::vector<JobId> pending_jobs(const Core& core) {
+  std::vector<JobId> queue;
+  for (const auto& [id, job] : core.catalog.jobs)
+    if (job.state == JobState::pending) queue.push_back(id);
+  std::sort(queue.begin(), queue.end(), [](const JobId& a, const JobId& b) { return number_of(a) < number_of(b); });
+  return queue;
+}
+
 // Room is looked for when nothing of an earlier try is left.
 void boot(Core& core, JobRecord& job) {
   if (!job.placement.empty()) {
@@ -58,11 +87,11 @@ void boot(Core& core, JobRecord& job) {
   auto placed = plan_gang(core, job, {});
   if (!placed.has_value()) {
     core.run(job.job).start.reset();
-    if (const std::string why = placed.error().message(); job.reason != why)
-      core.set_state(job, JobState::pending, why);
+    wait_for_room(core, job, placed.error().message());
     return;
   }
   auto& run = core.run(job.job);
+  run.no_room_since.reset();
   job.incarnation = job.incarnation.next();
   job.vni = core.catalog.next_vni;
   core.catalog.next_vni = core.catalog.next_vni % 0xffffff + 1;  // VXLAN ids have 24 bits
@@ -78,13 +107,18 @@ void boot(Core& core, JobRecord& job) {
   run.start.emplace();
   run.start->phase = StartRun::Phase::boot;
   run.start->deadline = core.now + core.settings.start_deadline;
-  core.ask_gang(Owner::start, job, {}, run.start->waiting, [&](wire::ToHost& m, const HostName& host) {
-    auto& body = *m.mutable_start_guests();
-    *body.mutable_network() = network_of(core, job);
-    *body.mutable_hardware() = hardware_of(job.spec);
-    for (auto guest : core.guests_on(job, host)) body.add_guests(guest);
-    body.set_workdir(job.spec.workdir);
-  });
+  wire::ToHost common;
+  auto& same = *common.mutable_start_guests();
+  *same.mutable_network() = network_of(core, job);
+  *same.mutable_hardware() = hardware_of(job.spec);
+  same.set_workdir(job.spec.workdir);
+  const auto gang = core.gang(job);
+  core.ask_gang(
+      Owner::start, job, {}, run.start->waiting,
+      [&](wire::ToHost& m, const HostName& host) {
+        for (auto guest : gang.at(host)) m.mutable_start_guests()->add_guests(guest);
+      },
+      common_part(common));
 }
 
 void launch(Core& core, JobRecord& job, StartRun& start) {
@@ -110,7 +144,7 @@ void running(Core& core, JobRecord& job) {
   auto& run = core.run(job.job);
   run.start.reset();
   run.failed_starts = 0;
-  run.next_checkpoint = core.now + std::chrono::seconds(job.spec.interval_seconds.value_or(0));
+  interval::plan_next(core, job);
   core.set_state(job, JobState::running, "");
   core.note(Log::Level::info, job.job, {}, {}, "running", fmt::format("incarnation {}", job.incarnation.value));
 }
@@ -157,11 +191,21 @@ void on_submit(Core& core, SubmitJob event) {
 }
 
 void try_pending(Core& core) {
-  for (auto& [id, job] : core.catalog.jobs) {
-    if (job.state != JobState::pending || core.run(id).start || core.run(id).finish) continue;
+  restart::place_waiting(core);
+  std::vector<JobId> next_in_line;
+  for (const auto& id : pending_jobs(core)) {
+    auto& job = core.job(id);
+    if (core.run(id).start || core.run(id).finish) continue;
     if (core.now < core.run(id).start_not_before) continue;
     if (job.placement.empty()) {
+      const auto next = std::ranges::find_if(
+          next_in_line, [&](const JobId& other) { return share_hosts(core.job(other).spec, job.spec); });
+      if (next != next_in_line.end()) {
+        wait_for_room(core, job, fmt::format("job {} is next: it has waited for room for long", next->value));
+        continue;
+      }
       boot(core, job);
+      if (is_next_in_line(core, job)) next_in_line.push_back(id);
       continue;
     }
     auto& start = core.run(id).start.emplace();
@@ -220,8 +264,8 @@ void fail(Core& core, JobRecord& job, const Error& error) {
   run.start.reset();
   core.destroy_gang(job.job, job.incarnation, core.gang_hosts(job));
   const bool again = error.kind == ErrorKind::transient && ++run.failed_starts < kStartTries;
-  core.note(Log::Level::error, job.job, {}, {}, again ? "start failed; trying again" : "start failed", error.message());
   core.set_state(job, again ? JobState::pending : JobState::failed, "could not be started: " + error.message());
+  core.note(Log::Level::error, job.job, {}, {}, again ? "start failed; trying again" : "start failed", error.message());
 }
 
 void tick(Core& core, JobRecord& job) {

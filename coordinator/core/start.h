@@ -12,7 +12,9 @@
 namespace stillpoint::coordinator::start {
 
 void on_submit(Core& core, SubmitJob event);
-// Starts what waits and has room now.
+// Places what waits and has room now: first jobs that come back, then new ones, both in the order of submission. A new
+// one that finds no room lets others pass for an hour; then nothing begins behind it that might take the same hosts, as
+// long as these would have room for it if they were idle.
 void try_pending(Core& core);
 void on_answer(Core& core, const Request& request, const wire::FromHost& answer);
 void on_spool(Core& core, SpoolRead event);

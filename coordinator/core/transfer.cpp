@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "coordinator/core/checkpoint_records.h"
 #include "coordinator/core/copies.h"
 #include "coordinator/core/rooms.h"
 #include "coordinator/core/store_room.h"
@@ -26,8 +27,7 @@ void abandon(Core& core, const JobId& id, const Error& why) {
   core.cancel(id, Owner::transfer);
   core.delete_images(Owner::background, id, {run.epoch.epoch});
   core.effects.push_back(DropJobFiles{id, ""});
-  core.effects.push_back(
-      Log{Log::Level::warn, EventRecord{core.wall, id, {}, run.epoch.epoch, "import given up", why.message()}});
+  core.note_soon(Log::Level::warn, id, {}, run.epoch.epoch, "import given up", why.message());
   if (run.request) core.refuse(*run.request, why);
 }
 
@@ -150,6 +150,7 @@ void commit(Core& core, const JobId& id) {
   core.catalog.epochs[epoch.epoch] = epoch;
   core.save(run.job);
   core.save(epoch);
+  checkpoint_records::changed(core, epoch);
   core.note(Log::Level::info, id, {}, epoch.epoch, "imported", fmt::format("{} bytes stored", epoch.bytes_stored));
   core.effects.push_back(JobChanged{id});
   core.reply(*run.request, Imported{id, epoch});
@@ -211,8 +212,7 @@ void on_begin(Core& core, BeginImport event) {
   core.catalog.next_epoch = number.next();
   core.save_counters();
   run.deadline = core.now + kPieceDeadline;
-  core.effects.push_back(
-      Log{Log::Level::info, EventRecord{core.wall, run.job.job, {}, number, "import begun", run.job.spec.name}});
+  core.note_soon(Log::Level::info, run.job.job, {}, number, "import begun", run.job.spec.name);
   core.reply(event.request, ImportBegun{run.job.job});
   const JobId id = run.job.job;
   core.imports.emplace(id, std::move(run));
@@ -245,6 +245,7 @@ void on_finish(Core& core, const FinishImport& event) {
   run->finishing = true;
   run->deadline = core.now + core.settings.upload_deadline;
   run->waiting = core.gang_hosts(run->job);
+  const copies::Partners partners(core, run->job);
   for (const auto& host : run->waiting)
     core.ask(Owner::transfer, host, event.job, Incarnation{}, run->epoch.epoch, [&](wire::ToHost& m) {
       for (const auto& image : run->epoch.images) {
@@ -252,7 +253,7 @@ void on_finish(Core& core, const FinishImport& event) {
         auto& one = *m.mutable_keep_images()->add_images() = image;
         one.clear_domain_xml();
       }
-      *m.mutable_keep_images()->mutable_durability() = copies::asked_of(core, run->job, host);
+      *m.mutable_keep_images()->mutable_durability() = partners.asked_of(host, run->job.spec.durability);
     });
 }
 

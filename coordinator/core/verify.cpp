@@ -42,15 +42,20 @@ void ask(Core& core, const JobId& job, Epoch epoch, const std::vector<wire::Gues
     if (hosts.empty())
       note_problem(check, State::unchecked, fmt::format("guest {}: no host that keeps its image is up", image.guest()));
   }
+  wire::ToHost same;
+  copies::add_peers(core, *same.mutable_verify_images());
+  const CommonPart common = common_part(same);
   for (const auto& [host, theirs] : by_host)
-    core.ask(Owner::verify, host, job, Incarnation{}, epoch, [&](wire::ToHost& m) {
-      for (const auto* image : theirs) {
-        auto& one = *m.mutable_verify_images()->add_images();
-        one = *image;
-        one.clear_domain_xml();
-      }
-      copies::add_peers(core, *m.mutable_verify_images());
-    });
+    core.ask(
+        Owner::verify, host, job, Incarnation{}, epoch,
+        [&](wire::ToHost& m) {
+          for (const auto* image : theirs) {
+            auto& one = *m.mutable_verify_images()->add_images();
+            one = *image;
+            one.clear_domain_xml();
+          }
+        },
+        common);
 }
 
 bool is_waiting(const Core& core, const JobId& job) {
@@ -202,10 +207,11 @@ void tick(Core& core, const JobId& job) {
 void found_damaged(Core& core, Epoch number, const std::string& what) {
   auto& epoch = core.epoch(number);
   if (!has_images(epoch.state)) return;
-  if (epoch.state == EpochState::committed) core.note(Log::Level::error, epoch.job, {}, number, "epoch damaged", what);
+  const bool is_news = epoch.state == EpochState::committed;
   epoch.state = EpochState::damaged;
   epoch.reason = what;
   core.save(epoch);
+  if (is_news) core.note(Log::Level::error, epoch.job, {}, number, "epoch damaged", what);
   core.effects.push_back(JobChanged{epoch.job});
 }
 

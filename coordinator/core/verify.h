@@ -1,8 +1,8 @@
 // Images read back: `stillpoint verify`. Core's strand.
 //
-// Each image is read by the host that stored it, or by another one that has it in its directory; when that one is lost, by the next. An
-// epoch that is found damaged is marked in the catalog: no restart takes it unless it is found whole again. What could
-// not be read for another reason says nothing about the epoch.
+// Each image is read by the host that stored it, or by another one that has it in its directory; when that one is lost,
+// by the next. An epoch that is found damaged is marked in the catalog: no restart takes it unless it is found whole
+// again. What could not be read for another reason says nothing about the epoch.
 #pragma once
 
 #include "coordinator/core/core.h"

@@ -51,12 +51,12 @@ void Driver::enqueue(std::function<void()> task) {
 }
 
 void Driver::run() {
-  Clock::time_point next_tick = Clock::now();
+  next_tick_ = Clock::now();
   for (;;) {
     std::function<void()> task;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait_until(lock, next_tick, [this] { return stopping_ || !queue_.empty(); });
+      changed_.wait_until(lock, next_tick_, [this] { return stopping_ || !queue_.empty(); });
       if (stopping_) return;
       if (!queue_.empty()) {
         task = std::move(queue_.front());
@@ -64,24 +64,37 @@ void Driver::run() {
       }
     }
     if (task) task();
-    // Also between events when there are many of them: deadlines must not wait for a quiet moment.
-    if (const auto time = Clock::now(); time >= next_tick) {
-      next_tick = time + kTick;
-      step(Tick{});
-      expire_watches();
-    }
+    tick_when_due();
   }
 }
 
+// Also between events when there are many of them: deadlines must not wait for a quiet moment.
+void Driver::tick_when_due() {
+  const auto time = Clock::now();
+  if (time < next_tick_) return;
+  next_tick_ = time + kTick;
+  step(Tick{});
+  expire_watches();
+}
+
 void Driver::post(Event event, std::function<void()> done) {
-  // shared: std::function wants to be copyable, the event need not be copied.
-  auto shared = std::make_shared<Event>(std::move(event));
-  enqueue([this, shared, done = std::move(done)] {
-    const auto* output = std::get_if<OutputDurable>(shared.get());
-    const JobId grown = output != nullptr ? output->job : JobId{};
-    step(std::move(*shared));
-    if (!grown.empty()) wake(grown);
-    if (done) done();
+  std::vector<Delivery> one;
+  one.push_back({std::move(event), std::move(done)});
+  post(std::move(one));
+}
+
+void Driver::post(std::vector<Delivery> events) {
+  // shared: std::function wants to be copyable, the events need not be copied.
+  auto shared = std::make_shared<std::vector<Delivery>>(std::move(events));
+  enqueue([this, shared] {
+    for (auto& [event, done] : *shared) {
+      const auto* output = std::get_if<OutputDurable>(&event);
+      const JobId grown = output != nullptr ? output->job : JobId{};
+      step(std::move(event));
+      if (!grown.empty()) wake(grown);
+      if (done) done();
+      tick_when_due();
+    }
   });
 }
 
@@ -109,6 +122,9 @@ void Driver::carry_out(Persist& effect) {
               {{"cause", applied.error().message()}});
     std::_Exit(kCatalogLost);
   }
+  const bool has_history = std::ranges::any_of(
+      effect.changes, [](const CatalogChange& change) { return std::holds_alternative<AddEvent>(change); });
+  if (has_history) wake_chosen([](const Watch& watch) { return !watch.job; });
 }
 
 void Driver::carry_out(Reply& effect) {
@@ -124,8 +140,13 @@ void Driver::carry_out(Reply& effect) {
 
 void Driver::carry_out(Log& effect) {
   const EventRecord& e = effect.event;
-  const LogFields fields = {
-      {"job", e.job.value}, {"host", e.host.value}, {"epoch", e.epoch.value}, {"detail", e.detail}};
+  const LogFields fields = {{"job", e.job.value},
+                            {"incarnation", e.incarnation.value},
+                            {"job_state", e.job_state ? name(*e.job_state) : ""},
+                            {"host", e.host.value},
+                            {"epoch", e.epoch.value},
+                            {"epoch_state", e.epoch_state ? name(*e.epoch_state) : ""},
+                            {"detail", e.detail}};
   switch (effect.level) {
     case Log::Level::info: return log_info(e.what, fields);
     case Log::Level::warn: return log_warn(e.what, fields);
@@ -136,6 +157,11 @@ void Driver::carry_out(Log& effect) {
 void Driver::watch(const JobId& job, Clock::time_point deadline, std::shared_ptr<std::atomic<bool>> gone,
                    std::function<void()> wake) {
   watches_.push_back({job, deadline, std::move(gone), std::move(wake)});
+}
+
+void Driver::watch_history(Clock::time_point deadline, std::shared_ptr<std::atomic<bool>> gone,
+                           std::function<void()> wake) {
+  watches_.push_back({std::nullopt, deadline, std::move(gone), std::move(wake)});
 }
 
 // Takes out what is chosen first: a woken watcher may watch again at once and must not meet the list being gone

@@ -13,11 +13,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "coordinator/catalog/catalog.h"
 #include "coordinator/core/coordinator.h"
+#include "coordinator/core/delivery.h"
 #include "coordinator/files/job_files.h"
 
 namespace stillpoint::coordinator {
@@ -26,7 +28,7 @@ class Driver {
  public:
   // Where what leaves for the hosts goes. Called on the driver's thread; must not block.
   struct Links {
-    std::function<void(const HostName&, SessionId, const wire::ToHost&)> send;
+    std::function<void(const Send&)> send;
     std::function<void(const HostName&, SessionId, const std::string& why)> close;
   };
   using Answered = std::function<void(const Result<Answer>&)>;
@@ -44,6 +46,7 @@ class Driver {
 
   // done: when the step and its effects are over.
   void post(Event event, std::function<void()> done = {});
+  void post(std::vector<Delivery> events);  // in this order
   // Makes the event with the number of its request and hands back the core's one answer.
   void ask(std::function<Event(RequestId)> make, Answered answered);
   // Looks at the core's state between two steps.
@@ -53,10 +56,13 @@ class Driver {
   // the deadline has passed, or the driver stops; or drops it when *gone.
   void watch(const JobId& job, std::chrono::steady_clock::time_point deadline, std::shared_ptr<std::atomic<bool>> gone,
              std::function<void()> wake);
+  // The same for any new line of history.
+  void watch_history(std::chrono::steady_clock::time_point deadline, std::shared_ptr<std::atomic<bool>> gone,
+                     std::function<void()> wake);
 
  private:
   struct Watch {
-    JobId job;
+    std::optional<JobId> job;  // nothing: the history
     std::chrono::steady_clock::time_point deadline;
     std::shared_ptr<std::atomic<bool>> gone;  // shared with whoever waits: it says when nobody does any more
     std::function<void()> wake;
@@ -64,6 +70,7 @@ class Driver {
 
   void enqueue(std::function<void()> task);
   void run();
+  void tick_when_due();
   void step(Event event);
   template <class Chosen>
   void wake_chosen(Chosen chosen);
@@ -71,7 +78,7 @@ class Driver {
   void expire_watches();
 
   void carry_out(Persist& effect);
-  void carry_out(Send& effect) { links_.send(effect.host, effect.session, effect.message); }
+  void carry_out(Send& effect) { links_.send(effect); }
   void carry_out(CloseSession& effect) { links_.close(effect.host, effect.session, effect.why); }
   void carry_out(Reply& effect);
   void carry_out(Log& effect);
@@ -82,6 +89,7 @@ class Driver {
   }
 
   // The thread's own.
+  std::chrono::steady_clock::time_point next_tick_;
   Catalog catalog_;
   Coordinator core_;
   JobFiles& files_;

@@ -41,6 +41,7 @@ struct HostSessions::Impl : std::enable_shared_from_this<Impl> {
   void closed(const std::shared_ptr<Connection>& connection, const Error& why);
   void greet(const std::shared_ptr<Connection>& connection, const wire::FromHost& message);
   void hand_over(const std::shared_ptr<Connection>& connection, Event event, std::size_t bytes);
+  void hand_out(Delivery delivery);
   void give_up(const std::shared_ptr<Connection>& connection, const std::string& why);
   std::shared_ptr<net::FrameSession> current(const HostName& host, SessionId session);
 
@@ -49,6 +50,7 @@ struct HostSessions::Impl : std::enable_shared_from_this<Impl> {
   Deliver deliver;
   std::shared_ptr<net::FrameListener> listener;
   SessionId next_session{1};
+  std::vector<Delivery> taken;  // in this turn of the executor
   std::size_t unnamed = 0;
   bool stopped = false;
 
@@ -129,13 +131,24 @@ void HostSessions::Impl::hand_over(const std::shared_ptr<Connection>& connection
     connection->paused = true;
     connection->session->pause_reading();
   }
-  deliver(std::move(event), [self = shared_from_this(), connection, bytes] {
-    const std::size_t before = connection->undelivered.fetch_sub(bytes), low = self->limits.undelivered_bytes / 2;
-    if (before <= low || before - bytes > low) return;
-    asio::post(self->executor, [connection] {
-      if (!std::exchange(connection->paused, false) || !connection->session) return;
-      connection->session->resume_reading();
-    });
+  hand_out({std::move(event), [self = shared_from_this(), connection, bytes] {
+              const std::size_t before = connection->undelivered.fetch_sub(bytes),
+                                low = self->limits.undelivered_bytes / 2;
+              if (before <= low || before - bytes > low) return;
+              asio::post(self->executor, [connection] {
+                if (!std::exchange(connection->paused, false) || !connection->session) return;
+                connection->session->resume_reading();
+              });
+            }});
+}
+
+// With what other sessions have had ready: to wake the core's thread costs more than most events do.
+void HostSessions::Impl::hand_out(Delivery delivery) {
+  taken.push_back(std::move(delivery));
+  if (taken.size() > 1) return;
+  asio::post(executor, [self = shared_from_this()] {
+    auto all = std::exchange(self->taken, {});
+    if (!self->stopped) self->deliver(std::move(all));
   });
 }
 
@@ -186,8 +199,9 @@ HostSessions::~HostSessions() { stop(); }
 
 std::uint16_t HostSessions::port() const { return impl_->listener->port(); }
 
-void HostSessions::send(const HostName& host, SessionId session, const wire::ToHost& message) {
-  if (auto to = impl_->current(host, session)) to->send(message.SerializeAsString());
+void HostSessions::send(const HostName& host, SessionId session, const wire::ToHost& message,
+                        const CommonPart& common) {
+  if (auto to = impl_->current(host, session)) to->send(message.SerializeAsString(), common);
 }
 
 void HostSessions::close_session(const HostName& host, SessionId session, const std::string& why) {

@@ -12,9 +12,11 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "common/net/tls_context.h"
-#include "coordinator/core/events.h"
+#include "coordinator/core/delivery.h"
+#include "coordinator/core/effects.h"
 
 namespace stillpoint::coordinator {
 
@@ -27,8 +29,8 @@ struct HostLimits {
 
 class HostSessions {
  public:
-  // done: to be called, from any thread, when the event has been dealt with.
-  using Deliver = std::function<void(Event event, std::function<void()> done)>;
+  // Events in their order; what comes together is handed out together.
+  using Deliver = std::function<void(std::vector<Delivery> deliveries)>;
 
   static Result<std::unique_ptr<HostSessions>> listen(const boost::asio::any_io_executor& executor,
                                                       const net::TlsContext& tls, const std::string& endpoint,
@@ -38,8 +40,9 @@ class HostSessions {
   HostSessions& operator=(const HostSessions&) = delete;
 
   std::uint16_t port() const;
-  // Dropped when that is not the host's current session.
-  void send(const HostName& host, SessionId session, const wire::ToHost& message);
+  // Dropped when that is not the host's current session. The common part goes out behind the message, and is shared
+  // with other sessions' queues; it may be null.
+  void send(const HostName& host, SessionId session, const wire::ToHost& message, const CommonPart& common);
   void close_session(const HostName& host, SessionId session, const std::string& why);
   // Closes the listener and all sessions; no event is delivered any more.
   void stop();

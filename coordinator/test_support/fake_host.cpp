@@ -21,29 +21,43 @@ wire::StoreFigures store_figures() {
   return store;
 }
 
+// A thread that runs what is posted to it.
+struct OwnThread {
+  boost::asio::io_context io{1};
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
+  std::thread thread{[this] { io.run(); }};
+
+  ~OwnThread() {
+    work.reset();
+    thread.join();
+  }
+};
+
+net::TlsContext identity_at(const std::filesystem::path& directory) {
+  auto tls = net::TlsContext::load(directory, net::TlsRole::host);
+  if (!tls) throw std::runtime_error(tls.error().message());
+  return std::move(*tls);
+}
+
 }  // namespace
 
 struct FakeHost::Impl {
-  explicit Impl(net::TlsContext context) : tls(std::move(context)) {}
-  boost::asio::io_context io{1};
-  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
+  std::optional<OwnThread> own;
+  boost::asio::io_context& io;
   net::TlsContext tls;
   std::shared_ptr<net::FrameSession> session;  // the test's thread only
-  std::thread thread{[this] { io.run(); }};
+
+  explicit Impl(net::TlsContext context) : own(std::in_place), io(own->io), tls(std::move(context)) {}
+  Impl(net::TlsContext context, boost::asio::io_context& shared) : io(shared), tls(std::move(context)) {}
 };
 
 FakeHost::FakeHost(std::string name, const std::filesystem::path& identity, std::uint16_t port)
-    : name_(std::move(name)), port_(port) {
-  auto tls = net::TlsContext::load(identity, net::TlsRole::host);
-  if (!tls) throw std::runtime_error(tls.error().message());
-  impl_ = std::make_unique<Impl>(*tls);
-}
+    : name_(std::move(name)), port_(port), impl_(std::make_unique<Impl>(identity_at(identity))) {}
+FakeHost::FakeHost(std::string name, const std::filesystem::path& identity, std::uint16_t port,
+                   boost::asio::io_context& io)
+    : name_(std::move(name)), port_(port), impl_(std::make_unique<Impl>(identity_at(identity), io)) {}
 
-FakeHost::~FakeHost() {
-  disconnect();
-  impl_->work.reset();
-  impl_->thread.join();
-}
+FakeHost::~FakeHost() { disconnect(); }
 
 void FakeHost::edit(Edit edit) {
   std::lock_guard lock(mutex_);
@@ -267,7 +281,9 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
       return true;
     case wire::ToHost::kExamine:
     case wire::ToHost::kPrepareCapture:
-    case wire::ToHost::kCopyImages: reply.mutable_done(); return true;
+    case wire::ToHost::kCopyImages:
+    case wire::ToHost::kKeepRecord: reply.mutable_done(); return true;
+    case wire::ToHost::kReadRecords: reply.mutable_records(); return true;
     case wire::ToHost::kCapture:
       for (auto guest : mine) reply.mutable_capture()->add_guests()->set_guest(guest);
       return true;

@@ -3,6 +3,7 @@
 // can be changed. Runs on a thread of its own; its methods from the test's thread. Tests only.
 #pragma once
 
+#include <boost/asio/io_context.hpp>
 #include <condition_variable>
 #include <filesystem>
 #include <functional>
@@ -24,6 +25,8 @@ class FakeHost {
   using Edit = std::function<bool(const wire::ToHost& request, wire::FromHost& answer)>;
 
   FakeHost(std::string name, const std::filesystem::path& identity, std::uint16_t port);
+  // On a thread that many share: whoever runs `io`, which must outlive it.
+  FakeHost(std::string name, const std::filesystem::path& identity, std::uint16_t port, boost::asio::io_context& io);
   ~FakeHost();
   FakeHost(const FakeHost&) = delete;
   FakeHost& operator=(const FakeHost&) = delete;

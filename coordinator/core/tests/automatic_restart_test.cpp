@@ -277,3 +277,55 @@ TEST_CASE("a coordinator that ends meanwhile goes on with it") {
   CHECK(w.job(id).automatic_restarts == 1);
   ends_well(w, id);
 }
+
+TEST_CASE("a restart by hand that loses a host goes on by itself; one on terms of its own fails") {
+  World w(3);
+  const JobId id = w.running(lasting());
+  const Epoch epoch = w.committed(id);
+  w.script.swallow = [](const HostName& host, const wire::ToHost& m) { return host.value == "h2" && m.has_restore(); };
+  SUBCASE("whoever asked waits on") {
+    const auto request = w.restart(id);
+    w.run_for(milliseconds(500));
+    w.kill(HostName{"h2"});
+    const auto result = w.answer(request);
+    REQUIRE(result.has_value());
+    CHECK(std::get<Restarted>(result.value()).epoch == epoch);
+    CHECK(w.job(id).automatic_restarts == 1);
+    for (const auto& at : w.job(id).placement) CHECK(at.host.value != "h2");
+  }
+  SUBCASE("the checkpoint was named") {
+    const auto request = w.restart(id, epoch);
+    w.run_for(milliseconds(500));
+    w.kill(HostName{"h2"});
+    CHECK(w.answer(request).has_error());
+    CHECK(w.job(id).state == JobState::failed);
+    REQUIRE(w.answer(w.restart(id)).has_value());
+  }
+  w.script.swallow = nullptr;
+  ends_well(w, id);
+}
+
+TEST_CASE("a checkpoint in between is progress: the next try begins at once again") {
+  World w(3);
+  const JobId id = w.running(lasting());
+  w.committed(id);
+  for (int loss = 0; loss < 3; ++loss) {
+    const HostName lost = w.job(id).placement[1].host;
+    w.kill(lost);
+    REQUIRE(w.until_state(id, JobState::restarting));
+    CHECK_FALSE(says(w.job(id).reason, " in "));
+    REQUIRE(w.until_state(id, JobState::running));
+    w.revive(lost);
+    w.run_for(milliseconds(2'000));
+    w.committed(id);
+  }
+  const HostName lost = w.job(id).placement[1].host;
+  w.kill(lost);
+  REQUIRE(w.until_state(id, JobState::restarting));
+  REQUIRE(w.until_state(id, JobState::running));
+  w.revive(lost);
+  w.run_for(milliseconds(2'000));
+  w.kill(w.job(id).placement[1].host);
+  REQUIRE(w.until_state(id, JobState::restarting));
+  CHECK(says(w.job(id).reason, " in 2 s "));
+}

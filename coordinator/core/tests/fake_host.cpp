@@ -19,6 +19,10 @@ std::string image_path(const FakeGang& gang, std::uint64_t epoch, std::uint32_t 
 
 }  // namespace
 
+bool names(const std::set<std::string>& images, const wire::ImageFile& file) {
+  return images.contains(file.path()) || images.contains(key_of(file));
+}
+
 std::string key_of(const wire::ImageFile& file) {
   const std::string& path = file.path();
   return path.starts_with("h") ? path.substr(path.find('/') + 1) : path;
@@ -107,6 +111,23 @@ void FakeHost::refuse(const wire::ToHost& ask, ErrorKind kind, const std::string
   answer(ask, std::move(message));
 }
 
+// A page is one record.
+void FakeHost::read_records(const wire::ToHost& ask) {
+  wire::FromHost message;
+  auto& page = *message.mutable_records();
+  std::map<std::string, std::string> all;
+  const bool of_all = ask.read_records().where() == wire::ReadRecords::DIRECTORY && !own_images;
+  for (const auto& [keeper, records] : store_.records)
+    for (const auto& [key, record] : records)
+      if (of_all || keeper == name)
+        all[fmt::format("{}/{}/{:020}", keeper.value, key.first.value, key.second)] = record.record();
+  if (const auto next = all.upper_bound(ask.read_records().after()); next != all.end()) {
+    page.add_records(next->second);
+    page.set_last(next->first);
+  }
+  answer(ask, std::move(message));
+}
+
 void FakeHost::on(const wire::ToHost& ask, Time now) {
   heard = now;
   if (ask.has_welcome()) {
@@ -139,6 +160,11 @@ void FakeHost::on(const wire::ToHost& ask, Time now) {
   if (ask.has_verify_images()) return verify(ask, std::move(done));
   if (ask.has_read_image() || ask.has_write_image() || ask.has_keep_images()) return transfer(ask);
   if (ask.has_copy_images()) return copy(ask, std::move(done));
+  if (ask.has_keep_record()) {
+    store_.records[name][{job, ask.epoch()}] = ask.keep_record();
+    return answer(ask, done);
+  }
+  if (ask.has_read_records()) return read_records(ask);
   if (ask.has_destroy()) {
     destroyed[job] = std::max(destroyed[job], ask.gang().incarnation());
     std::erase_if(gangs,
@@ -167,7 +193,7 @@ void FakeHost::make(const wire::ToHost& ask) {
     for (const auto& image : ask.restore().images()) {
       if (!store_.images.contains(key_of(image.memory())))
         return refuse(ask, ErrorKind::damaged, image.memory().path() + " is gone");
-      if (store_.damaged.contains(image.memory().path()))
+      if (names(store_.damaged, image.memory()))
         return refuse(ask, ErrorKind::damaged, image.memory().path() + " does not match");
     }
   const bool fresh = !gangs.contains({job, ask.gang().incarnation()});
@@ -255,7 +281,7 @@ void FakeHost::capture(FakeGang& gang, const wire::ToHost& ask, Time now) {
     for (auto& [index, guest] : gang.guests) {
       auto& image = *gang.images[epoch].add_images();
       image.set_guest(index);
-      image.mutable_memory()->set_path((own_images ? name.value + "/" : "") + image_path(gang, epoch, index));
+      image.mutable_memory()->set_path(name.value + "/" + image_path(gang, epoch, index));
       if (own_images && durability.partners_size() > 0)
         image.mutable_memory()->add_copies(durability.partners(0).host());
       *image.mutable_disk() = image.memory();
@@ -302,7 +328,7 @@ void FakeHost::transfer(const wire::ToHost& ask) {
     if (piece.last()) {
       const std::string path = fmt::format("{}/e{}/guest-{}", ask.gang().job(), ask.epoch(), piece.guest());
       auto& file = *message.mutable_image_written()->mutable_file();
-      file.set_path((own_images ? name.value + "/" : "") + path);
+      file.set_path(name.value + "/" + path);
       file.set_raw_bytes(written_[{ask.gang().job(), piece.guest(), piece.disk()}].size());
       store_.images[path];
       store_.space[name].insert(path);
@@ -325,10 +351,10 @@ void FakeHost::verify(const wire::ToHost& ask, wire::FromHost message) {
     const std::string& path = image.memory().path();
     if (!store_.images.contains(key_of(image.memory())))
       *check.add_problems() = to_wire(Error{ErrorKind::damaged, "verify image", path, "it is gone"});
-    else if (store_.damaged.contains(path))
+    else if (names(store_.damaged, image.memory()))
       *check.add_problems() =
           to_wire(Error{ErrorKind::damaged, "verify image", path, "a block is not what was written"});
-    else if (store_.unreachable.contains(path))
+    else if (names(store_.unreachable, image.memory()))
       *check.add_problems() = to_wire(Error{ErrorKind::transient, "verify image", path, "is it mounted here?"});
   }
   answer(ask, std::move(message));
@@ -491,8 +517,8 @@ void FakeHost::send_output(FakeGang& gang, Time now) {
   message.mutable_output()->set_guest(0);
   message.mutable_output()->mutable_output()->set_offset(gang.output_next);
   message.mutable_output()->mutable_output()->set_data(state.output.substr(gang.output_next));
+  if (gang.output_next == state.output_acked) gang.output_sent = now;  // as agents do: from there it is waited
   gang.output_next = state.output.size();
-  gang.output_sent = now;
   out.push_back(std::move(message));
 }
 

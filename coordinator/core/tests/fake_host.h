@@ -47,7 +47,7 @@ struct FakeGang {
   std::optional<std::pair<std::uint64_t, bool>> released;
   std::set<std::uint64_t> discarded;
   std::map<std::uint64_t, wire::Durability> prepared;  // captures, by epoch
-  std::map<std::uint64_t, bool> reported;  // epochs whose images were reported on this session
+  std::map<std::uint64_t, bool> reported;              // epochs whose images were reported on this session
   Time output_sent{};
   std::uint64_t output_next = 0;  // sent so far
   std::string file;               // the one that PutJobFile wrote
@@ -61,11 +61,15 @@ struct SharedStore {
   std::map<std::string, GuestState> images;  // by path
   std::set<std::string> damaged;
   std::set<std::string> unreachable;
+  // Of checkpoints, by the host that keeps them, job and epoch.
+  std::map<HostName, std::map<std::pair<JobId, std::uint64_t>, wire::KeepRecord>> records;
   std::map<HostName, std::set<std::string>> space;  // by host: images whose space it has not freed yet
 };
 
-// An image's path in SharedStore: where images are each host's own, the host's name stands before it.
+// An image's path in SharedStore: without the host's name.
 std::string key_of(const wire::ImageFile& file);
+// As key_of() gives it; or with the host's name, which is then the only place that is meant.
+bool names(const std::set<std::string>& images, const wire::ImageFile& file);
 
 struct Script {
   // Says what goes wrong with a request, before the host looks at it.
@@ -81,6 +85,8 @@ struct Script {
   std::set<std::string> missing_outputs;
   std::function<std::optional<Error>(const StoreOutputPiece&)> store_failure;  // of the coordinator's own disk
   std::function<std::optional<Error>(const TruncateOutput&)> cut_failure;
+  std::function<std::optional<Error>(const AppendOutput&)> append_failure;
+  bool append_hangs = false;    // of the coordinator's disk: nothing is stored, and nothing is said of it
   int measure_failures = 0;     // so many times
   std::uint64_t last_step = 0;  // the program ends then; 0 = never
   int exit_code = 0;
@@ -125,6 +131,7 @@ class FakeHost {
   void verify(const wire::ToHost& ask, wire::FromHost message);
   void transfer(const wire::ToHost& ask);
   void copy(const wire::ToHost& ask, wire::FromHost message);
+  void read_records(const wire::ToHost& ask);
   void free_space();
   void discard(FakeGang& gang, std::uint64_t epoch);
   void send_output(FakeGang& gang, Time now);

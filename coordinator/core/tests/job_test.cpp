@@ -29,6 +29,39 @@ TEST_CASE("a job is submitted, started on two hosts, runs to its end and leaves 
   CHECK(w.broken() == "");
 }
 
+TEST_CASE("all hosts of a gang are told where its guests are in the same bytes, which are there once") {
+  Coordinator core(Settings{}, CatalogState{});
+  const auto step = [&](Event event) { return core.step(std::move(event), Time{milliseconds(1'000'000)}, 1); };
+  for (std::uint64_t i = 1; i <= 3; ++i) {
+    wire::HostHello hello;
+    hello.set_protocol(1);
+    hello.set_host("h" + std::to_string(i));
+    hello.set_address("192.0.2." + std::to_string(i));
+    hello.set_memory_bytes(8ull << 30);
+    hello.set_memory_free_bytes(8ull << 30);
+    step(HostConnected{HostName{hello.host()}, SessionId{i}, hello});
+  }
+  std::vector<Send> sent;
+  for (auto& effect : step(SubmitJob{RequestId{1}, spec(3), "", "spool"}))
+    if (auto* send = std::get_if<Send>(&effect); send != nullptr && send->message.has_start_guests())
+      sent.push_back(std::move(*send));
+  REQUIRE(sent.size() == 3);
+  for (const auto& send : sent) {
+    CHECK(send.common == sent.front().common);
+    CHECK_FALSE(send.message.start_guests().has_network());
+    const auto whole = whole_message(send);
+    CHECK(whole.request() == send.message.request());
+    REQUIRE(whole.start_guests().guests_size() == 1);
+    REQUIRE(whole.start_guests().network().places_size() == 3);
+    const auto& place = whole.start_guests().network().places(static_cast<int>(whole.start_guests().guests(0)));
+    CHECK(place.host() == send.host.value);
+    CHECK(whole.start_guests().hardware().memory_bytes() == spec().memory_bytes);
+    wire::ToHost read;  // as it comes over the wire: one behind the other
+    REQUIRE(read.ParseFromString(send.message.SerializeAsString() + *send.common));
+    CHECK(read.SerializeAsString() == whole.SerializeAsString());
+  }
+}
+
 TEST_CASE("files go in pieces to every guest, large ones too") {
   World w(2);
   std::string large(700'000, 'x');
@@ -106,6 +139,53 @@ TEST_CASE("without room a job waits and says why, and starts when there is room"
   CHECK(says(w.job(second).reason, "no room for 3072 MiB on h1"));
   REQUIRE(w.until_state(first, JobState::completed));
   REQUIRE(w.until_state(second, JobState::completed));
+}
+
+TEST_CASE("jobs begin in the order of submission; a large one is passed by smaller ones, but not for ever") {
+  World w(1);
+  const auto of = [](std::uint64_t gibibytes) {
+    auto job = spec(1);
+    job.memory_bytes = gibibytes << 30;
+    return job;
+  };
+  for (int i = 0; i < 9; ++i) w.answer(w.ask([id = w.submit(of(4))](RequestId r) { return StopJob{r, id}; }));
+  const JobId runs = w.running(of(2));   // j10
+  const JobId large = w.submit(of(3));   // j11
+  const JobId small = w.running(of(1));  // passes it
+  const JobId as_large = w.submit(of(3));
+  const auto stop = [&](const JobId& id) {
+    CHECK(w.answer(w.ask([&](RequestId r) { return StopJob{r, id}; })).has_value());
+  };
+  w.run_for(std::chrono::minutes(61));
+  stop(small);
+  const JobId next_small = w.submit(of(1));
+  w.run_for(milliseconds(2'000));
+  CHECK(w.job(next_small).state == JobState::pending);
+  CHECK(says(w.job(next_small).reason, "job " + large.value + " is next"));
+  CHECK(says(w.job(large).reason, "no room for 3072 MiB on h1"));
+  stop(runs);
+  REQUIRE(w.until_state(large, JobState::running));
+  w.run_for(milliseconds(1'000));
+  CHECK(says(w.job(next_small).reason, "job " + as_large.value + " is next"));  // it has waited for as long
+  stop(as_large);
+  REQUIRE(w.until_state(next_small, JobState::running));
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("a job that waits for one host holds up nobody who could not go there") {
+  World w(2);
+  auto on_first = spec(1);
+  on_first.memory_bytes = 3ull << 30;
+  on_first.hosts = {HostName{"h1"}};
+  w.running(on_first);
+  const JobId waits = w.submit(on_first);
+  w.run_for(std::chrono::minutes(61));
+  auto on_second = spec(1);
+  on_second.hosts = {HostName{"h2"}};
+  w.running(on_second);
+  const JobId anywhere = w.submit(spec(1));
+  w.run_for(milliseconds(1'000));
+  CHECK(says(w.job(anywhere).reason, "job " + waits.value + " is next"));
 }
 
 TEST_CASE("a job without a host waits for one, and cordoned hosts take nothing new") {
@@ -251,6 +331,68 @@ TEST_CASE("the next piece of an output is asked for when the one before is store
     if (says(line, "  store ")) on_disk = true;
     if (says(line, "stored") && says(line, "> ")) on_disk = false;
   }
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("the end of the output that is lost with its host is named in the reason, and can be had again") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const Epoch epoch = w.committed(id);
+  const HostName zero = w.job(id).placement[0].host;
+  wire::FromHost ended;
+  ended.mutable_gang()->set_job(id.value);
+  ended.mutable_gang()->set_incarnation(1);
+  ended.mutable_job_ended()->mutable_exited()->set_output_offset(1'000'000);
+  w.say(zero, ended);
+  REQUIRE(w.until([&] { return w.core().phase(id) == "output"; }));
+  w.kill(zero);
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(w.job(id).exit_code == 0);
+  CHECK(says(w.job(id).reason, std::string(kEndOfOutput) + ": host " + zero.value + " was lost"));
+  CHECK(says(w.job(id).reason,
+             "`stillpoint restart j1` runs its end again, from checkpoint " + std::to_string(epoch.value)));
+  w.revive(zero);
+  REQUIRE(w.answer(w.restart(id)).has_value());
+  CHECK(w.job(id).state == JobState::running);
+  CHECK(w.job(id).missing_outputs.empty());
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("the end of the output that cannot be stored is named in the reason, with why") {
+  World w(1);
+  const JobId id = w.running(spec(1));
+  w.script.append_failure = [](const AppendOutput&) {
+    return std::optional(Error{ErrorKind::storage_full, "write", "output", "no space left on device"});
+  };
+  w.run_for(milliseconds(1'000));
+  const auto stored = w.output[id];
+  w.script.last_step = 400;
+  REQUIRE(w.until_state(id, JobState::completed));
+  CHECK(says(w.job(id).reason, std::string(kEndOfOutput) + ": write of output: no space left on device"));
+  CHECK(w.output[id] == stored);
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("what is placed next does not count on the memory of a gang that is still being destroyed") {
+  World w(1);
+  auto large = spec(1);
+  large.memory_bytes = 3ull << 30;
+  bool swallowed = true;
+  w.script.swallow = [&](const HostName&, const wire::ToHost& m) { return swallowed && m.has_destroy(); };
+  w.script.failure = [&](const HostName&, const wire::ToHost& m) -> std::optional<Error> {
+    if (m.has_launch_job() && m.gang().job() == "j1") return Error{ErrorKind::permanent, "launch", "", "no mpirun"};
+    return std::nullopt;
+  };
+  const JobId first = w.submit(large);
+  REQUIRE(w.until_state(first, JobState::failed));
+  const JobId second = w.submit(large);
+  w.run_for(milliseconds(2'000));
+  CHECK(w.job(second).state == JobState::pending);
+  CHECK(says(w.job(second).reason, "no room"));
+  swallowed = false;
+  w.drop_session(HostName{"h1"});
+  w.connect(HostName{"h1"});
+  CHECK(w.until_state(second, JobState::running));
   CHECK(w.broken() == "");
 }
 
@@ -507,7 +649,7 @@ TEST_CASE("an answer to the stop that comes late is none to what is asked next")
   w.say(HostName{"h1"}, end);
   REQUIRE(w.until_state(id, JobState::failed));
   CHECK(answered);
-  CHECK(w.job(id).missing_outputs.empty());
+  CHECK_FALSE(says(w.job(id).reason, "field.ppm"));  // it was fetched
   CHECK(w.broken() == "");
 }
 

@@ -47,6 +47,8 @@ const char* body(const wire::ToHost& m) {
     case T::kWriteImage: return "WriteImage";
     case T::kKeepImages: return "KeepImages";
     case T::kCopyImages: return "CopyImages";
+    case T::kKeepRecord: return "KeepRecord";
+    case T::kReadRecords: return "ReadRecords";
     case T::BODY_NOT_SET: return "nothing";
   }
   return "?";
@@ -79,6 +81,7 @@ const char* body(const wire::FromHost& m) {
     case F::kImagePiece: return "ImagePiece";
     case F::kImageWritten: return "ImageWritten";
     case F::kImagesKept: return "ImagesKept";
+    case F::kRecords: return "Records";
     case F::BODY_NOT_SET: return "failure";
   }
   return "?";
@@ -106,6 +109,9 @@ std::string change(const CatalogChange& one) {
             [](const PutCounters& c) {
               return fmt::format("counters {} {} {}", c.next_job, c.next_epoch.value, c.next_vni);
             },
+            [](const DropEpoch& c) { return fmt::format("drop epoch {}", c.epoch.value); },
+            [](const FoundJob& c) { return fmt::format("job {} is found again", c.number); },
+            [](const AddLostJobs& c) { return fmt::format("lost jobs {} to {}", c.numbers.first, c.numbers.last); },
             [](const AddEvent& c) {
               return fmt::format("\"{}{}\"", c.event.what, c.event.detail.empty() ? "" : ": " + c.event.detail);
             }},
@@ -129,6 +135,9 @@ std::string answer(const Answer& one) {
           [](const ImportBegun& a) { return "import begun as " + a.job.value; },
           [](const Imported& a) { return "imported " + a.job.value; },
           [](const PieceRead& a) { return fmt::format("{} bytes{}", a.data.size(), a.last ? ", last" : ""); },
+          [](const Rebuilt& a) {
+            return fmt::format("{} jobs rebuilt, {} problems", a.jobs.size(), a.problems.size());
+          },
           [](const Acknowledged&) { return std::string("acknowledged"); }},
       one);
 }
@@ -159,6 +168,7 @@ std::string describe(const Event& event) {
           [](const FinishImport& e) { return "client: finish import " + e.job.value; },
           [](const AbandonImport& e) { return "client: give up import " + e.job.value; },
           [](const ExportPiece& e) { return fmt::format("client: export {} at {}", e.job.value, e.offset); },
+          [](const RebuildCatalog&) { return std::string("client: rebuild the catalog"); },
           [](const CordonHost& e) {
             return fmt::format("client: {} {}", e.cordoned ? "cordon" : "uncordon", e.host.value);
           },
@@ -181,7 +191,7 @@ std::string describe(const Effect& effect) {
               for (const auto& one : e.changes) text += (text == "persist" ? " " : "; ") + change(one);
               return text;
             },
-            [](const Send& e) { return "to " + e.host.value + ": " + describe(e.message); },
+            [](const Send& e) { return "to " + e.host.value + ": " + describe(whole_message(e)); },
             [](const CloseSession& e) { return fmt::format("close session of {}: {}", e.host.value, e.why); },
             [](const Reply& e) {
               return "reply: " + (e.answer.has_value() ? answer(e.answer.value()) : e.answer.error().message());

@@ -68,6 +68,27 @@ TEST_CASE("prune keeps the newest so many, by default as many as the manifest sa
   CHECK(w.broken() == "");
 }
 
+TEST_CASE("of a pruned checkpoint its record keeps figures, but neither images nor the cut") {
+  World w(2);
+  const JobId id = w.running(spec());
+  for (int i = 0; i < 3; ++i) w.committed(id);
+  const EpochRecord before = w.epoch(Epoch{1});
+  CHECK(before.images.size() == 2);
+  CHECK(before.cut.size() == 2);
+  pruned(w, id, 1);
+  for (const auto number : {Epoch{1}, Epoch{2}}) {
+    CHECK(w.epoch(number).state == EpochState::pruned);
+    CHECK(w.epoch(number).images.empty());
+    CHECK(w.epoch(number).cut.empty());
+  }
+  CHECK(w.epoch(Epoch{1}).bytes_stored == before.bytes_stored);
+  CHECK(w.epoch(Epoch{1}).commit_ms == before.commit_ms);
+  CHECK(w.epoch(Epoch{3}).images.size() == 2);
+  w.crash();
+  CHECK(w.answer(w.restart(id)).has_value());
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("the last checkpoint that can be restored stays, and so does what is not committed yet") {
   World w(2);
   const JobId id = w.running(spec());
@@ -165,8 +186,8 @@ TEST_CASE("a host that was away is told what of its images was deleted meanwhile
         "j2: " + std::to_string(pruned_one.value) + " " + std::to_string(aborted) + "; ");
   // Another job's epoch, numbers that were never given out, names that no catalog makes: not known to be deleted.
   CHECK(told_to_delete(w, holds(id.value, {1})) == "");
-  CHECK(told_to_delete(w, holds(id.value, {next, next + 7})) == "");
   CHECK(told_to_delete(w, holds(removed.value, {next})) == "");
+  CHECK(told_to_delete(w, holds(id.value, {next, next + 7})) == "");
   for (const char* name : {"j3", "j99999999999999999999", "j01", "j", "x1", "", "j1x", "j-1"})
     CHECK(told_to_delete(w, holds(name, {1})) == "");
   CHECK(w.store.images.contains("j2/e" + std::to_string(kept.value) + "/guest-0"));

@@ -80,7 +80,7 @@ TEST_CASE("a checkpoint of another site becomes a stopped job with one checkpoin
   CHECK(epoch.state == EpochState::committed);
   CHECK(epoch.output_offset == 6);
   REQUIRE(epoch.images.size() == 2);
-  CHECK(epoch.images[1].memory().path() == id.value + "/e40/guest-1");
+  CHECK(epoch.images[1].memory().path() == "h2/" + id.value + "/e40/guest-1");
   CHECK(epoch.images[1].memory().copies_size() == 1);
   CHECK(epoch.images[1].domain_xml() == "<domain/>");
   CHECK(epoch.images[1].known_as_job() == "j9");

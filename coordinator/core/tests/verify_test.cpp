@@ -56,7 +56,7 @@ TEST_CASE("what is damaged is marked, passed over by restarts, and whole again w
   CHECK(checks[0].state == State::ok);
   CHECK(checks[1].state == State::damaged);
   REQUIRE(checks[1].problems.size() == 1);
-  CHECK(says(checks[1].problems[0], "guest 1, read by h1: verify image of " + image_of(id, second, 1)));
+  CHECK(says(checks[1].problems[0], "guest 1, read by h2: verify image of h2/" + image_of(id, second, 1)));
   CHECK(w.epoch(second).state == EpochState::damaged);
   CHECK(says(w.epoch(second).reason, "a block is not what was written"));
 

@@ -192,26 +192,39 @@ std::shared_ptr<std::string>& World::stream(const JobId& job) {
   return present;
 }
 
+void World::apply(const CatalogChange& change) {
+  if (const auto* c = std::get_if<PutJob>(&change)) durable.jobs[c->job.job] = c->job;
+  if (const auto* c = std::get_if<PutEpoch>(&change)) durable.epochs[c->epoch.epoch] = c->epoch;
+  if (const auto* c = std::get_if<AddEvent>(&change)) history.push_back(c->event);
+  if (const auto* c = std::get_if<DropEpoch>(&change)) durable.epochs.erase(c->epoch);
+  if (const auto* c = std::get_if<FoundJob>(&change)) found_again(durable.lost_jobs, c->number);
+  if (const auto* c = std::get_if<AddLostJobs>(&change)) durable.lost_jobs.push_back(c->numbers);
+  if (const auto* c = std::get_if<PutHost>(&change)) durable.hosts[c->host.host] = c->host;
+  if (const auto* c = std::get_if<PutCounters>(&change)) {
+    durable.next_job = c->next_job;
+    durable.next_epoch = c->next_epoch;
+    durable.next_vni = c->next_vni;
+  }
+  if (const auto* c = std::get_if<DropJob>(&change)) {
+    durable.jobs.erase(c->job);
+    std::erase_if(durable.epochs, [&](const auto& e) { return e.second.job == c->job; });
+  }
+}
+
+void World::begin_with(CatalogState state, const std::vector<CatalogChange>& changes) {
+  durable = std::move(state);
+  for (const auto& change : changes) apply(change);
+  crash();
+}
+
 void World::carry_out(Effect& effect) {
   if (record) transcript.push_back("  " + describe(effect));
   if (auto* persist = std::get_if<Persist>(&effect)) {
-    for (auto& change : persist->changes) {
-      if (auto* c = std::get_if<PutJob>(&change)) durable.jobs[c->job.job] = c->job;
-      if (auto* c = std::get_if<PutEpoch>(&change)) durable.epochs[c->epoch.epoch] = c->epoch;
-      if (auto* c = std::get_if<PutHost>(&change)) durable.hosts[c->host.host] = c->host;
-      if (auto* c = std::get_if<PutCounters>(&change)) {
-        durable.next_job = c->next_job;
-        durable.next_epoch = c->next_epoch;
-        durable.next_vni = c->next_vni;
-      }
-      if (auto* c = std::get_if<DropJob>(&change)) {
-        durable.jobs.erase(c->job);
-        std::erase_if(durable.epochs, [&](const auto& e) { return e.second.job == c->job; });
-      }
-    }
+    for (auto& change : persist->changes) apply(change);
   } else if (auto* send = std::get_if<Send>(&effect)) {
     auto& host = hosts.at(send->host);
-    if (host.power && !host.partitioned && host.session == send->session) to_host_[send->host].push_back(send->message);
+    if (host.power && !host.partitioned && host.session == send->session)
+      to_host_[send->host].push_back(whole_message(*send));
   } else if (auto* close = std::get_if<CloseSession>(&effect)) {
     auto& host = hosts.at(close->host);
     if (host.session == close->session && !host.partitioned) {
@@ -223,6 +236,13 @@ void World::carry_out(Effect& effect) {
     if (replies.contains(reply->request)) broken_.push_back("a question is answered twice");
     replies.emplace(reply->request, std::move(reply->answer));
   } else if (auto* append = std::get_if<AppendOutput>(&effect)) {
+    if (script.append_hangs) return;
+    if (script.append_failure)
+      if (auto error = script.append_failure(*append)) {
+        local_.push_back(OutputFailed{append->job, std::move(*error)});
+        if (++effects_ == crash_at_) throw Crashed{};
+        return;
+      }
     auto& stored = output[append->job];
     if (append->offset > stored.size()) broken_.push_back("output is stored with a gap");
     stored.resize(std::min<std::size_t>(stored.size(), append->offset));
@@ -360,8 +380,14 @@ void World::check() {
   for (const auto& [number, epoch] : durable.epochs)
     if (epoch.state == EpochState::committed)
       for (const auto& image : epoch.images)
-        if (!store.images.contains(key_of(image.memory())) && !store.damaged.contains(image.memory().path()))
+        if (!store.images.contains(key_of(image.memory())) && !names(store.damaged, image.memory()))
           broken_.push_back("committed image " + image.memory().path() + " is gone");
+}
+
+void World::lose_output(const JobId& job) {
+  output.erase(job);
+  streams_.erase(job);
+  kept_.clear();
 }
 
 std::set<Epoch> World::outputs_kept() const {

@@ -36,7 +36,10 @@ class World {
   void kill(const HostName& host);    // power loss: silence
   void revive(const HostName& host);  // empty
   void crash();                       // the coordinator; a new one starts from the catalog, hosts come back
+  // The coordinator ends, and a new one starts with this catalog, changed.
+  void begin_with(CatalogState state, const std::vector<CatalogChange>& changes);
   void crash_after_effects(std::uint64_t count) { crash_at_ = effects_ + count; }
+  void lose_output(const JobId& job);  // its files, those of its epochs with them
   void say(const HostName& host, wire::FromHost message);
   void give(Event event) { step(std::move(event)); }
 
@@ -61,6 +64,7 @@ class World {
   std::map<std::string, std::string> spool;    // input files
   std::map<RequestId, Result<Answer>> replies;
   std::set<JobId> dropped;
+  std::vector<EventRecord> history;
   std::vector<std::string> transcript;
   bool record = false;
   bool works = true;     // programs compute as time goes on
@@ -72,6 +76,7 @@ class World {
 
  private:
   void step(Event event);
+  void apply(const CatalogChange& change);
   void carry_out(Effect& effect);
   void pump();
   bool deliver_one();
