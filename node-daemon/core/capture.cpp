@@ -7,6 +7,8 @@ namespace stillpoint::node {
 
 namespace {
 
+constexpr std::size_t kMaxStrays = 256;  // epochs of a job
+
 std::uint32_t index_of(const DomainId& id) { return static_cast<std::uint32_t>(id.guest.value); }
 
 }  // namespace
@@ -156,6 +158,7 @@ void Host::Impl::guest_stored(const GuestStored& event) {
   if (gang->dying) return;  // gang_removed() clears up
   if (!capture.running.empty()) return;
   if (capture.discarded || capture.failure) {
+    note_stray(*gang, event.epoch);
     drop_discarded(*gang, event.epoch);
     flatten_long_chains(*gang);  // every attempt adds a layer, one that failed too
   } else {
@@ -236,6 +239,15 @@ void Host::Impl::drop_discarded(Gang& gang, Epoch epoch) {
   effects.push_back(DeleteImages{gang.id.job, {epoch}, false, 0});
 }
 
+// An image was stored here, and perhaps copied to a partner, whose epoch had been given up by then: the partner may
+// have deleted what it had before the copy came. Images that all know of are deleted by all.
+void Host::Impl::note_stray(const Gang& gang, Epoch epoch) {
+  if (!settings.store_is_own || gang.captures.at(epoch).images.empty()) return;
+  auto& known = strays[gang.id.job];
+  if (known.size() >= kMaxStrays || !known.insert(epoch).second) return;
+  if (welcomed) effects.push_back(ListImages{});  // else with the next welcome
+}
+
 // A newer attempt has begun: nobody will ask for the older ones' reports again.
 void Host::Impl::forget_older(Gang& gang, Epoch epoch) {
   std::erase_if(gang.captures,
@@ -248,9 +260,11 @@ void Host::Impl::delete_images(const wire::ToHost& ask) {
   for (const std::string& lost : ask.delete_images().lost_hosts()) work.lost_hosts.push_back({lost});
   for (std::uint64_t number : ask.delete_images().epochs()) {
     work.epochs.push_back(Epoch{number});
+    if (const auto known = strays.find(work.job); known != strays.end()) known->second.erase(Epoch{number});
     for (auto& [id, gang] : gangs)
       if (id.job == work.job && !gang.dying) discard(gang, Epoch{number});
   }
+  std::erase_if(strays, [](const auto& entry) { return entry.second.empty(); });
   deletions[token] = ask;
   effects.push_back(std::move(work));
 }

@@ -127,6 +127,11 @@ struct TransferImage {
   wire::ToHost ask;
   std::uint64_t token = 0;
 };  // → ImageTransferred
+// KeepRecord, in order with the deletions of the job's images, and ReadRecords.
+struct CarryRecord {
+  wire::ToHost ask;
+  std::uint64_t token = 0;
+};  // → ImageTransferred
 // Gives way to captures and deletions.
 struct CopyImages {  // → ImagesCopied
   JobId job;
@@ -147,7 +152,7 @@ struct Log {
 using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
                             StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
                             PrepareCapture, TakeInstant, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest,
-                            RemoveGang, DeleteImages, ListImages, VerifyImages, CopyImages, TransferImage, Log>;
+                            RemoveGang, DeleteImages, ListImages, VerifyImages, CopyImages, TransferImage, CarryRecord, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

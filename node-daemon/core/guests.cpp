@@ -6,6 +6,7 @@
 namespace stillpoint::node {
 namespace {
 
+constexpr std::string_view kLeaseAbility = "lease";
 constexpr std::size_t kMaxNews = 256;  // launches or rank failures kept for a coordinator that is away
 
 }  // namespace
@@ -60,6 +61,8 @@ void Host::Impl::guest_hello(Gang& gang, std::uint32_t index, const wire::GuestH
   if (!guest.boot_id.empty() && !hello.boot_id().empty() && guest.boot_id != hello.boot_id())
     return guest_lost(gang, index, "it was booted again by itself");
   guest.boot_id = hello.boot_id();
+  guest.watches_lease = std::ranges::find(hello.abilities(), kLeaseAbility) != hello.abilities().end();
+  if (guest.watches_lease && gang.settled()) send_lease(gang, index);
   const auto& record = gang.record;
   const bool by_other_name = record.known_as_epoch() != 0 && hello.epoch() == record.known_as_epoch();
   const Epoch held{by_other_name ? record.restored_from() : hello.epoch()};
@@ -148,7 +151,7 @@ void Host::Impl::resend(Gang& gang, std::uint32_t guest) {
   for (auto& [id, waiting] : gang.outstanding) {
     if (waiting.guest != guest) continue;
     waiting.next_send = now + settings.resend;
-    effects.push_back(SendToGuest{domain_of(gang.id, guest), waiting.request, waiting.stamp_clock});
+    send_to_guest(gang.id, guest, waiting.request, waiting.stamp_clock);
   }
 }
 

@@ -75,7 +75,7 @@ void Host::Impl::handle(Event& event) {
         else if constexpr (std::is_same_v<E, GangRemoved>) gang_removed(e);
         else if constexpr (std::is_same_v<E, TapsRead>) taps_read(e);
         else if constexpr (std::is_same_v<E, ImagesDeleted>) images_deleted(e);
-        else if constexpr (std::is_same_v<E, ImagesListed>) images_listed(e);
+        else if constexpr (std::is_same_v<E, ImagesListed>) images_listed(std::move(e));
         else if constexpr (std::is_same_v<E, ImagesVerified>) images_verified(e);
         else if constexpr (std::is_same_v<E, ImageTransferred>) image_transferred(e);
         else if constexpr (std::is_same_v<E, ImagesCopied>) images_copied(e);
@@ -264,6 +264,19 @@ void Host::Impl::check_lease() {
 void Host::Impl::heard() {
   last_word = std::max(last_word, last_said);
   effects.push_back(StoreLastWord{last_word});
+  tell_of_lease();
+}
+
+// Should this daemon die or stand still, agents end what it cannot end when the lease is over. They count from their
+// last word.
+void Host::Impl::tell_of_lease() {
+  for (const auto& [id, gang] : gangs) tell_of_lease(gang);
+}
+
+void Host::Impl::tell_of_lease(const Gang& gang) {
+  if (!gang.settled()) return;
+  for (const auto& [index, guest] : gang.guests)
+    if (!guest.lost && guest.watches_lease) send_lease(gang, index);
 }
 
 void Host::Impl::tick() {
@@ -291,7 +304,7 @@ void Host::Impl::tick() {
     for (auto& [request, waiting] : gang.outstanding) {
       if (waiting.next_send > now) continue;
       waiting.next_send = now + settings.resend;
-      effects.push_back(SendToGuest{domain_of(id, waiting.guest), waiting.request, waiting.stamp_clock});
+      send_to_guest(id, waiting.guest, waiting.request, waiting.stamp_clock);
     }
     watch_guests(gang);
   }

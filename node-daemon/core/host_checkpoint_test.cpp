@@ -13,8 +13,11 @@ TEST_CASE("a checkpoint: prepared, closed, frozen, captured, released, stored, r
   CHECK(w.capture_ready(0, 5) == Lines{"answer 102: done"});
   ToHost close = w.ask(5);
   close.mutable_close()->set_deadline_ms(5000);
-  close.mutable_close()->add_ranks_per_guest(2);
-  close.mutable_close()->add_ranks_per_guest(3);
+  for (const std::uint32_t guest : {0u, 1u}) {
+    auto& expected = *close.mutable_close()->add_expected();
+    expected.set_guest(guest);
+    expected.set_ranks(2 + guest);
+  }
   CHECK(w.say(close) == Lines{"ask guest 0: close expecting 2", "ask guest 1: close expecting 3"});
   CHECK(w.all_reply() == Lines{"answer 103: round of 2"});
   ToHost freeze = w.ask(5);
@@ -183,6 +186,37 @@ TEST_CASE("gates are opened again without an end of the hold, and closed anew fo
   }
 }
 
+TEST_CASE("an order that comes behind a later one of its epoch is refused, and tells no guest anything") {
+  World w;
+  w.start(1);
+  const auto order = [&](std::uint64_t epoch, std::uint64_t step) {
+    ToHost m = w.ask(epoch);
+    m.set_step(step);
+    return m;
+  };
+  ToHost close = order(5, 1), reopen = order(5, 2), again = order(5, 3);
+  close.mutable_close();
+  reopen.mutable_reopen();
+  again.mutable_close();
+  CHECK(w.say(close) == Lines{"ask guest 0: close expecting 0"});
+  CHECK(w.of<SendToGuest>()[0].request.step() == 1);
+  w.all_reply();
+  CHECK(w.say(reopen) == Lines{"ask guest 0: reopen"});
+  CHECK(w.say(reopen).empty());  // joins the one under way
+  w.step(LinkOpened{w.guest(0)});
+  w.all_reply();
+  CHECK(w.say(again) == Lines{"ask guest 0: close expecting 0"});
+  w.all_reply();
+  CHECK(w.say(reopen) == Lines{"answer 103: failure: step 2 of epoch 5 comes behind step 3"});
+  ToHost release = w.ask(5);  // of a coordinator that gives the attempt of its predecessor up
+  release.mutable_release()->set_discard(true);
+  CHECK(w.say(release) == Lines{"ask guest 0: release"});
+  w.all_reply();
+  ToHost next = order(6, 1);
+  next.mutable_close();
+  CHECK(w.say(next) == Lines{"ask guest 0: close expecting 0"});
+}
+
 TEST_CASE("a program's wish is passed on") {
   World w;
   w.start(1);
@@ -280,6 +314,35 @@ TEST_CASE("an aborted epoch's captures are cancelled and its images deleted") {
   CHECK(w.stored_image(0, 5).empty());  // it was faster than the cancelling
   CHECK(w.step(GuestStored{w.guest(1), {5}, Error{ErrorKind::refused, "capture", "", "given up"}, 3}) ==
         Lines{"delete images of 5"});
+}
+
+TEST_CASE("an image that was stored after its epoch was given up is named as held, until all are told to delete it") {
+  World w;
+  w.settings.store_is_own = true;
+  w.host = std::make_unique<Host>(w.settings);
+  w.start(2);
+  w.checkpoint(5, 2);
+  w.stored_image(0, 5);  // and copied to a partner
+  w.step(Disconnected{});
+  const auto listed = [&] { return w.step(ImagesListed{wire::HeldImages{}}); };
+  CHECK(w.after(milliseconds(10'000)).size() > 0);  // the lease ends: the gang goes
+  CHECK(w.step(GuestStored{w.guest(1), {5}, Error{ErrorKind::refused, "capture", "", "cancelled"}, 2}).empty());
+  w.step(GuestDestroyed{w.guest(0), {}});
+  w.step(GuestDestroyed{w.guest(1), {}});
+  CHECK(w.step(GangRemoved{gang_of(w.guest(0)), {}}) == Lines{"delete images of 5"});
+  CHECK(listed().empty());
+  for (int session = 0; session < 2; ++session) {
+    w.connect();
+    CHECK(w.of<ListImages>().size() == 1);
+    CHECK(listed() == Lines{"say: images held of 1 jobs"});
+    CHECK(w.of<SendToCoordinator>()[0].message.held().jobs(0).epochs(0) == 5);
+    w.step(Disconnected{});
+  }
+  w.connect();
+  ToHost gone = w.ask();
+  gone.mutable_delete_images()->add_epochs(5);
+  w.say(gone);
+  CHECK(listed().empty());
 }
 
 TEST_CASE("a long disk chain is shortened after the upload") {

@@ -16,6 +16,7 @@ struct Guest {
   bool lost = false;
   std::string lost_reason;
   std::string boot_id;
+  bool watches_lease = false;  // its agent does, as its hello says
   Time last_heard{};
   std::uint32_t layers = 0;  // of its disk, as far as known
   bool flattening = false;
@@ -76,13 +77,16 @@ struct Gang {
   std::map<std::string, Operation> operations;
   std::map<std::uint64_t, Outstanding> outstanding;
   std::map<Epoch, Capture> captures;
-  Epoch held;                                                     // 0 = not held
-  Epoch given_up;                                                 // the newest that was; up to it nothing is prepared
+  Epoch held;                            // 0 = not held
+  Epoch given_up;                        // the newest that was; up to it nothing is prepared
+  std::pair<Epoch, std::uint64_t> step;  // the last order of a hold; what comes behind it was overtaken
   std::optional<std::pair<Epoch, wire::ReleaseReport>> released;  // the newest release and what was answered
   std::map<std::pair<std::uint32_t, std::uint64_t>, wire::LaunchRequest> launches;  // not answered yet
   std::vector<wire::RankFailed> rank_failures;
 
   std::vector<std::uint32_t> local() const { return {record.guests().begin(), record.guests().end()}; }
+  // A numbered order that comes behind a later one (ToHost's step); else it is the last one now.
+  bool overtaken(const wire::ToHost& ask);
   bool settled() const { return record.stage() != record::Gang::MAKING && !dying; }
   bool disk_busy() const;  // by what must not fall together with a join of disk layers
 };
@@ -126,8 +130,12 @@ struct Host::Impl {
   std::vector<wire::ToHost> deferred;      // wait for an older gang of their job to be gone
   std::vector<DestroyWait> destroy_waits;
   std::map<std::uint64_t, wire::ToHost> deletions;  // token → request
-  std::map<std::uint64_t, ImageWork> image_work;    // by token
-  std::map<std::uint64_t, Transfer> transfers;      // by token
+  // Epochs whose images were stored here and thrown away by this host itself, that the coordinator had not heard of:
+  // copies may have come to a partner after that one deleted what it had. Named as held until the coordinator says that
+  // they go.
+  std::map<JobId, std::set<Epoch>> strays;
+  std::map<std::uint64_t, ImageWork> image_work;  // by token
+  std::map<std::uint64_t, Transfer> transfers;    // by token
   Effects effects;
 
   // host.cpp
@@ -141,6 +149,8 @@ struct Host::Impl {
   void tick();
   void check_lease();
   void heard();
+  void tell_of_lease();
+  void tell_of_lease(const Gang& gang);
   std::optional<Time> next_deadline() const;
   milliseconds lease() const;
   void log(Log::Level level, std::string what, const GangId& gang = {}, Epoch epoch = {}, std::string detail = {});
@@ -161,6 +171,8 @@ struct Host::Impl {
   void say(const Gang& gang, Epoch epoch, wire::FromHost message);
   void ask_guest(Gang& gang, std::uint32_t guest, const std::string& key, wire::GuestRequest request, bool stamp_clock);
   void send_ack(Gang& gang, std::uint64_t offset);
+  void send_lease(const Gang& gang, std::uint32_t guest);
+  void send_to_guest(const GangId& gang, std::uint32_t guest, wire::GuestRequest request, bool stamp_clock = false);
 
   // guests.cpp
   void guest_said(const DomainId& id, const wire::FromGuest& message);
@@ -211,6 +223,7 @@ struct Host::Impl {
   void report_images(Gang& gang, Epoch epoch);
   void discard(Gang& gang, Epoch epoch);
   void drop_discarded(Gang& gang, Epoch epoch);
+  void note_stray(const Gang& gang, Epoch epoch);
   void forget_older(Gang& gang, Epoch epoch);
   void flatten_long_chains(Gang& gang);
   void disk_flattened(const DiskFlattened& event);
@@ -218,7 +231,7 @@ struct Host::Impl {
   void images_deleted(const ImagesDeleted& event);
 
   // verify.cpp
-  void images_listed(const ImagesListed& event);
+  void images_listed(ImagesListed event);
   std::optional<std::uint64_t> begin_image_work(const wire::ToHost& ask);  // nothing: it joined what is under way
   void verify_images(const wire::ToHost& ask);
   void copy_images(const wire::ToHost& ask);
@@ -226,7 +239,7 @@ struct Host::Impl {
   void images_copied(const ImagesCopied& event);
 
   // transfer.cpp
-  void transfer_image(const wire::ToHost& ask);
+  void transfer(const wire::ToHost& ask);
   void image_transferred(const ImageTransferred& event);
 };
 

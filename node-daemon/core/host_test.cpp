@@ -244,6 +244,70 @@ TEST_CASE("a daemon's restart does not make the lease longer") {
   }
 }
 
+TEST_CASE("agents that watch over the lease hear how long it lasts, with each heartbeat and each request") {
+  World w;
+  w.start(2);
+  const auto lease_words = [&] {
+    std::vector<std::pair<std::uint64_t, std::uint32_t>> words;  // guest, ms
+    for (const auto& sent : w.of<SendToGuest>())
+      if (sent.request.has_host_lease()) words.emplace_back(sent.id.guest.value, sent.request.lease_ms());
+    return words;
+  };
+  using Words = std::vector<std::pair<std::uint64_t, std::uint32_t>>;
+  const auto ping = [&](std::uint64_t number) {
+    ToHost m;
+    m.mutable_ping()->set_number(number);
+    w.say(m);
+    return lease_words();
+  };
+  CHECK(ping(1) == Words{});  // an agent from before there were abilities
+  wire::FromGuest hello;
+  hello.mutable_hello()->set_boot_id("boot-1");
+  hello.mutable_hello()->add_abilities("steps");
+  hello.mutable_hello()->add_abilities("lease");
+  w.now += milliseconds(1'000);
+  w.guest_says(1, hello);
+  CHECK(lease_words() == Words{{1, 9'000}});
+  w.now += milliseconds(500);
+  // The coordinator may not have heard of this host since the pong before.
+  CHECK(ping(2) == Words{{1, 8'500}});
+  w.now += milliseconds(500);
+  CHECK(ping(3) == Words{{1, 9'500}});
+  ToHost query = w.ask();
+  query.mutable_query();
+  w.now += milliseconds(2'000);
+  w.say(query);
+  REQUIRE(w.of<SendToGuest>().size() == 2);
+  CHECK(w.of<SendToGuest>()[0].request.lease_ms() == 7'500);
+  w.after(milliseconds(1'000));  // sent again: so much less
+  REQUIRE(w.of<SendToGuest>().size() == 2);
+  CHECK(w.of<SendToGuest>()[1].request.lease_ms() == 6'500);
+}
+
+TEST_CASE("a daemon that starts again within the lease says what is left of it") {
+  World first;
+  first.start(1);
+  HostFindings found;
+  found.host.set_coordinator("c1");
+  found.host.set_lease_ms(10'000);
+  record::Gang gang;
+  gang.mutable_gang()->set_job("j1");
+  gang.mutable_gang()->set_incarnation(1);
+  gang.set_stage(record::Gang::STARTED);
+  gang.add_guests(0);
+  found.gangs.push_back(gang);
+  found.running.push_back(first.guest(0));
+  found.last_word = first.now - milliseconds(7'000);
+  World w(std::move(found));
+  wire::FromGuest hello;
+  hello.mutable_hello()->set_boot_id("boot-0");
+  hello.mutable_hello()->add_abilities("lease");
+  w.guest_says(0, hello);
+  REQUIRE(w.of<SendToGuest>().size() == 1);
+  CHECK(w.of<SendToGuest>()[0].request.has_host_lease());
+  CHECK(w.of<SendToGuest>()[0].request.lease_ms() == 3'000);
+}
+
 TEST_CASE("a request that an agent would not read is refused, not lost") {
   World w;
   w.start(1);

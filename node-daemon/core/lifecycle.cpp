@@ -290,7 +290,10 @@ void Host::Impl::gang_removed(const GangRemoved& event) {
   if (gang == nullptr || !gang->dying) return;
   if (!event.status) return removal_failed(*gang, event.status.error());
   for (const auto& [epoch, capture] : gang->captures)
-    if (!capture.images.empty() && (capture.discarded || !capture.durable)) drop_discarded(*gang, epoch);
+    if (!capture.images.empty() && (capture.discarded || !capture.durable)) {
+      note_stray(*gang, epoch);
+      drop_discarded(*gang, epoch);
+    }
   log(Log::Level::info, "gang removed", gang->id);
   const JobId job = event.gang.job;
   gangs.erase(event.gang);

@@ -38,13 +38,16 @@ std::string request_name(ToHost::BodyCase body) {
     case ToHost::kWriteImage: return "write image";
     case ToHost::kKeepImages: return "keep images";
     case ToHost::kCopyImages: return "copy images";
+    case ToHost::kKeepRecord: return "keep record";
+    case ToHost::kReadRecords: return "read records";
     case ToHost::BODY_NOT_SET: break;
   }
   return "request without a body";
 }
 
 std::string request_key(const ToHost& ask) {
-  std::string key = std::to_string(ask.body_case()) + "/" + std::to_string(ask.epoch());
+  std::string key =
+      std::to_string(ask.body_case()) + "/" + std::to_string(ask.epoch()) + "/" + std::to_string(ask.step());
   auto add = [&key](const auto& part) {
     if constexpr (std::is_convertible_v<decltype(part), std::string>) key += "/" + part;
     else key += "/" + std::to_string(part);
@@ -128,6 +131,7 @@ wire::GuestRequest guest_request(const ToHost& ask, std::uint32_t guest) {
   wire::GuestRequest request;
   *request.mutable_gang() = ask.gang();
   request.set_epoch(ask.epoch());
+  request.set_step(ask.step());
   switch (ask.body_case()) {
     case ToHost::kPutFile: *request.mutable_put_file() = ask.put_file().piece(); break;
     case ToHost::kFetchFile: *request.mutable_read_file() = ask.fetch_file().read(); break;
@@ -140,8 +144,8 @@ wire::GuestRequest guest_request(const ToHost& ask, std::uint32_t guest) {
       close.set_deadline_ms(ask.close().deadline_ms());
       close.set_hold_ms(ask.close().hold_ms());
       close.set_defer_ms(ask.close().defer_ms());
-      if (static_cast<int>(guest) < ask.close().ranks_per_guest_size())
-        close.set_expected_ranks(ask.close().ranks_per_guest(static_cast<int>(guest)));
+      for (const auto& expected : ask.close().expected())
+        if (expected.guest() == guest) close.set_expected_ranks(expected.ranks());
       break;
     }
     case ToHost::kReopen: request.mutable_reopen_gates(); break;

@@ -30,7 +30,9 @@ void Host::Impl::coordinator_said(const ToHost& ask) {
   }
   if (ask.has_delete_images()) return delete_images(ask);
   if (ask.has_verify_images()) return verify_images(ask);
-  if (ask.has_read_image() || ask.has_write_image() || ask.has_keep_images()) return transfer_image(ask);
+  if (ask.has_read_image() || ask.has_write_image() || ask.has_keep_images() || ask.has_keep_record() ||
+      ask.has_read_records())
+    return transfer(ask);
   if (ask.has_copy_images()) return copy_images(ask);
   if (ask.has_destroy()) return destroy(ask);
 
@@ -49,11 +51,24 @@ void Host::Impl::coordinator_said(const ToHost& ask) {
   gang_request(*gang, ask);
 }
 
+bool Gang::overtaken(const ToHost& ask) {
+  const std::pair asked{Epoch{ask.epoch()}, ask.step()};
+  if (ask.step() == 0 || asked.first < step.first) return false;  // an older epoch is refused for what it is
+  if (asked < step) return true;
+  step = asked;
+  return false;
+}
+
 void Host::Impl::gang_request(Gang& gang, const ToHost& ask) {
   if (ask.has_ack_output()) {
     if (gang.guests.contains(0)) send_ack(gang, ask.ack_output().offset());
     return;
   }
+  if (gang.overtaken(ask))
+    return answer_failure(ask, ask.request(),
+                          {ErrorKind::refused, request_name(ask.body_case()), "job " + gang.id.job.value,
+                           "step " + std::to_string(ask.step()) + " of epoch " + std::to_string(ask.epoch()) +
+                               " comes behind step " + std::to_string(gang.step.second)});
   const std::string key = request_key(ask);
   if (const auto running = gang.operations.find(key); running != gang.operations.end()) {
     running->second.waiters.push_back(ask.request());
@@ -92,7 +107,23 @@ void Host::Impl::send_ack(Gang& gang, std::uint64_t offset) {
   request.set_id(next_request++);
   request.mutable_output_ack()->set_offset(offset);
   name_as_known(gang, request);
-  effects.push_back(SendToGuest{domain_of(gang.id, 0), std::move(request)});
+  send_to_guest(gang.id, 0, std::move(request));
+}
+
+void Host::Impl::send_lease(const Gang& gang, std::uint32_t guest) {
+  wire::GuestRequest request;
+  *request.mutable_gang() = gang.record.gang();
+  request.set_id(next_request++);
+  request.mutable_host_lease();
+  name_as_known(gang, request);
+  send_to_guest(gang.id, guest, std::move(request));
+}
+
+// How long the lease lasts is said at each sending anew.
+void Host::Impl::send_to_guest(const GangId& gang, std::uint32_t guest, wire::GuestRequest request, bool stamp_clock) {
+  const auto left = last_word + lease() - now;
+  if (left.count() > 0) request.set_lease_ms(static_cast<std::uint32_t>(left.count()));
+  effects.push_back(SendToGuest{domain_of(gang, guest), std::move(request), stamp_clock});
 }
 
 void Host::Impl::relay(Gang& gang, const ToHost& ask) {
@@ -166,7 +197,7 @@ void Host::Impl::ask_guest(Gang& gang, std::uint32_t guest, const std::string& k
                            bool stamp_clock) {
   request.set_id(next_request++);
   name_as_known(gang, request);
-  effects.push_back(SendToGuest{domain_of(gang.id, guest), request, stamp_clock});
+  send_to_guest(gang.id, guest, request, stamp_clock);
   const std::uint64_t id = request.id();
   gang.outstanding[id] = {guest, key, std::move(request), stamp_clock, now + settings.resend};
 }
@@ -179,6 +210,7 @@ void Host::Impl::guest_done(Gang& gang, const std::string& key, std::uint32_t gu
   // What is being made is done when its record says so; everything else now.
   if (found->second.ask.has_start_guests() || found->second.ask.has_restore()) {
     gang.record.set_stage(found->second.ask.has_restore() ? record::Gang::LOADED : record::Gang::STARTED);
+    tell_of_lease(gang);  // before anything of the job is begun in them
     return finish_when_stored(gang, key);
   }
   if (found->second.ask.has_resume() && gang.record.stage() == record::Gang::LOADED) {

@@ -1,5 +1,5 @@
-// Pieces of images that leave the site or come from another one. The coordinator asks for one at a time; a piece that
-// it asks for again, after the session was lost, joins the work that is under way.
+// Pieces of images that leave the site or come from another one, and records of checkpoints. The coordinator asks for
+// one at a time; what it asks for again, after the session was lost, joins the work that is under way.
 #include "node-daemon/core/host_impl.h"
 
 namespace stillpoint::node {
@@ -23,12 +23,14 @@ wire::ToHost without_bytes(const wire::ToHost& ask) {
     copy.set_offset(piece.offset());
     copy.set_last(piece.last());
   }
+  if (ask.has_keep_record()) small.mutable_keep_record()->set_revision(ask.keep_record().revision());
+  if (ask.has_read_records()) *small.mutable_read_records() = ask.read_records();
   return small;
 }
 
 }  // namespace
 
-void Host::Impl::transfer_image(const wire::ToHost& ask) {
+void Host::Impl::transfer(const wire::ToHost& ask) {
   const wire::ToHost small = without_bytes(ask);
   for (auto& [token, known] : transfers)
     if (known.ask.SerializeAsString() == small.SerializeAsString()) {
@@ -38,10 +40,11 @@ void Host::Impl::transfer_image(const wire::ToHost& ask) {
   if (transfers.size() >= kMostTransfers)
     return answer_failure(ask, ask.request(),
                           {ErrorKind::transient, request_name(ask.body_case()), "job " + ask.gang().job(),
-                           "this host moves " + std::to_string(kMostTransfers) + " images already"});
+                           "this host moves " + std::to_string(kMostTransfers) + " images and records already"});
   const std::uint64_t token = next_token++;
   transfers[token] = {small, ask.request()};
-  effects.push_back(TransferImage{ask, token});
+  if (ask.has_keep_record() || ask.has_read_records()) effects.push_back(CarryRecord{ask, token});
+  else effects.push_back(TransferImage{ask, token});
 }
 
 void Host::Impl::image_transferred(const ImageTransferred& event) {

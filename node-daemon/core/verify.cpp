@@ -53,11 +53,16 @@ void Host::Impl::images_copied(const ImagesCopied& event) {
   for (const std::uint64_t waiter : done.waiters) answer(done.ask, waiter, message);
 }
 
-void Host::Impl::images_listed(const ImagesListed& event) {
+void Host::Impl::images_listed(ImagesListed event) {
   if (!event.held) return log(Log::Level::warn, "images not listed", {}, {}, event.held.error().message());
-  if (!welcomed || event.held->jobs().empty()) return;
   wire::FromHost message;
-  *message.mutable_held() = *event.held;
+  wire::HeldImages& held = *message.mutable_held() = std::move(*event.held);
+  for (const auto& [job, epochs] : strays) {
+    auto& theirs = *held.add_jobs();
+    theirs.set_job(job.value);
+    for (const Epoch epoch : epochs) theirs.add_epochs(epoch.value);
+  }
+  if (!welcomed || held.jobs().empty()) return;
   effects.push_back(SendToCoordinator{std::move(message)});
 }
 

@@ -134,7 +134,7 @@ struct Daemon::Impl {
     on_worker(key_of(e.gang), [this, e] { return work.remove(e); });
   }
   void perform(DeleteImages& e) {
-    on_worker("images " + e.job.value, [this, e] {
+    on_worker(line_of(e.job), [this, e] {
       transfers.forget(e.job, e.epochs);
       return work.delete_images(e);
     });
@@ -148,17 +148,23 @@ struct Daemon::Impl {
   }
   // Pieces go into an image one after the other, and none after its deletion.
   void perform(TransferImage& e) {
-    const bool reads = e.ask.has_read_image();
-    on_worker(reads ? "read " + e.ask.read_image().file().path() : "images " + e.ask.gang().job(),
-              [this, e = std::move(e)] {
-                return ImageTransferred{e.token, transfers.carry_out(e.ask)};
-              });
+    const std::string key = e.ask.has_read_image() ? "read " + e.ask.read_image().file().path() : line_of(e.ask.gang());
+    on_worker(key, [this, e = std::move(e)] { return ImageTransferred{e.token, transfers.carry_out(e.ask)}; });
+  }
+  // A record is not kept after its images were deleted. Reading may take long, and keeps nobody waiting.
+  void perform(CarryRecord& e) {
+    const std::string key = e.ask.has_read_records() ? "records" : line_of(e.ask.gang());
+    on_worker(key, [this, e = std::move(e)] { return work.carry(e); });
   }
   // One line, too: to one place one image at a time is copied anyway.
   void perform(CopyImages& e) {
     on_worker("copy images", [this, e] { return work.copy(e); });
   }
   void perform(Log& e);
+
+  // Of all that is done with a job's images.
+  static std::string line_of(const JobId& job) { return "images " + job.value; }
+  static std::string line_of(const wire::GangRef& gang) { return line_of(JobId{gang.job()}); }
 
   template <class Job>
   void on_worker(const std::string& key, Job job) {

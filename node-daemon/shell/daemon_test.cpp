@@ -69,6 +69,8 @@ class HangingStore final : public ImageStore {
   Result<std::uint64_t> total_bytes() override { return 2u << 30; }
   Use use() override { return {}; }
   Result<wire::HeldImages> held() override { return wire::HeldImages{}; }
+  Status keep_record(const JobId&, Epoch, const wire::KeepRecord&, std::stop_token) override { return {}; }
+  Result<wire::Records> records(const wire::ReadRecords&) override { return wire::Records{}; }
 
  private:
   std::shared_ptr<Switch> switch_;
@@ -189,6 +191,27 @@ TEST_CASE("start, checkpoint, destroy, restore: through disks, store, network, T
   CHECK(coordinator.ask(remove).has_done());
   CHECK(fs::is_empty(site.path / "images/hosts/h1/images"));
   CHECK(fs::is_empty(site.path / "images/hosts/h1/packs"));
+}
+
+TEST_CASE("agents hear with each heartbeat how long the host's lease lasts") {
+  Site site;
+  Running node(site, 1);
+  auto& coordinator = site.coordinator;
+  coordinator.welcome();  // with a lease of a minute
+  std::vector<std::unique_ptr<TestAgent>> agents;
+  start_gang(site, *node.driver, agents);
+  for (unsigned heartbeat = 1; heartbeat <= 3; ++heartbeat) {
+    wire::ToHost ping;
+    ping.mutable_ping()->set_number(heartbeat);
+    coordinator.send(ping);
+    coordinator.wait([&](const auto& m) { return m.pong().number() == heartbeat; });
+    for (const auto& agent : agents) {
+      const auto left = agent->wait_for_lease(heartbeat);
+      REQUIRE(left.has_value());
+      CHECK(*left > 0);
+      CHECK(*left <= 60'000);
+    }
+  }
 }
 
 TEST_CASE("an image with a flipped bit is refused as damaged and leaves nothing") {

@@ -305,6 +305,22 @@ ImagesCopied GuestWork::copy(const CopyImages& work) {
 
 ImagesListed GuestWork::list_images() { return {store_.held()}; }
 
+ImageTransferred GuestWork::carry(const CarryRecord& work) {
+  ImageTransferred done{work.token, {}};
+  const auto fails = [&](const Error& error) { *done.answer.mutable_failure() = to_wire(error); };
+  if (work.ask.has_keep_record()) {
+    const auto kept = store_.keep_record({work.ask.gang().job()}, Epoch{work.ask.epoch()}, work.ask.keep_record(),
+                                         stopping_.get_token());
+    if (kept) done.answer.mutable_done();
+    else fails(kept.error());
+    return done;
+  }
+  auto page = store_.records(work.ask.read_records());
+  if (page) *done.answer.mutable_records() = std::move(*page);
+  else fails(page.error());
+  return done;
+}
+
 ImagesVerified GuestWork::verify(const VerifyImages& work) {
   ImagesVerified done{work.token, {}};
   for (const wire::GuestImage& image : work.images) {

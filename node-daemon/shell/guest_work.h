@@ -48,6 +48,7 @@ class GuestWork {
   GangRemoved remove(const RemoveGang& work);
   ImagesDeleted delete_images(const DeleteImages& work);
   ImagesListed list_images();
+  ImageTransferred carry(const CarryRecord& work);
   ImagesVerified verify(const VerifyImages& work);  // ends soon after cancel_all()
   // Ends soon, and fails, when a capture or a deletion begins; while there are any it does not begin.
   ImagesCopied copy(const CopyImages& work);

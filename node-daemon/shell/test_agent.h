@@ -4,6 +4,9 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <condition_variable>
+#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "common/framing.h"
@@ -16,7 +19,7 @@ namespace stillpoint::node {
 class TestAgent {
  public:
   TestAgent(FakeDriver& driver, DomainId id) {
-    thread_ = std::jthread([&driver, id](const std::stop_token& stop) {
+    thread_ = std::jthread([this, &driver, id](const std::stop_token& stop) {
       const Fd link = driver.take_agent_end(id, std::chrono::seconds(20));
       FrameReader reader;
       bool asked = false;
@@ -24,6 +27,7 @@ class TestAgent {
         if (!asked) {
           wire::FromGuest hello;
           hello.mutable_hello()->set_boot_id("boot-" + std::to_string(id.guest.value));
+          hello.mutable_hello()->add_abilities("lease");
           say(link, hello);
         }
         pollfd poll{link.get(), POLLIN, 0};
@@ -37,6 +41,10 @@ class TestAgent {
           wire::GuestRequest request;
           if (!request.ParseFromString(*payload)) continue;
           asked = true;
+          if (request.has_host_lease()) {
+            hear_of_lease(request.lease_ms());
+            continue;
+          }
           wire::FromGuest reply;
           *reply.mutable_gang() = request.gang();
           reply.mutable_reply()->set_id(request.id());
@@ -47,11 +55,29 @@ class TestAgent {
     });
   }
 
+  // Until it was told so often how long the lease lasts; the last time how long. Nothing: not in time.
+  std::optional<std::uint32_t> wait_for_lease(unsigned words) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] { return lease_words_ >= words; })) return std::nullopt;
+    return lease_ms_;
+  }
+
  private:
+  void hear_of_lease(std::uint32_t left) {
+    const std::lock_guard lock(mutex_);
+    ++lease_words_;
+    lease_ms_ = left;
+    changed_.notify_all();
+  }
   static void say(const Fd& link, const wire::FromGuest& message) {
     const std::string frame = encode_frame(message.SerializeAsString());
     (void)!::write(link.get(), frame.data(), frame.size());
   }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  unsigned lease_words_ = 0;
+  std::uint32_t lease_ms_ = 0;
   std::jthread thread_;
 };
 

@@ -6,16 +6,20 @@
 #include <charconv>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "common/file.h"
 #include "common/log.h"
 #include "common/random_id.h"
+#include "node-daemon/store/checkpoint_records.h"
 #include "node-daemon/store/chunk_store.h"
 #include "node-daemon/store/image_reader.h"
 #include "node-daemon/store/image_writer.h"
 #include "node-daemon/store/new_file.h"
 #include "node-daemon/store/paced_files.h"
+#include "node-daemon/store/remote/memory_blob.h"
+#include "node-daemon/store/remote/remote_files.h"
 #include "node-daemon/store/store_lock.h"
 #include "node-daemon/store/store_mend.h"
 
@@ -25,6 +29,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds kLockPatience{30};
+constexpr std::size_t kRecordsPageBytes = 512u << 10;  // a page ends with the record that passes it
 
 std::string epoch_name(const JobId& job, Epoch epoch) { return job.value + "/e" + std::to_string(epoch.value) + "/"; }
 // "e12/guest-0.ram" → 12
@@ -174,6 +179,8 @@ class ChunkImageStore final : public SiteImageStore {
     return {figures.packs, figures.pack_bytes, figures.pages};
   }
   Result<wire::HeldImages> held() override;
+  Status keep_record(const JobId& job, Epoch epoch, const wire::KeepRecord& record, std::stop_token stop) override;
+  Result<wire::Records> records(const wire::ReadRecords& ask) override;
 
   const std::string& id() const override { return id_; }
   const fs::path& hosts() const override { return hosts_; }
@@ -182,6 +189,7 @@ class ChunkImageStore final : public SiteImageStore {
  private:
   Result<ImagePlace> here(const std::string& owner);
   Result<std::vector<std::string>> names_of_copies();  // that are kept here for other hosts
+  Result<std::vector<std::string>> names_of_records(Files& files, const fs::path& hosts, bool of_all_hosts);
   std::vector<ImageOpener> places_of(const wire::ImageFile& file, const std::string& owner,
                                      const std::vector<wire::StorePeer>& peers);
   void collect_own() {
@@ -352,8 +360,12 @@ Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epoch
   for (const Epoch epoch : epochs) {
     const std::string name = epoch_name(job, epoch);
     if (!is_image_name(name + "x")) return Error{ErrorKind::refused, "delete images", name, "not a job id"};
-    for (const std::string& host : hosts)
+    // The record first: where it is, its images count as committed.
+    for (const std::string& host : hosts) {
+      if (auto removed = remove_record(system_files(), hosts_ / host, record_name(job, epoch)); !removed)
+        return removed;
       if (auto removed = remove_images(system_files(), hosts_ / host / "images", name); !removed) return removed;
+    }
   }
   for (const std::string& host : hosts)
     if (host == host_.value) collect_own();
@@ -400,13 +412,97 @@ Result<wire::HeldImages> ChunkImageStore::held() {
     if (const auto epoch = epoch_in(std::string_view(name).substr(slash + 1)))
       epochs[name.substr(0, slash)].insert(*epoch);
   }
+  const fs::path own = hosts_ / host_.value;
+  auto records = record_names(system_files(), own);
+  if (!records) return records.error();
+  std::map<std::string, std::vector<std::pair<std::uint64_t, std::uint32_t>>> revisions;
+  for (const std::string& name : *records) {
+    const std::size_t slash = name.find('/');
+    const auto epoch = epoch_in(name.substr(slash + 1) + "/");
+    if (!epoch) continue;
+    epochs[name.substr(0, slash)].insert(*epoch);
+    // One that is damaged is written anew by whoever does not find it named.
+    if (const auto record = read_record(system_files(), own, name, keys_))
+      revisions[name.substr(0, slash)].emplace_back(*epoch, record->revision);
+  }
   wire::HeldImages held;
   for (const auto& [job, theirs] : epochs) {
     auto& one = *held.add_jobs();
     one.set_job(job);
     one.mutable_epochs()->Assign(theirs.begin(), theirs.end());
+    for (const auto& [epoch, revision] : revisions[job]) {
+      auto& record = *one.add_records();
+      record.set_epoch(epoch);
+      record.set_revision(revision);
+    }
   }
   return held;
+}
+
+Status ChunkImageStore::keep_record(const JobId& job, Epoch epoch, const wire::KeepRecord& record,
+                                    std::stop_token stop) {
+  const std::string name = record_name(job, epoch);
+  if (name.empty()) return Error{ErrorKind::refused, "keep record", job.value, "not a job id"};
+  const CheckpointRecordFile file{record.revision(), record.record()};
+  const auto keep = [&](std::uint32_t revision) {
+    return node::keep_record(system_files(), hosts_ / host_.value, name, {revision, record.record()}, keys_);
+  };
+  if (!record.object_store()) return keep(record.revision());
+  // Until it is in both places it is said to be the one before: so it is asked for once more.
+  if (auto kept = keep(record.revision() - 1); !kept) return kept;
+  if (!copies_.has_object_store())
+    return Error{ErrorKind::refused, "keep record", name, "this host's daemon knows of no S3 store"};
+  auto sealed = seal_record(name, file, keys_.active());
+  if (!sealed) return sealed.error();
+  const MemoryBlob content(std::move(*sealed));
+  if (auto put = copies_.object_store()->put(host_.value + "/records/" + name, content, std::move(stop)); !put)
+    return put;
+  return keep(record.revision());
+}
+
+// "h1/j7/e12", in order.
+Result<std::vector<std::string>> ChunkImageStore::names_of_records(Files& files, const fs::path& hosts,
+                                                                   bool of_all_hosts) {
+  std::vector<std::string> owners{host_.value};
+  if (of_all_hosts) {
+    auto all = files.list(hosts);
+    if (!all) return all;
+    owners = std::move(*all);
+  }
+  std::vector<std::string> names;
+  for (const std::string& owner : owners) {
+    if (!is_host_directory(owner)) continue;
+    auto theirs = record_names(files, hosts / owner);
+    if (!theirs) return theirs;
+    for (const std::string& name : *theirs) names.push_back(owner + "/" + name);
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+Result<wire::Records> ChunkImageStore::records(const wire::ReadRecords& ask) {
+  const bool remote = ask.where() == wire::ReadRecords::OBJECT_STORE;
+  if (remote && !copies_.has_object_store())
+    return Error{ErrorKind::refused, "read records", "", "this host's daemon knows of no S3 store"};
+  std::optional<RemoteFiles> object_store;
+  if (remote) object_store.emplace(copies_.object_store(), memory_);
+  Files& files = remote ? static_cast<Files&>(*object_store) : system_files();
+  const fs::path hosts = remote ? fs::path() : hosts_;
+  const bool all = remote || (ask.where() == wire::ReadRecords::DIRECTORY && !is_own_);
+  auto names = names_of_records(files, hosts, all);
+  if (!names) return names.error();
+  wire::Records page;
+  for (auto name = std::ranges::upper_bound(*names, ask.after()); name != names->end(); ++name) {
+    if (page.ByteSizeLong() >= kRecordsPageBytes) return page;  // it names the last one
+    const std::size_t slash = name->find('/');
+    auto record = read_record(files, hosts / name->substr(0, slash), name->substr(slash + 1), keys_);
+    page.set_last(*name);
+    if (record) page.add_records(std::move(record->content));
+    else if (record.error().kind == ErrorKind::damaged) page.add_damaged(*name + ": " + record.error().cause);
+    else if (record.error().kind != ErrorKind::not_found) return record.error();  // deleted meanwhile
+  }
+  page.clear_last();
+  return page;
 }
 
 void ChunkImageStore::collect_of_other(const std::string& host) {

@@ -1,6 +1,7 @@
 #include "node-daemon/store/image_copies.h"
 
 #include "common/log.h"
+#include "node-daemon/store/checkpoint_records.h"
 #include "node-daemon/store/remote/remote_files.h"
 #include "node-daemon/store/store_copy.h"
 
@@ -123,7 +124,9 @@ Result<bool> ImageCopies::remove_lists(Place& place, const std::string& owner,
   RemoteFiles files(place.blobs, memory_);
   bool any = false;
   for (const std::string& directory : directories) {
-    const std::string path = owner + "/images/" + directory.substr(0, directory.rfind('/'));
+    const std::string epoch = directory.substr(0, directory.rfind('/'));
+    if (auto removed = remove_record(files, owner, epoch); !removed) return removed.error();
+    const std::string path = owner + "/images/" + epoch;
     auto names = files.list(path);
     if (!names) return names.error();
     for (const std::string& name : *names) {

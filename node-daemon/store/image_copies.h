@@ -37,13 +37,14 @@ class ImageCopies {
         object_store_(std::move(object_store)) {}
 
   bool has_object_store() const { return object_store_ != nullptr; }
+  const std::shared_ptr<BlobStore>& object_store() const { return object_store_; }
 
   // Copies all images, by their names in `own`, to the first of the partners that takes them; its name.
   Result<std::string> to_partner(ChunkStore& own, const std::vector<std::string>& images,
                                  const std::vector<wire::StorePeer>& partners, const std::stop_token& stop);
   Status to_object_store(ChunkStore& own, const std::vector<std::string>& images, const std::stop_token& stop);
 
-  // Images of owner below these directories ("j7/e12/"), and what only they needed. owner: this host, or one that puts
+  // Images of owner below these directories ("j7/e12/"), their records, and what only they needed. owner: this host, or one that puts
   // nothing there any more.
   Status remove_from_object_store(const std::string& owner, const std::vector<std::string>& directories,
                                   const std::stop_token& stop);

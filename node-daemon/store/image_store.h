@@ -84,8 +84,13 @@ class ImageStore {
   };
   virtual Use use() = 0;
   // Whose images this host keeps, copies for other hosts among them; not what others store in a directory that is
-  // shared. By name, nothing of them is read.
+  // shared. By name, nothing of them is read. And the records that are whole.
   virtual Result<wire::HeldImages> held() = 0;
+  // In this host's own store, until remove() of that epoch. stop: as begin()'s.
+  virtual Status keep_record(const JobId& job, Epoch epoch, const wire::KeepRecord& record, std::stop_token stop) = 0;
+  // A page of them: about half a MiB, and `last`, behind which the next one begins, unless it was the end. transient: a
+  // file system or the S3 store cannot be asked.
+  virtual Result<wire::Records> records(const wire::ReadRecords& ask) = 0;
 };
 
 }  // namespace stillpoint::node
