@@ -27,12 +27,19 @@ Outcome<wire::GuestReply> done(Done outcome) {
 }  // namespace
 
 void Agent::take(const wire::GuestRequest& request) {
+  if (request.has_host_lease()) {  // a heartbeat: nothing was asked
+    const Millis now = monotonic_ms();
+    if (!wrong_gang(request) && lease_.word(request.lease_ms(), now)) lease_goes_on(now);
+    return;
+  }
   asked_since_link_opened_ = true;
   last_request_ = monotonic_ms();
   if (auto wrong = wrong_gang(request)) {
     if (!request.has_output_ack()) reply(request, *wrong);
     return;
   }
+  if (lease_.prolong(request.lease_ms(), last_request_)) lease_goes_on(last_request_);
+  if (auto overtaken = hold_.overtaken(request.epoch(), request.step())) return reply(request, *overtaken);
   if (hold_.held() && request.epoch() == hold_.epoch()) hold_.extend(last_request_);
 
   switch (request.body_case()) {
@@ -68,6 +75,7 @@ void Agent::take(const wire::GuestRequest& request) {
     case wire::GuestRequest::kReleaseRanks:
     case wire::GuestRequest::kAdopt:
     case wire::GuestRequest::kCheckLinks:
+    case wire::GuestRequest::kHostLease:
     case wire::GuestRequest::BODY_NOT_SET: return reply(request, answer(request));
   }
 }
@@ -133,6 +141,7 @@ Outcome<wire::GuestReply> Agent::answer(const wire::GuestRequest& request) {
     case wire::GuestRequest::kQueryRanks:
     case wire::GuestRequest::kStopRanks:
     case wire::GuestRequest::kOutputAck:
+    case wire::GuestRequest::kHostLease:
     case wire::GuestRequest::BODY_NOT_SET: break;
   }
   return failure(wire::Failure::REFUSED, "take a request", "request " + std::to_string(request.id()),

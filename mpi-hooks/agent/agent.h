@@ -6,6 +6,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -18,6 +19,7 @@
 #include "mpi-hooks/agent/host_link.h"
 #include "mpi-hooks/agent/job.h"
 #include "mpi-hooks/agent/launches.h"
+#include "mpi-hooks/agent/lease.h"
 #include "mpi-hooks/agent/ranks.h"
 #include "mpi-hooks/agent/socket_owners.h"
 #include "mpi-hooks/agent/sockets.h"
@@ -31,6 +33,7 @@ struct AgentOptions {
   std::string layer = "/run/stillpoint/layer";
   std::string rank_socket = hooks::kAgentSocket;
   std::string launch_socket;
+  std::function<void()> power_off;  // ends the guest at once and writes nothing out
 };
 
 class Agent {
@@ -57,6 +60,9 @@ class Agent {
   void send_what_is_due(Millis now);
   void link_opened();
   void hold_deadline(Millis now);
+  void lease_goes_on(Millis now);
+  // frozen: for a checkpoint.
+  void watch_lease(bool frozen, Millis now);
   void send(wire::FromGuest message);
 
   // Requests (agent.cpp).
@@ -110,6 +116,7 @@ class Agent {
   Job job_;
   FilesystemFreeze disk_;
   Hold hold_;
+  Lease lease_;
   AgentOptions options_;
 
   std::string boot_id_;
@@ -126,7 +133,7 @@ class Agent {
 
   std::deque<Waiting> waiting_;
   Millis hello_at_ = 0;
-  bool asked_since_link_opened_ = false;
+  bool asked_since_link_opened_ = false, said_hello_ = false;
   Millis last_request_ = 0;
   std::uint64_t examined_ = 0;                     // epoch
   OutsideSockets known_outside_, outside_at_cut_;  // of that epoch

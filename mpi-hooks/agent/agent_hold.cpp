@@ -221,7 +221,7 @@ Outcome<wire::GuestReply> Agent::freeze(const wire::GuestRequest& request) {
 
 Done Agent::thaw_all() {
   auto disk = disk_.thaw();
-  auto ranks = job_.cgroup().set_frozen(false, monotonic_ms() + kFreezeDeadline);
+  auto ranks = lease_.ended() ? Done(Nothing{}) : job_.cgroup().set_frozen(false, monotonic_ms() + kFreezeDeadline);
   hold_.thawed();
   job_.hold_output(false);
   return disk.ok() ? ranks : disk;
@@ -240,9 +240,29 @@ Done Agent::release(const wire::GuestRequest& request, wire::GuestReply& reply) 
 
 void Agent::let_go() {
   std::fprintf(stderr, "stillpoint-agent: lets go of epoch %llu\n", static_cast<unsigned long long>(hold_.epoch()));
+  watch_lease(false, monotonic_ms());  // which may have ended meanwhile: then nothing thaws
   hold_.lost();
   (void)thaw_all().ok();
   ranks_.open_gates();
+}
+
+void Agent::lease_goes_on(Millis now) {
+  std::fprintf(stderr, "stillpoint-agent: the host's lease goes on, and so does the job\n");
+  if (!hold_.frozen()) (void)job_.cgroup().set_frozen(false, now + kFreezeDeadline).ok();
+}
+
+void Agent::watch_lease(bool frozen, Millis now) {
+  switch (lease_.due(frozen, now)) {
+    case Lease::Due::nothing: return;
+    case Lease::Due::stand_still:
+      std::fprintf(stderr, "stillpoint-agent: the host's lease has ended: the job stands still\n");
+      (void)job_.cgroup().set_frozen(true, now).ok();  // nobody has to wait until the last one does
+      return;
+    case Lease::Due::power_off:
+      std::fprintf(stderr, "stillpoint-agent: no word of the host's lease any more: the guest ends\n");
+      job_.cgroup().kill();
+      return options_.power_off();
+  }
 }
 
 void Agent::hold_deadline(Millis now) {
@@ -259,6 +279,13 @@ Outcome<wire::GuestReply> Agent::adopt(const wire::GuestRequest& request) {
   if (incarnation > gang_.incarnation()) {
     gang_.set_incarnation(incarnation);
     ranks_.set_incarnation(incarnation);
+    // What the captured guest was told of its host is nothing to this one.
+    lease_.forget();
+    // It counts from here on, whatever becomes of the daemon before its first heartbeat: one that says how long the
+    // lease lasts answers the hello, which tells it what this agent can do.
+    lease_.word(request.lease_ms(), monotonic_ms());
+    said_hello_ = false;
+    hello_at_ = 0;
     // Whatever was on its way when the image was taken went to the old incarnation.
     job_.output().send_again();
     job_.say_exit_again();

@@ -63,14 +63,15 @@ Done Agent::listen() {
     }
     advance(now);
     hold_deadline(now);
+    watch_lease(hold_.frozen(), now);  // behind the words that have come
     acknowledge_late_arrivals(now);
     send_what_is_due(now);
   }
 }
 
 Millis Agent::next_deadline() const {
-  Millis next =
-      std::min({link_.deadline(), hold_.deadline(), hello_at_, job_.deadline(), launches_.deadline(), late_look_at()});
+  Millis next = std::min({link_.deadline(), hold_.deadline(), lease_.deadline(hold_.frozen()), hello_at_,
+                          job_.deadline(), launches_.deadline(), late_look_at()});
   for (const Waiting& waiting : waiting_) {
     next = std::min({next, waiting.deadline, waiting.look_at});
     // Once it has passed, what the ranks say wakes the loop.
@@ -161,7 +162,7 @@ void Agent::reap_children() {
 
 void Agent::link_opened() {
   hello_at_ = 0;
-  asked_since_link_opened_ = false;
+  asked_since_link_opened_ = said_hello_ = false;
   hold_.link_opened();
   job_.output().send_again();
   job_.say_exit_again();
@@ -170,15 +171,18 @@ void Agent::link_opened() {
   for (PeerReport& report : peer_reports_) report.sends_left = std::max(report.sends_left, 1u);
 }
 
-// Until the first request; and in a held guest that nobody speaks to, which may be a restored one.
+// Once, and until the first request; in a held guest that nobody speaks to, which may be a restored one; and while a
+// word of the lease is late.
 void Agent::hello_if_due(Millis now) {
-  const bool silent = hold_.held() && now - last_request_ >= kHelloEvery;
-  if (!link_.connected() || (asked_since_link_opened_ && !silent)) {
+  const bool silent = (hold_.held() && now - last_request_ >= kHelloEvery) || now >= lease_.asks_at();
+  if (!link_.connected() || (asked_since_link_opened_ && said_hello_ && !silent)) {
     hello_at_ = hold_.held() ? std::max(now, last_request_) + kHelloEvery : kNever;
+    if (link_.connected()) hello_at_ = std::min(hello_at_, lease_.asks_at());
     return;
   }
   if (now < hello_at_) return;
   hello_at_ = now + kHelloEvery;
+  said_hello_ = true;
   wire::FromGuest message;
   wire::GuestHello& hello = *message.mutable_hello();
   hello.set_phase(hold_.held()          ? wire::GuestHello::HELD
@@ -190,6 +194,7 @@ void Agent::hello_if_due(Millis now) {
   hello.set_epoch(hold_.epoch());
   hello.set_boot_id(boot_id_);
   hello.set_agent_version(STILLPOINT_VERSION);
+  for (const char* ability : {"steps", "lease"}) hello.add_abilities(ability);
   send(std::move(message));
 }
 

@@ -22,6 +22,7 @@
 #include "mpi-hooks/agent/files.h"
 #include "mpi-hooks/agent/hold.h"
 #include "mpi-hooks/agent/host_link.h"
+#include "mpi-hooks/agent/lease.h"
 #include "mpi-hooks/agent/mpirun.h"
 #include "mpi-hooks/agent/network.h"
 #include "mpi-hooks/agent/output_buffer.h"
@@ -53,6 +54,90 @@ TEST_CASE("a hold that nobody extends runs out, and its epoch is lost for good")
   CHECK(hold.require(5, 1500)->cause().find("EPOCH_LOST") == 0);
   CHECK(hold.begin(5, 1000, 1500)->cause().find("EPOCH_LOST") == 0);
   CHECK_FALSE(hold.begin(6, 1000, 1500).has_value());
+}
+
+TEST_CASE("an order that comes behind a later one of its epoch is refused; what has no number passes") {
+  Hold hold;
+  CHECK_FALSE(hold.overtaken(5, 1).has_value());
+  CHECK_FALSE(hold.begin(5, 1000, 0).has_value());
+  CHECK_FALSE(hold.overtaken(5, 2).has_value());
+  CHECK_FALSE(hold.overtaken(5, 2).has_value());  // the same one again
+  CHECK_FALSE(hold.overtaken(5, 4).has_value());
+  REQUIRE(hold.overtaken(5, 3).has_value());
+  CHECK(hold.overtaken(5, 3)->cause() == "step 3 of this epoch comes behind step 4");
+  CHECK_FALSE(hold.overtaken(5, 0).has_value());
+  CHECK_FALSE(hold.overtaken(4, 9).has_value());
+  CHECK(hold.overtaken(5, 3).has_value());
+  CHECK_FALSE(hold.overtaken(6, 1).has_value());
+  CHECK_FALSE(hold.overtaken(0, 0).has_value());  // of no epoch
+}
+
+TEST_CASE("what runs beyond the host's lease stands still, and a moment later the guest ends") {
+  Lease lease;
+  CHECK(lease.deadline(false) == kNever);
+  CHECK(lease.due(false, 1'000'000) == Lease::Due::nothing);  // no word was ever said
+  CHECK_FALSE(lease.word(10'000, 0));
+  CHECK_FALSE(lease.word(10'000, 500));
+  CHECK_FALSE(lease.word(0, 800));  // says nothing
+  CHECK(lease.deadline(false) == 10'500);
+  CHECK(lease.due(false, 10'499) == Lease::Due::nothing);
+  CHECK(lease.due(false, 10'500) == Lease::Due::stand_still);
+  CHECK(lease.ended());
+  CHECK(lease.deadline(false) == 10'500 + kLeaseGrace);
+  CHECK(lease.due(false, 10'500 + kLeaseGrace - 1) == Lease::Due::nothing);
+  CHECK(lease.due(false, 10'500 + kLeaseGrace) == Lease::Due::power_off);
+}
+
+TEST_CASE("a word that was late has the job go on; a shorter one counts, too") {
+  Lease lease;
+  lease.word(1'000, 0);
+  REQUIRE(lease.due(false, 1'000) == Lease::Due::stand_still);
+  CHECK(lease.word(9'000, 1'200));
+  CHECK_FALSE(lease.ended());
+  CHECK(lease.due(false, 4'500) == Lease::Due::nothing);
+  CHECK_FALSE(lease.word(100, 5'000));  // of a daemon that has not heard its coordinator for long
+  CHECK(lease.due(false, 5'100) == Lease::Due::stand_still);
+}
+
+TEST_CASE("what is frozen for a checkpoint is left alone, however long that takes") {
+  Lease lease;
+  lease.word(1'000, 0);
+  CHECK(lease.deadline(true) == kNever);
+  CHECK(lease.due(true, 900'000) == Lease::Due::nothing);
+  CHECK_FALSE(lease.ended());
+  // It would go on by itself, or was told to by a daemon that says nothing of a lease.
+  CHECK(lease.due(false, 900'000) == Lease::Due::stand_still);
+}
+
+TEST_CASE(
+    "only a heartbeat begins a lease; what is said beside other things prolongs it, and a late word is asked for") {
+  Lease lease;
+  CHECK_FALSE(lease.prolong(10'000, 0));  // of a daemon that does not know that it is watched
+  CHECK(lease.deadline(false) == kNever);
+  CHECK(lease.asks_at() == kNever);
+  lease.word(10'000, 0);
+  CHECK(lease.asks_at() == 5'000);
+  lease.prolong(8'000, 1'000);
+  CHECK(lease.deadline(false) == 9'000);
+  CHECK(lease.asks_at() == 5'000);
+  REQUIRE(lease.due(false, 9'000) == Lease::Due::stand_still);
+  CHECK(lease.prolong(4'000, 9'500));
+  CHECK_FALSE(lease.ended());
+  lease.forget();
+  CHECK(lease.asks_at() == kNever);
+  lease.prolong(10'000, 10'000);
+  CHECK(lease.deadline(false) == kNever);
+}
+
+TEST_CASE("a restored guest has no lease until its own daemon's first word") {
+  Lease lease;
+  lease.word(1'000, 0);
+  CHECK_FALSE(lease.forget());
+  CHECK(lease.due(false, 50'000) == Lease::Due::nothing);
+  lease.word(1'000, 50'000);
+  REQUIRE(lease.due(false, 51'000) == Lease::Due::stand_still);
+  CHECK(lease.forget());  // it stood still
+  CHECK(lease.due(false, 99'000) == Lease::Due::nothing);
 }
 
 TEST_CASE("a release says whether the cut stood, and says it again when asked again") {

@@ -97,6 +97,7 @@ std::uint64_t Gang::send(unsigned guest, wire::GuestRequest request) {
   request.mutable_gang()->set_job("j1");
   if (request.gang().incarnation() == 0) request.mutable_gang()->set_incarnation(incarnation);
   if (request.epoch() == 0) request.set_epoch(epoch);
+  request.set_lease_ms(lease_ms);
   guests_[guest]->send(request);
   return next_id_++;
 }
@@ -128,6 +129,14 @@ bool Gang::serve_until(const std::function<bool()>& condition, milliseconds dead
     serve(std::min(left, milliseconds(20)));
   }
   return true;
+}
+
+void Gang::tell_of_lease() {
+  for (unsigned guest = 0; guest < size(); ++guest) {
+    wire::GuestRequest request;
+    request.mutable_host_lease();
+    send(guest, std::move(request));
+  }
 }
 
 void Gang::serve(milliseconds wait) {

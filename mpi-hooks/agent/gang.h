@@ -66,6 +66,8 @@ class Gang {
   std::optional<std::vector<wire::GuestReply>> ask_all(const std::function<wire::GuestRequest(unsigned)>& request,
                                                        std::chrono::milliseconds deadline);
   bool serve_until(const std::function<bool()>& condition, std::chrono::milliseconds deadline);
+  // A heartbeat's word to all guests; has no answer.
+  void tell_of_lease();
 
   unsigned size() const { return static_cast<unsigned>(guests_.size()); }
   Guest& guest(unsigned guest) { return *guests_[guest]; }
@@ -78,6 +80,7 @@ class Gang {
 
   std::uint64_t epoch = 0;
   std::uint64_t incarnation = 1;
+  std::uint32_t lease_ms = 0;  // what every request says of the host's lease; 0: nothing
 
  protected:
   void forget_hello(unsigned guest) { hellos_[guest].reset(); }

@@ -15,6 +15,15 @@ wire::Failure epoch_lost(std::uint64_t epoch) {
 
 }  // namespace
 
+std::optional<wire::Failure> Hold::overtaken(std::uint64_t epoch, std::uint64_t step) {
+  if (step == 0 || epoch < stepped_) return std::nullopt;  // an older epoch is the other rules' business
+  if (epoch == stepped_ && step < step_)
+    return refused(epoch, "step " + std::to_string(step) + " of this epoch comes behind step " + std::to_string(step_));
+  stepped_ = epoch;
+  step_ = step;
+  return std::nullopt;
+}
+
 std::optional<wire::Failure> Hold::begin(std::uint64_t epoch, Millis hold_ms, Millis now) {
   if (epoch == 0) return refused(epoch, "a hold needs an epoch");
   if (epoch <= lost_up_to_) return epoch_lost(epoch);

@@ -10,6 +10,8 @@
 //    frozen: the host's real-time clock has not run ahead of the guest's monotonic one since (it has, by the time that
 //    the image was stored), and the link to the node daemon has not been opened anew. Otherwise it stays frozen and
 //    says hello each second: there is, or will be, a daemon that adopts, releases or destroys it.
+//  - An order that was overtaken opens what a later one has shut. The orders of an epoch are numbered (GuestRequest's
+//    step), and one that comes behind a later one is refused. What has no number passes: older coordinators give none.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +33,8 @@ class Hold {
   bool frozen() const { return frozen_; }
   Millis deadline() const { return held() ? deadline_ : kNever; }
 
+  // First, of every request: whether it was overtaken. step 0: not numbered.
+  std::optional<wire::Failure> overtaken(std::uint64_t epoch, std::uint64_t step);
   // CloseGates, or the FreezeRanks of the control: the hold of epoch begins, or goes on. A newer epoch takes over from
   // an older one, which is lost by that.
   std::optional<wire::Failure> begin(std::uint64_t epoch, Millis hold_ms, Millis now);
@@ -58,6 +62,8 @@ class Hold {
   std::optional<std::int64_t> skew_;
   std::uint64_t lost_up_to_ = 0;
   std::uint64_t released_ = 0;  // the last epoch that was released while held
+  std::uint64_t stepped_ = 0;   // the newest epoch of which an order was numbered
+  std::uint64_t step_ = 0;      // the highest of its numbers
 };
 
 }  // namespace stillpoint::agent

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <vector>
 
@@ -131,6 +132,11 @@ std::string Vm::monitor(const std::string& command, const std::string& arguments
   }
 }
 
+bool Vm::is_off() const {
+  siginfo_t ended{};  // left as it is for the destructor
+  return ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == pid_;
+}
+
 bool Vm::save(const std::filesystem::path& path) {
   monitor("migrate", "{\"uri\":\"file:" + path.string() + "\"}");
   const auto end = Clock::now() + std::chrono::seconds(60);
@@ -183,6 +189,17 @@ VmGang::~VmGang() {
 bool VmGang::boot(std::chrono::seconds deadline) {
   for (unsigned guest = 0; guest < size(); ++guest) guests_[guest] = std::make_unique<Vm>(directory_, image_, guest);
   return serve_until([&] { return all_said_hello(); }, deadline);
+}
+
+void VmGang::pause(std::chrono::milliseconds time) {
+  for (unsigned guest = 0; guest < size(); ++guest) vm(guest).monitor("stop");
+  serve_until([] { return false; }, time);
+  for (unsigned guest = 0; guest < size(); ++guest) vm(guest).monitor("cont");
+}
+
+bool VmGang::all_off() const {
+  return std::all_of(guests_.begin(), guests_.end(),
+                     [](const auto& guest) { return static_cast<Vm&>(*guest).is_off(); });
 }
 
 bool VmGang::save() {

@@ -24,6 +24,8 @@ class Vm : public Guest {
 
   // Through QEMU's monitor: the answer's line, or empty after the deadline.
   std::string monitor(const std::string& command, const std::string& arguments = "{}") const;
+  // It has powered itself off: its QEMU has ended.
+  bool is_off() const;
   // Of a machine that stands: memory into path and the disk into path + ".disk".
   bool save(const std::filesystem::path& path);
 
@@ -43,11 +45,14 @@ class VmGang : public Gang {
   bool boot(std::chrono::seconds deadline);
   // Both machines into images; they go on when it returns.
   bool save();
+  // Both machines stand still for so long.
+  void pause(std::chrono::milliseconds time);
+  bool all_off() const;
   // New machines from the images in place of these, as a host that lost them would get them.
   bool restore();
 
  private:
-  Vm& vm(unsigned guest) { return static_cast<Vm&>(*guests_[guest]); }
+  Vm& vm(unsigned guest) const { return static_cast<Vm&>(*guests_[guest]); }
 
   std::filesystem::path directory_, image_;
   Fd lock_;  // of the directory

@@ -2,6 +2,7 @@
 // messages. Label "vm": needs scripts/guest-image.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 
@@ -213,4 +214,22 @@ TEST_CASE("images of a standstill: the machines let go by themselves, the restor
   CHECK(standstill.release());
   CHECK_MESSAGE(running.goes_on(), gang.problem());
   running.check_end("done: 700 exchanges, 0 wrong bytes");
+}
+
+TEST_CASE("machines whose daemon says no more of the host's lease end by themselves; to stand still costs no lease") {
+  constexpr std::uint32_t kLeaseMs = 20'000;
+  RunningGang running("1000000");
+  VmGang& gang = running.gang;
+  const auto& abilities = gang.hello(0)->abilities();
+  CHECK(std::find(abilities.begin(), abilities.end(), "lease") != abilities.end());
+  gang.lease_ms = kLeaseMs;
+  gang.tell_of_lease();
+  gang.lease_ms = 0;  // and from here on nothing, until it is told again
+  gang.pause(milliseconds(kLeaseMs + 2'000));
+  CHECK_MESSAGE(running.goes_on(), gang.problem());
+  CHECK_FALSE(gang.all_off());
+  REQUIRE_MESSAGE(gang.serve_until([&] { return gang.all_off(); }, kLong), gang.problem());
+  for (unsigned guest : {0u, 1u})
+    CHECK_MESSAGE(gang.guest(guest).story().find("no word of the host's lease any more") != std::string::npos,
+                  gang.problem());
 }
