@@ -27,8 +27,10 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_store_commands(app, context);
   add_transfer_commands(app, context);
   add_logs_command(app, context);
+  add_events_command(app, context);
   add_wait_command(app, context);
   add_host_commands(app, context);
+  add_catalog_commands(app, context);
   add_doctor_command(app, context);
 #ifdef STILLPOINT_WITH_LAB
   add_lab_command(app, context);

@@ -660,6 +660,128 @@ TEST_CASE("logs of no job exits with 4") {
   CHECK(run_with(server, {"logs", "-f", "j9"}).code == 4);
 }
 
+// ---- events
+
+namespace {
+
+json event_line(std::uint64_t id, const char* what) {
+  return {{"id", id},     {"time", "2026-01-02T03:04:05Z"}, {"job", "j7"},           {"incarnation", 1},
+          {"epoch", 12},  {"jobState", "running"},          {"epochState", nullptr}, {"host", ""},
+          {"what", what}, {"detail", "of old\x1b[31m"}};
+}
+
+// A history that answers as the coordinator's does, two lines at a time would be too many: pages are of 1,000.
+struct History {
+  std::vector<json> lines;
+  std::string state = "running";
+  TestAnswer serve(const TestRequest& request) const {
+    const auto number = [&](const std::string& key) -> std::uint64_t {
+      const auto at = request.target.find(key + "=");
+      return at == std::string::npos ? 0 : std::stoull(request.target.substr(at + key.size() + 1));
+    };
+    std::vector<json> page;
+    for (const auto& line : lines)
+      if (line["id"].get<std::uint64_t>() > number("after")) page.push_back(line);
+    if (const auto last = number("last"); last != 0 && page.size() > last)
+      page.erase(page.begin(), page.end() - static_cast<std::ptrdiff_t>(last));
+    if (page.size() > number("limit")) page.resize(number("limit"));
+    const auto newest = lines.empty() ? 0 : lines.back()["id"].get<std::uint64_t>();
+    return {200, json(page).dump(), {{"X-Newest", std::to_string(newest)}, {"X-State", state}}};
+  }
+};
+
+std::vector<std::uint64_t> ids_of(const std::string& lines) {
+  std::vector<std::uint64_t> ids;
+  std::istringstream in(lines);
+  for (std::string line; std::getline(in, line);) ids.push_back(json::parse(line)["id"].get<std::uint64_t>());
+  return ids;
+}
+
+}  // namespace
+
+TEST_CASE("events: a table for people, without control characters of others; one document with --json") {
+  History history{{event_line(1, "submitted"), event_line(4, "epoch begun")}};
+  const TestServer server([&](const TestRequest& request) { return history.serve(request); });
+  const auto outcome = run_with(server, {"events", "heat/x"});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.out.find("TIME") == 0);
+  CHECK(outcome.out.find("epoch begun: of old") != std::string::npos);
+  CHECK(outcome.out.find('\x1b') == std::string::npos);
+  CHECK(server.requests()[0].target.starts_with("/v1/jobs/heat%2Fx/events?after=0"));
+  CHECK(run_with(server, {"events", "--json"}).document() == json(history.lines));
+  CHECK(run_with(server, {"events", "-n", "1", "--json", "--host", "h1"}).document() == json{history.lines[1]});
+  CHECK(server.requests().back().target.find("&host=h1") != std::string::npos);
+  CHECK(server.requests().back().target.starts_with("/v1/events?"));
+}
+
+TEST_CASE("events: a long history comes page by page") {
+  History history;
+  for (std::uint64_t id = 1; id <= 2'500; ++id) history.lines.push_back(event_line(2 * id, "what"));
+  const TestServer server([&](const TestRequest& request) { return history.serve(request); });
+  const auto document = run_with(server, {"events", "j7", "--json"}).document();
+  CHECK(document == json(history.lines));
+  CHECK(server.requests().size() == 3);
+}
+
+TEST_CASE("events -f goes over a coordinator that is away, without loss or doubling, to the job's end") {
+  History history{{event_line(1, "a"), event_line(2, "b")}};
+  int asked = 0;
+  const TestServer server([&](const TestRequest& request) -> TestAnswer {
+    ++asked;
+    if (asked == 2) history.lines.push_back(event_line(3, "c"));
+    if (asked == 3 || asked == 4) return {.hang_up = true};
+    if (asked == 5) history.lines.push_back(event_line(5, "d"));
+    if (asked == 6) {
+      history.lines.push_back(event_line(6, "completed"));
+      history.state = "completed";
+    }
+    return history.serve(request);
+  });
+  const auto outcome = run_with(server, {"events", "-f", "j7", "--json"});
+  CHECK(outcome.code == 0);
+  CHECK(ids_of(outcome.out) == std::vector<std::uint64_t>{1, 2, 3, 5, 6});
+}
+
+TEST_CASE("events -f of a catalog that was put back goes on with what is new") {
+  History history{{event_line(50, "a")}};
+  int asked = 0;
+  const TestServer server([&](const TestRequest& request) -> TestAnswer {
+    ++asked;
+    if (asked == 2) history.lines = {event_line(20, "older")};
+    if (asked == 4) {
+      history.lines.push_back(event_line(21, "new"));
+      history.state = "stopped";
+    }
+    return history.serve(request);
+  });
+  const auto outcome = run_with(server, {"events", "-f", "j7", "--json"});
+  CHECK(ids_of(outcome.out) == std::vector<std::uint64_t>{50, 21});
+  CHECK(outcome.err.find("older copy") != std::string::npos);
+}
+
+TEST_CASE("events of what is not there, or from somebody else, fail in words") {
+  const TestServer none(always(refusal(404, "not-found", "no job j9")));
+  CHECK(run_with(none, {"events", "j9"}).code == 4);
+  CHECK(run_with(none, {"events", "-f", "j9"}).code == 4);
+  const TestServer other(always({200, "{}"}));
+  CHECK(run_with(other, {"events"}).code == 1);
+  CHECK(run_command({"events", "-n", "0"}).code == 2);
+}
+
+TEST_CASE("catalog backup names the file whole, for the coordinator writes it") {
+  const TestServer server(always({200, R"({"file":"/x/copy.db","bytes":2097152})"}));
+  const auto outcome = run_with(server, {"catalog", "backup", "copy.db"});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.out.find("2.0 MiB") != std::string::npos);
+  const auto asked = json::parse(server.requests()[0].body);
+  CHECK(asked["file"] == (std::filesystem::current_path() / "copy.db").string());
+  CHECK(run_with(server, {"catalog", "backup", "copy.db", "--json"}).document()["bytes"] == 2097152);
+  const TestServer refuses(always(refusal(409, "refused", "there is something of that name already")));
+  CHECK(run_with(refuses, {"catalog", "backup", "copy.db"}).code == 1);
+  CHECK(run_command({"catalog"}).code == 2);
+  CHECK(run_command({"catalog", "backup"}).code == 2);
+}
+
 // ---- doctor, text, client
 
 TEST_CASE("doctor names each check with a result and, where it is not ok, a remedy") {
@@ -715,6 +837,8 @@ TEST_CASE("text for people") {
   CHECK(human_bytes(108003328) == "103 MiB");
   CHECK(human_ms(5.25) == "5.2 ms");
   CHECK(human_ms(200'000) == "3 min 20 s");
+  CHECK(human_ms(7'500'000) == "2 h 5 min");
+  CHECK(human_ms(273'600'000) == "3 d 4 h");
   CHECK(plain("a\x1b[31mb\n") == "a?[31mb?");
 }
 

@@ -17,6 +17,8 @@ void add_checkpoint_commands(CLI::App& app, CommandContext& context);  // checkp
 void add_store_commands(CLI::App& app, CommandContext& context);       // verify, prune, store
 void add_transfer_commands(CLI::App& app, CommandContext& context);    // export, import
 void add_logs_command(CLI::App& app, CommandContext& context);
+void add_events_command(CLI::App& app, CommandContext& context);
+void add_catalog_commands(CLI::App& app, CommandContext& context);  // catalog backup
 void add_wait_command(CLI::App& app, CommandContext& context);
 void add_host_commands(CLI::App& app, CommandContext& context);  // hosts, cordon, uncordon
 void add_doctor_command(CLI::App& app, CommandContext& context);

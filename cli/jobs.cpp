@@ -62,6 +62,26 @@ std::string count_cell(const json& row, const char* key) {
   return row.contains(key) && row[key] != 0 ? cell(row, key) : "-";
 }
 
+double number_of(const json& row, const char* key) {
+  return row.contains(key) && row[key].is_number() ? row[key].get<double>() : 0;
+}
+
+// How often it is checkpointed by itself, and why just so often.
+std::string interval_words(const json& status) {
+  if (!status.contains("checkpointInterval") || !status["checkpointInterval"].is_object()) return "on demand";
+  const json& interval = status["checkpointInterval"];
+  const std::string every = "every " + human_ms(number_of(interval, "seconds") * 1000);
+  if (!interval.contains("inputs")) return every;
+  const json& inputs = interval["inputs"];
+  const std::string hosts = fmt::format(
+      "its hosts failed {:.0f} times in {} and are taken to fail every {}", number_of(inputs, "hostFailures"),
+      human_ms(number_of(inputs, "watchedSeconds") * 1000), human_ms(number_of(inputs, "mtbfSeconds") * 1000));
+  if (number_of(inputs, "checkpoints") == 0) return every + " (auto: nothing measured yet; " + hosts + ")";
+  return fmt::format("{} (auto: a checkpoint costs {}: stall {}, commit {}; {})", every,
+                     human_ms(number_of(inputs, "costMs")), human_ms(number_of(inputs, "stallMs")),
+                     human_ms(number_of(inputs, "commitMs")), hosts);
+}
+
 std::string show_status(const json& status, const std::string&) {
   std::string text;
   for (const auto& [key, label] : {std::pair{"job", "job"},
@@ -78,6 +98,7 @@ std::string show_status(const json& status, const std::string&) {
     const auto value = cell(status, key);
     if (value != "-") text += fmt::format("{:<16} {}\n", label, value);
   }
+  text += fmt::format("{:<16} {}\n", "checkpoints", interval_words(status));
   std::vector<std::vector<std::string>> rows;
   if (status.contains("ranks")) {
     for (const auto& rank : status["ranks"])

@@ -58,7 +58,9 @@ std::string human_ms(double ms) {
   if (ms < 1000) return fmt::format("{:.{}f} ms", ms, ms < 10 ? 1 : 0);
   if (ms < 60'000) return fmt::format("{:.1f} s", ms / 1000);
   const auto seconds = static_cast<std::int64_t>(ms / 1000);
-  return fmt::format("{} min {} s", seconds / 60, seconds % 60);
+  if (seconds < 3'600) return fmt::format("{} min {} s", seconds / 60, seconds % 60);
+  if (seconds < 2 * 86'400) return fmt::format("{} h {} min", seconds / 3'600, seconds / 60 % 60);
+  return fmt::format("{} d {} h", seconds / 86'400, seconds / 3'600 % 24);
 }
 
 std::string cell(const nlohmann::json& object, std::string_view key) {
