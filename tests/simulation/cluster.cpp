@@ -103,6 +103,7 @@ std::optional<JobId> Cluster::job(std::uint32_t number) const {
 // ---- what befalls it
 
 void Cluster::befall(const Happening& happening) {
+  if (calm_) return;  // it stands at the end or behind it
   tell("-", [&] { return "* " + print(happening); });
   if (happening.host != 0 && happening.what != What::image_damage && happening.what != What::cordon)
     return befall_host(happening, *hosts[happening.host - 1]);

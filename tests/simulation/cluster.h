@@ -72,12 +72,15 @@ class Cluster {
   void come_home();
   void take_checkpoints();
   void check_aborted();
+  void check_records();
+  bool is_whole_output(const coordinator::JobRecord& job) const;
   void end_programs();
   void remove_jobs();
   void check_nothing_left();
   std::optional<Result<coordinator::Answer>> ask(const std::function<coordinator::Event(coordinator::RequestId)>& make);
   void count(Outcome& outcome) const;
 
+  bool calm_ = false;  // all faults are over
   std::vector<std::string> transcript_;
   std::map<std::uint32_t, coordinator::RequestId> submissions_;
 };

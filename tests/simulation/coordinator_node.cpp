@@ -154,6 +154,9 @@ void CoordinatorNode::persist(const Persist& effect) {
 void CoordinatorNode::apply(const CatalogChange& change) {
   if (const auto* c = std::get_if<PutJob>(&change)) durable_.jobs.insert_or_assign(c->job.job, c->job);
   if (const auto* c = std::get_if<PutEpoch>(&change)) durable_.epochs.insert_or_assign(c->epoch.epoch, c->epoch);
+  if (const auto* c = std::get_if<DropEpoch>(&change)) durable_.epochs.erase(c->epoch);
+  if (const auto* c = std::get_if<FoundJob>(&change)) found_again(durable_.lost_jobs, c->number);
+  if (const auto* c = std::get_if<AddLostJobs>(&change)) durable_.lost_jobs.push_back(c->numbers);
   if (const auto* c = std::get_if<PutHost>(&change)) durable_.hosts.insert_or_assign(c->host.host, c->host);
   if (const auto* c = std::get_if<PutCounters>(&change)) {
     durable_.next_job = c->next_job;
@@ -167,13 +170,13 @@ void CoordinatorNode::apply(const CatalogChange& change) {
 }
 
 void CoordinatorNode::send(Send& effect) {
-  cluster_.invariants.sending(effect.host, effect.message);
+  wire::ToHost sent = whole_message(effect);
+  cluster_.invariants.sending(effect.host, sent);
   const auto found = sessions_.find(effect.host);
   if (found == sessions_.end() || found->second->id != effect.session) return;
   const auto session = found->second;
   HostNode* const host = cluster_.host(effect.host);
-  cluster_.network.transmit(session, Network::down,
-                            [host, message = std::move(effect.message)] { host->hear(message); });
+  cluster_.network.transmit(session, Network::down, [host, message = std::move(sent)] { host->hear(message); });
 }
 
 // ---- sessions

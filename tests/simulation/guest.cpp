@@ -52,16 +52,23 @@ std::optional<wire::Failure> Guest::wrong_gang(const wire::GuestRequest& request
 }
 
 std::optional<wire::FromGuest> Guest::take(const wire::GuestRequest& request, const Surroundings& around) {
+  const auto wrong = wrong_gang(request);
+  if (request.has_host_lease()) {
+    if (!wrong && !old_agent) lease.word(request.lease_ms(), around.clock);
+    return std::nullopt;
+  }
+  if (!wrong && !old_agent) lease.prolong(request.lease_ms(), around.clock);
   asked_since_link_ = true;
   last_request_ = around.clock;
-  const auto wrong = wrong_gang(request);
   if (request.has_output_ack()) {
     if (!wrong) output_acked_ = std::min(output_end(), std::max(output_acked_, request.output_ack().offset()));
     return std::nullopt;
   }
-  if (!wrong && hold.held() && request.epoch() == hold.epoch()) hold.extend(around.clock);
+  auto refused = wrong;
+  if (!refused && !old_agent) refused = hold.overtaken(request.epoch(), request.step());
+  if (!refused && hold.held() && request.epoch() == hold.epoch()) hold.extend(around.clock);
   wire::GuestReply reply;
-  if (wrong) *reply.mutable_failure() = *wrong;
+  if (refused) *reply.mutable_failure() = *refused;
   else reply = answer(request, around);
   reply.set_id(request.id());
   auto message = says();
@@ -136,6 +143,10 @@ wire::GuestReply Guest::answer(const wire::GuestRequest& request, const Surround
       if (fails(hold.require(epoch, around.clock))) break;
       if (request.adopt().new_incarnation() > incarnation) {
         incarnation = request.adopt().new_incarnation();
+        lease.forget();
+        if (!old_agent) lease.word(request.lease_ms(), around.clock);
+        said_hello_ = false;
+        hello_at_ = 0;
         send_again();
       }
       break;
@@ -166,6 +177,7 @@ wire::GuestReply Guest::answer(const wire::GuestRequest& request, const Surround
     }
     case R::kPutFile:
     case R::kOutputAck:
+    case R::kHostLease:
     case R::BODY_NOT_SET: break;
   }
   return reply;
@@ -224,7 +236,7 @@ void Guest::send_again() {
 }
 
 void Guest::link_opened() {
-  asked_since_link_ = false;
+  asked_since_link_ = said_hello_ = false;
   hello_at_ = 0;
   hold.link_opened();
   rank_lost_said_ = std::min(rank_lost_said_, kRankLostTimes - 1);
@@ -233,8 +245,9 @@ void Guest::link_opened() {
 
 std::vector<wire::FromGuest> Guest::due(agent::Millis clock) {
   std::vector<wire::FromGuest> out;
-  const bool silent = hold.held() && clock - last_request_ >= kAgain;
-  if ((!asked_since_link_ || silent) && clock >= hello_at_) {
+  const bool silent = (hold.held() && clock - last_request_ >= kAgain) || clock >= lease.asks_at();
+  if ((!asked_since_link_ || !said_hello_ || silent) && clock >= hello_at_) {
+    said_hello_ = true;
     hello_at_ = clock + kAgain;
     auto& hello = *out.emplace_back(says()).mutable_hello();
     hello.set_phase(hold.held()   ? wire::GuestHello::HELD
@@ -242,6 +255,8 @@ std::vector<wire::FromGuest> Guest::due(agent::Millis clock) {
                                   : wire::GuestHello::RUNNING);
     hello.set_epoch(hold.epoch());
     hello.set_boot_id("boot");
+    if (!old_agent)
+      for (const char* ability : {"steps", "lease"}) hello.add_abilities(ability);
   }
   for (const auto launch : launches) {
     if (!launches_said_.insert(launch).second) continue;
@@ -277,9 +292,14 @@ std::vector<wire::FromGuest> Guest::due(agent::Millis clock) {
 
 bool Guest::hold_deadline(const Surroundings& around) {
   if (!hold.held() || around.clock < hold.deadline() || !hold.lets_go(around.skew, around.clock)) return false;
+  (void)lease.due(false, around.clock);
   hold.lost();
   open();
   return true;
+}
+
+bool Guest::lease_deadline(agent::Millis clock) {
+  return lease.due(hold.frozen(), clock) == agent::Lease::Due::power_off;
 }
 
 void Guest::kill_rank() {

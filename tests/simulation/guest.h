@@ -1,7 +1,7 @@
 // A guest of a gang: its program and its agent, as an image holds them. The agent keeps the rules of the hold with the
-// real mpi-hooks/agent/hold.*; the rest of it is a model of agent.cpp and agent_hold.cpp without processes, sockets and
-// files. The program counts steps, sends a message to another guest now and then, and in guest 0 prints numbered lines.
-// One owner: the machine that it runs in, or an image.
+// real mpi-hooks/agent/hold.*, and of the host's lease with lease.*; the rest of it is a model of agent.cpp and
+// agent_hold.cpp without processes, sockets and files. The program counts steps, sends a message to another guest now
+// and then, and in guest 0 prints numbered lines. One owner: the machine that it runs in, or an image.
 #pragma once
 
 #include <map>
@@ -12,6 +12,7 @@
 
 #include "guest.pb.h"
 #include "mpi-hooks/agent/hold.h"
+#include "mpi-hooks/agent/lease.h"
 
 namespace stillpoint::simulation {
 
@@ -36,10 +37,12 @@ class Guest {
   std::vector<wire::FromGuest> due(agent::Millis clock);
   // Its hold may have run out. True: it let go.
   bool hold_deadline(const Surroundings& around);
+  // The host's lease may have ended. True: the guest ends.
+  bool lease_deadline(agent::Millis clock);
   void kill_rank();
 
   // ---- the program
-  bool computes() const { return launched() && !gates_shut && !hold.frozen() && !exited && !stopped; }
+  bool computes() const { return launched() && !gates_shut && !hold.frozen() && !lease.ended() && !exited && !stopped; }
   bool launched() const { return started && (guest != 0 || launches.empty()); }
   // One step. The guest that a message goes to, if one does.
   std::optional<std::uint32_t> step();
@@ -51,7 +54,9 @@ class Guest {
   std::uint64_t incarnation = 0;
   std::uint32_t guest = 0;
   std::uint32_t gang = 1;  // how many guests there are
+  bool old_agent = false;  // from before there were abilities
   agent::Hold hold;
+  agent::Lease lease;
   bool gates_shut = false;
   bool started = false;  // guest 0: mpirun; the others: their daemon
   bool stopped = false;  // told to end, or broken off
@@ -71,7 +76,7 @@ class Guest {
   wire::RoundFigures round() const;
   void send_again();
 
-  bool asked_since_link_ = false;
+  bool asked_since_link_ = false, said_hello_ = false;
   agent::Millis last_request_ = 0, hello_at_ = 0, output_at_ = 0, exit_at_ = 0;
   std::uint64_t output_acked_ = 0, output_next_ = 0;
   std::set<std::uint64_t> launches_said_;

@@ -192,8 +192,28 @@ void HostNode::perform(node::ListImages&) {
       auto& one = *held.add_jobs();
       one.set_job(job.value);
       for (const auto epoch : epochs) one.add_epochs(epoch.value);
+      for (const auto& [key, record] : cluster_.store.records(name_)) {
+        if (key.first != job) continue;
+        auto& kept = *one.add_records();
+        kept.set_epoch(key.second.value);
+        kept.set_revision(record.revision());
+      }
     }
     return node::ImagesListed{held};
+  });
+}
+
+// In one line with the deletions. No history reads them: what they are good for is looked at from outside (ending.cpp).
+void HostNode::perform(node::CarryRecord& e) {
+  line({{e.ask.gang().job()}, 0, kImagesLine}, takes(2, 30), [this, e]() -> node::Event {
+    node::ImageTransferred done{e.token, {}};
+    const Error full{ErrorKind::storage_full, "keep record", e.ask.gang().job(), "no space left on device"};
+    if (disk_full_) *done.answer.mutable_failure() = to_wire(full);
+    else {
+      cluster_.store.put_record(name_, {e.ask.gang().job()}, Epoch{e.ask.epoch()}, e.ask.keep_record());
+      done.answer.mutable_done();
+    }
+    return done;
   });
 }
 

@@ -75,7 +75,24 @@ void HostNode::turn(const node::DomainId& id, std::uint64_t number) {
   });
 }
 
+// True: the machine is off.
+bool HostNode::watch_lease(Machine& machine) {
+  Guest& guest = machine.guest;
+  const bool stood_still = guest.lease.ended();
+  const bool off = guest.lease_deadline(guest_clock(machine));
+  if (!stood_still && guest.lease.ended()) {
+    machine.lease_over = clock() >= lease_end() || !has_told_lease();
+    cluster_.tell(name_.value, [&] { return fmt::format("{} stands still by itself", node::name_of(machine.id)); });
+  }
+  if (!off) return false;
+  cluster_.tell(name_.value, [&] { return fmt::format("{} ends by itself", node::name_of(machine.id)); });
+  cluster_.invariants.ends_by_itself(machine, machine.lease_over || clock() >= lease_end());
+  lose_machine(node::DomainId(machine.id), "its agent heard nothing of the host's lease any more");
+  return true;
+}
+
 void HostNode::turn_machine(Machine& machine) {
+  if (watch_lease(machine)) return;
   Guest& guest = machine.guest;
   const bool frozen = guest.hold.frozen();
   if (guest.hold.held() && guest.hold_deadline(around(machine)) && frozen) freed(machine, true);

@@ -9,6 +9,7 @@ namespace stillpoint::simulation {
 namespace {
 
 constexpr Millis kFiguresEvery{2'000};
+constexpr Millis kTells{1'000};     // after its start it has told its guests of the lease, by its heartbeat
 constexpr Millis kEnforces{1'000};  // after its start a daemon has ended what outlived the lease
 constexpr Millis kIdle{8'000}, kIdleCheck{2'000};
 constexpr Millis kFirstPause{100}, kLongestPause{3'000};
@@ -63,6 +64,7 @@ void HostNode::start_daemon() {
 // What was under way is done or not.
 void HostNode::end_daemon() {
   ++life_;
+  if (core_ && !paused_) stood_still_ = cluster_.agenda.now();
   core_.reset();
   inbox_.clear();
   tick_at_.reset();
@@ -109,12 +111,14 @@ void HostNode::lose_power(Millis away, bool with_disk) {
 void HostNode::pause_daemon(Millis time, bool with_machines) {
   if (!core_ || paused_) return;
   paused_ = true;
+  stood_still_ = cluster_.agenda.now();
   suspended_ = with_machines;
   cluster_.agenda.in(time, [this, pause = ++pause_] { unpause(pause); });
 }
 
 void HostNode::unpause(std::uint64_t pause) {
   if (pause != pause_ || !paused_) return;
+  if (suspended_) woke_ = cluster_.agenda.now();
   paused_ = suspended_ = false;
   enforcing_since_ = cluster_.agenda.now();
   auto waiting = std::exchange(inbox_, {});
@@ -124,6 +128,18 @@ void HostNode::unpause(std::uint64_t pause) {
 }
 
 bool HostNode::enforces_lease() const { return is_up() && cluster_.agenda.now() >= enforcing_since_ + kEnforces; }
+
+// A daemon that ends, or stands still, at once after its start may have heard of a longer lease than it could tell.
+bool HostNode::has_told_lease() const {
+  return (core_ && !paused_ ? cluster_.agenda.now() : stood_still_) >= enforcing_since_ + kTells;
+}
+
+Time HostNode::lease_end() const { return last_word_.value_or(Time{}) + Millis(host_record_.lease_ms()); }
+
+bool HostNode::may_outlive_lease(const Machine& machine) const {
+  if (enforces_lease()) return false;
+  return machine.guest.old_agent || suspended_ || cluster_.agenda.now() < woke_ + kEnforces;
+}
 
 void HostNode::give(node::Event event) {
   if (!core_) return;
@@ -250,7 +266,9 @@ void HostNode::perform(node::StoreHost& e) {
 void HostNode::perform(node::StartGuest& e) {
   const auto& id = e.plan.id;
   line(key_of(id), takes(150, 500), [this, plan = e.plan]() -> node::Event {
-    make_machine(plan, Guest{}, Millis(0)).running = true;
+    Guest guest;
+    guest.old_agent = cluster_.plan.shape.old_agents;
+    make_machine(plan, std::move(guest), Millis(0)).running = true;
     return node::GuestStarted{plan.id, {}};
   });
 }

@@ -27,6 +27,7 @@ struct Machine {
   bool linked = false;
   std::uint64_t number = 0;  // tells it from another one of the same name
   std::uint32_t layers = 1;  // of its disk
+  bool lease_over = false;   // the host's, when it stood still for that
 };
 
 class HostNode {
@@ -53,8 +54,11 @@ class HostNode {
   // ---- what others see
   bool powered() const { return powered_; }
   bool is_up() const { return powered_ && core_ != nullptr && !paused_; }
-  // The daemon alone enforces the lease: while it is away, and a moment after, its machines may outlive it.
+  // The daemon does, but for a moment after it was away.
   bool enforces_lease() const;
+  // While it does not: machines whose agents do not watch over the lease; and of a host that slept all, until the
+  // agents have looked at their clocks.
+  bool may_outlive_lease(const Machine& machine) const;
   bool has_session() const { return session_ != nullptr; }
   bool disk_full() const { return disk_full_; }
   bool is_apart() const { return apart_ != 0; }
@@ -89,6 +93,8 @@ class HostNode {
   using CaptureKey = std::pair<node::DomainId, Epoch>;
 
   Time clock() const;  // since its boot
+  Time lease_end() const;
+  bool has_told_lease() const;
   void start_daemon();
   void end_daemon();
   void give(node::Event event);
@@ -130,6 +136,7 @@ class HostNode {
   void perform(node::VerifyImages& e);
   void perform(node::CopyImages& e);
   void perform(node::TransferImage& e);
+  void perform(node::CarryRecord& e);
   void perform(const node::Log&) {}
 
   Status restore(const node::RestoreGuest& work);
@@ -149,6 +156,7 @@ class HostNode {
   void destroy_machine(const node::DomainId& id);
   void turn(const node::DomainId& id, std::uint64_t number);
   void turn_machine(Machine& machine);
+  bool watch_lease(Machine& machine);
   void deliver(const node::DomainId& from, std::uint32_t to);
   void guest_says(const Machine& machine, wire::FromGuest message);
   Guest::Surroundings around(const Machine& machine) const;
@@ -173,6 +181,8 @@ class HostNode {
   std::uint64_t pause_ = 0;  // counts
   Time booted_{};
   Time enforcing_since_{};
+  Time stood_still_{};  // the last daemon ended or was paused then
+  Time woke_{};         // the host
   std::unique_ptr<node::Host> core_;
   std::deque<node::Event> inbox_;  // while it stands still
   std::optional<Time> tick_at_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "coordinator/core/core.h"
 #include "tests/simulation/cluster.h"
 
 namespace stillpoint::simulation {
@@ -190,7 +191,10 @@ void Invariants::images_changed() {
 }
 
 void Invariants::sending(const HostName& host, const wire::ToHost& message) {
-  if (!message.has_restore()) return;
+  // Asked again after a reconnect, its images may have been found damaged meanwhile: hosts load nothing of these.
+  if (!message.has_restore() ||
+      !restores_.emplace(JobId{message.gang().job()}, message.gang().incarnation(), host).second)
+    return;
   const auto& epochs = cluster_.coordinator->durable().epochs;
   const auto found = epochs.find(Epoch{message.epoch()});
   expect(
@@ -231,13 +235,22 @@ void Invariants::let_go(const Machine& machine, Epoch) {
   }
 }
 
-// No job twice at once: two incarnations that can both send, while their hosts' daemons enforce the lease.
+void Invariants::ends_by_itself(const Machine& machine, bool lease_is_over) {
+  // What is to be destroyed hears no more of the lease.
+  const auto& jobs = cluster_.coordinator->durable().jobs;
+  const auto job = jobs.find(machine.id.job);
+  if (job == jobs.end() || !coordinator::holds_gang(job->second.state) ||
+      job->second.incarnation != machine.id.incarnation)
+    return;
+  expect(lease_is_over, "lease kept", node::name_of(machine.id) + " ended while its host's lease lasts");
+}
+
+// No job twice at once: two incarnations that can both send, while daemons or agents enforce the lease.
 void Invariants::check_machines() {
   std::map<JobId, const Machine*> sending;
   for (const auto& host : cluster_.hosts) {
-    if (!host->enforces_lease()) continue;
     for (const auto& [id, machine] : host->machines()) {
-      if (!machine.running || !machine.guest.computes()) continue;
+      if (!machine.running || !machine.guest.computes() || host->may_outlive_lease(machine)) continue;
       const auto [known, fresh] = sending.emplace(id.job, &machine);
       if (!fresh && known->second->id.incarnation != id.incarnation)
         fail("no job twice",

@@ -44,6 +44,8 @@ class Invariants {
   void captured(const Machine& machine, Epoch epoch);
   // A held guest goes on. by_release: as it was told to, for an epoch that was not given up.
   void let_go(const Machine& machine, Epoch epoch);
+  // A guest ends because of its host's lease.
+  void ends_by_itself(const Machine& machine, bool lease_is_over);
   void check_machines();
 
  private:
@@ -74,7 +76,7 @@ class Invariants {
   std::map<JobId, coordinator::JobState> jobs_;
   std::map<JobId, Attempt> attempts_;  // before the step
   std::map<Epoch, Time> begun_;
-  std::set<std::pair<JobId, std::uint64_t>> restores_;  // begun: job, incarnation
+  std::set<std::tuple<JobId, std::uint64_t, HostName>> restores_;  // asked for: job, incarnation, of whom
   std::map<std::pair<Epoch, std::uint32_t>, Hold> holds_;
 };
 

@@ -50,6 +50,7 @@ std::string asked(const wire::GuestRequest& r) {
     case R::kStopRanks: return "stop";
     case R::kOutputAck: return "output ack";
     case R::kReopenGates: return "reopen gates";
+    case R::kHostLease: return "lease";
     case R::BODY_NOT_SET: break;
   }
   return "?";
@@ -127,6 +128,7 @@ std::string describe(const Effect& effect) {
                           [](const VerifyImages&) { return std::string("verify images"); },
                           [](const CopyImages& e) { return fmt::format("copy images of e{}", e.epoch.value); },
                           [](const TransferImage&) { return std::string("transfer image"); },
+                          [](const CarryRecord& e) { return fmt::format("keep record of e{}", e.ask.epoch()); },
                           [](const Log& e) { return fmt::format("log {}: {}", e.what, e.detail); }},
                     effect);
 }

@@ -27,6 +27,10 @@ void Store::remove(const HostName& host, const JobId& job, const std::vector<Epo
     if (!all_hosts && image.owner != host) continue;
     image.places.erase(own_ ? host.value : "");
   }
+  for (auto& [keeper, records] : records_) {
+    if (keeper != host && !(all_hosts && !own_)) continue;
+    for (const auto epoch : epochs) records.erase({job, epoch});
+  }
   std::erase_if(images_,
                 [](const auto& entry) { return entry.second.places.empty() && entry.second.lost_by_disk.empty(); });
 }
@@ -34,6 +38,17 @@ void Store::remove(const HostName& host, const JobId& job, const std::vector<Epo
 void Store::lose_disk(const HostName& host) {
   for (auto& [key, image] : images_)
     if (image.places.erase(host.value) != 0) image.lost_by_disk.insert(host.value);
+  records_.erase(host);
+}
+
+void Store::put_record(const HostName& host, const JobId& job, Epoch epoch, const wire::KeepRecord& record) {
+  records_[host][{job, epoch}] = record;
+}
+
+const Store::Records& Store::records(const HostName& host) const {
+  static const Records none;
+  const auto found = records_.find(host);
+  return found == records_.end() ? none : found->second;
 }
 
 std::map<JobId, std::set<Epoch>> Store::held(const HostName& host) const {

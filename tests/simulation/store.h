@@ -7,7 +7,7 @@
 #include <set>
 
 #include "common/ids.h"
-#include "gang.pb.h"
+#include "host.pb.h"
 #include "tests/simulation/guest.h"
 
 namespace stillpoint::simulation {
@@ -37,11 +37,16 @@ class Store {
   void lose_disk(const HostName& host);
   // Whose images this host's own directory holds.
   std::map<JobId, std::set<Epoch>> held(const HostName& host) const;
+  // Records of checkpoints, by the host that keeps them: durable when put.
+  void put_record(const HostName& host, const JobId& job, Epoch epoch, const wire::KeepRecord& record);
+  using Records = std::map<std::pair<JobId, Epoch>, wire::KeepRecord>;
+  const Records& records(const HostName& host) const;
   const std::map<std::string, StoredImage>& all() const { return images_; }
   std::map<std::string, StoredImage>& all() { return images_; }
 
  private:
   bool own_;
+  std::map<HostName, Records> records_;
   std::map<std::string, StoredImage> images_;  // by path; also those that lie nowhere any more
 };
 
