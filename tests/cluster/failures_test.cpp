@@ -108,11 +108,9 @@ Figures kill_one(const char* how = "killed") {
 
   // Only what was under way then comes, and nothing that a survivor wrote later.
   cluster.serve_until([] { return false; }, kLook);
-  const std::size_t size = cluster.output().size();
   const auto written = mortal.written();
   cluster.serve_until([] { return false; }, kLook);
-  CHECK(cluster.output().size() == size);
-  CHECK(mortal.written() == written);  // also past mpirun, whose output is not read any more
+  CHECK(mortal.written() == written);  // past mpirun, which may be late with what was printed before
   CHECK(mortal.last_line() <= stopped);
   CHECK_MESSAGE(!says(cluster.output(), "came out"), cluster.output());
   CHECK(mortal.all_stopped());

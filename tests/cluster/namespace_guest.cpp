@@ -133,4 +133,15 @@ std::vector<pid_t> NamespaceGuest::job_processes() const {
   return pids;
 }
 
+bool NamespaceGuest::stands_still() const {
+  std::ifstream file(cgroup_ / "job/cgroup.events");
+  const std::string events{std::istreambuf_iterator<char>(file), {}};
+  return events.find("frozen 1") != events.npos;
+}
+
+bool NamespaceGuest::is_off() const {
+  siginfo_t ended{};  // left as it is for the destructor
+  return ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == pid_;
+}
+
 }  // namespace stillpoint::cluster

@@ -37,6 +37,10 @@ class NamespaceGuest : public agent::Guest {
   pid_t agent() const { return pid_; }
   // The processes of the job, as this machine numbers them.
   std::vector<pid_t> job_processes() const;
+  // The kernel has frozen all of them.
+  bool stands_still() const;
+  // Its process 1 has ended, and all others with it.
+  bool is_off() const;
 
  private:
   Fd connect() override { return std::move(channel_); }

@@ -90,6 +90,14 @@ std::vector<std::string> lines_starting(const std::string& text, const std::stri
   return found;
 }
 
+std::string printed_by_program(const std::string& output) {
+  std::string text;
+  std::istringstream lines(output);
+  for (std::string line; std::getline(lines, line);)
+    if (line.find("plm:ssh: Warning: setpgid(") == line.npos) text += line + (lines.eof() ? "" : "\n");
+  return text;
+}
+
 TestLab::TestLab(const std::string& name, unsigned hosts, const std::vector<std::string>& up_arguments)
     : name_(name), directory_(test_directory(name)), scratch_(directory_.string() + ".work") {
   if (const auto reason = why_machines_cannot_run(); !reason.empty()) FAIL(reason);
@@ -212,8 +220,11 @@ fs::path TestLab::write_manifest(const JobText& job) const {
        << "\nspec:\n  image: " << job.image << "\n  guests: {count: " << job.guests
        << ", vcpus: 1, memory: " << job.memory << ", disk: 1GiB}\n  mpi:\n    ranks: " << job.ranks
        << "\n    command: " << job.command << "\n    files: [" << files << "]\n    outputs: [" << outputs << "]\n"
-       << (job.env.empty() ? "" : "    env: " + job.env + "\n") << "  checkpoint: {interval: never, keep: " << job.keep
-       << "}\n  restart: {policy: " << (job.comes_back ? "on-failure" : "never") << "}\n";
+       << (job.env.empty() ? "" : "    env: " + job.env + "\n") << "  checkpoint: {interval: " << job.interval
+       << ", keep: " << job.keep << "}\n  restart: "
+       << (job.comes_back ? "{policy: on-failure, maxRestarts: " + std::to_string(job.max_restarts) + "}"
+                          : std::string("{policy: never}"))
+       << "\n";
   if (!job.hosts.empty()) text << "  placement: {hosts: " << job.hosts << "}\n";
   text.close();
   return directory / "job.yaml";

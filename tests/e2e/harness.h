@@ -41,6 +41,8 @@ struct JobText {
   std::string hosts;        // as in YAML: "[h1, h2]"; empty: any
   std::string env;          // as in YAML: "{NAME: value}"; empty: none
   bool comes_back = false;  // by itself: restart.policy on-failure
+  unsigned max_restarts = 5;
+  std::string interval = "never";  // of checkpoints by itself
 };
 
 class TestLab {
@@ -98,6 +100,9 @@ unsigned number_from(const char* variable, unsigned otherwise);
 // What random choices of a test are made from: STILLPOINT_SEED, or a new one.
 std::uint64_t seed();
 std::vector<std::string> lines_starting(const std::string& text, const std::string& prefix);
+// Without mpirun's own word that a daemon which it launches was quicker than itself: now and then it says
+// "plm:ssh: Warning: setpgid(…) failed in parent", and nothing comes of it (the daemon has done the same by then).
+std::string printed_by_program(const std::string& output);
 // Where the test of that name keeps things: its own for each build, so that two builds' tests do not meet.
 fs::path test_directory(const std::string& name);
 fs::path build_directory();                 // this build's, or the one that STILLPOINT_BUILD names

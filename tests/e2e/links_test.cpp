@@ -64,7 +64,8 @@ bool machines_run(const TestLab& lab) {
   return false;
 }
 
-// Refused with these words; the job is not run, and says why.
+// Refused with these words; the job is not run, and says why. To be asked of a job that runs no more: what it prints
+// until the restart takes its machines away would be its own.
 void refused(const TestLab& lab, const std::string& job, int epoch, const std::string& words) {
   const std::string printed = lab.logs(job);
   const auto answer = lab.run({"restart", job, "--from", std::to_string(epoch)});
@@ -107,6 +108,7 @@ TEST_CASE("a restored socket whose figures are not those stored with the checkpo
                          figures.bytes_acked(), figures.bytes_received(), figures.bytes_acked(),
                          figures.bytes_received() - 1);
   });
+  lab.ok({"stop", job});
   refused(lab, job, epochs[1], socket);
 
   // A whole and undamaged image of guest 1, of another moment: its agent itself says so, before sockets are compared.

@@ -1,0 +1,9 @@
+// stillpointd with the points at which it dies or stops (death_points.h): its main() is coordinator/main.cpp's.
+#include "tests/deaths/death_points.h"
+
+namespace {
+[[maybe_unused]] const bool ready = [] {
+  stillpoint::test::read_death_points(true);
+  return true;
+}();
+}  // namespace
