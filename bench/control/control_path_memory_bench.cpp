@@ -1,0 +1,202 @@
+// What the coordinator's core costs for one checkpoint of a large gang: without network, catalog and threads, its hosts
+// answer in memory. One guest on each host. Counted is the processor time of Coordinator::step() alone, from the
+// request to the commit. Prints one JSON document; asserts nothing.
+//
+//   bench/run control-path-memory, or control-path-memory [--hosts N…] [--rounds N]
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <ctime>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "coordinator/core/coordinator.h"
+
+using namespace stillpoint;
+using namespace stillpoint::coordinator;
+using nlohmann::json;
+
+namespace {
+
+constexpr double kWantedSeconds = 1;  // at 16,384 hosts
+
+double cpu_seconds() {
+  timespec now{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
+}
+
+HostName host_name(std::uint32_t index) { return {"h" + std::to_string(index)}; }
+
+// What a host answers whose guest does everything at once; nothing to what has no answer.
+std::optional<wire::FromHost> answer(const wire::ToHost& asked, std::uint32_t guest) {
+  wire::FromHost reply;
+  reply.set_request(asked.request());
+  *reply.mutable_gang() = asked.gang();
+  reply.set_epoch(asked.epoch());
+  switch (asked.body_case()) {
+    case wire::ToHost::kClose:
+    case wire::ToHost::kCount: {
+      auto& round = *reply.mutable_round()->add_guests();
+      round.set_guest(guest);
+      round.mutable_figures();
+      return reply;
+    }
+    case wire::ToHost::kFreeze: reply.mutable_cut()->add_guests()->set_guest(guest); return reply;
+    case wire::ToHost::kCapture: reply.mutable_capture()->add_guests()->set_guest(guest); return reply;
+    case wire::ToHost::kRelease: reply.mutable_release()->set_held(true); return reply;
+    case wire::ToHost::kExamine:
+    case wire::ToHost::kPrepareCapture:
+    case wire::ToHost::kDeleteImages: reply.mutable_done(); return reply;
+    default: return std::nullopt;
+  }
+}
+
+wire::FromHost images(const wire::ToHost& asked, std::uint32_t guest) {
+  wire::FromHost message;
+  *message.mutable_gang() = asked.gang();
+  message.set_epoch(asked.epoch());
+  auto& image = *message.mutable_images()->add_images();
+  image.set_guest(guest);
+  for (auto* file : {image.mutable_memory(), image.mutable_disk()}) {
+    file->set_path(host_name(guest).value + "/j1/e" + std::to_string(asked.epoch()) + "/guest");
+    file->add_copies("dir:1");
+    file->set_raw_bytes(1u << 30);
+    file->set_stored_bytes(1u << 20);
+  }
+  return message;
+}
+
+class Site {
+ public:
+  explicit Site(std::uint32_t hosts) : core_(Settings{}, catalog(hosts)), sessions_(hosts) {
+    for (std::uint32_t i = 0; i < hosts; ++i) index_[host_name(i)] = i;
+    for (std::uint32_t i = 0; i < hosts; ++i) step(connected(i));
+    step(OutputDurable{JobId{"j1"}, 0, false});
+    run();
+  }
+
+  // Processor seconds from the request to the commit, and to the first release.
+  struct Cost {
+    double epoch = 0, to_release = 0;
+    std::uint64_t messages = 0;
+  };
+  Cost checkpoint() {
+    cost_ = {};
+    released_ = committed_ = false;
+    step(CheckpointJob{RequestId{++request_}, JobId{"j1"}, std::nullopt});
+    run();
+    if (!committed_) {
+      std::cerr << "the checkpoint was not committed\n";
+      std::exit(1);
+    }
+    return cost_;
+  }
+
+ private:
+  static CatalogState catalog(std::uint32_t hosts) {
+    CatalogState state;
+    state.coordinator = "bench";
+    state.next_job = 2;
+    JobRecord job;
+    job.job = JobId{"j1"};
+    job.spec.name = "bench";
+    job.spec.guests = hosts;
+    job.spec.memory_bytes = 1u << 30;
+    job.spec.ranks_per_guest.assign(hosts, 1);
+    job.spec.keep = 2;
+    job.state = JobState::running;
+    job.incarnation = Incarnation{1};
+    for (std::uint32_t i = 0; i < hosts; ++i) {
+      job.placement.push_back({GuestIndex{i}, host_name(i)});
+      state.hosts.emplace(host_name(i), HostRecord{host_name(i), "192.0.2.1", false});
+    }
+    state.jobs.emplace(job.job, std::move(job));
+    return state;
+  }
+  HostConnected connected(std::uint32_t index) {
+    wire::HostHello hello;
+    hello.set_protocol(1);
+    hello.set_host(host_name(index).value);
+    hello.set_address("192.0.2.1");
+    hello.set_store_id("1");
+    hello.set_memory_bytes(8ull << 30);
+    hello.set_memory_free_bytes(8ull << 30);
+    hello.set_image_free_bytes(1ull << 40);
+    auto& presence = *hello.add_gangs();
+    presence.mutable_gang()->set_job("j1");
+    presence.mutable_gang()->set_incarnation(1);
+    presence.add_guests(index);
+    sessions_[index] = SessionId{index + 1};
+    return {host_name(index), sessions_[index], hello};
+  }
+
+  // The time stands still: no deadline, no ping, all is one moment.
+  void step(Event event) {
+    const double before = cpu_seconds();
+    Effects effects = core_.step(std::move(event), Time{}, 1);
+    cost_.epoch += cpu_seconds() - before;
+    if (!released_) cost_.to_release = cost_.epoch;
+    for (auto& effect : effects) carry_out(effect);
+  }
+  void carry_out(Effect& effect) {
+    if (auto* reply = std::get_if<Reply>(&effect)) committed_ = committed_ || reply->answer.has_value();
+    const auto* send = std::get_if<Send>(&effect);
+    if (send == nullptr) return;
+    released_ = released_ || send->message.has_release();
+    const auto index = index_.at(send->host);
+    cost_.messages += 1;
+    if (auto said = answer(send->message, index)) said_.push_back({send->host, send->session, std::move(*said)});
+    if (send->message.has_capture()) said_.push_back({send->host, send->session, images(send->message, index)});
+  }
+  void run() {
+    while (!said_.empty())
+      for (auto& one : std::exchange(said_, {})) step(std::move(one));
+  }
+
+  Coordinator core_;
+  std::vector<SessionId> sessions_;
+  std::map<HostName, std::uint32_t> index_;
+  std::vector<HostSpoke> said_;
+  Cost cost_;
+  bool released_ = false, committed_ = false;
+  std::uint64_t request_ = 0;
+};
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
+}
+
+json measure(std::uint32_t hosts, int rounds) {
+  Site site(hosts);
+  std::vector<double> epoch, to_release;
+  std::uint64_t messages = 0;
+  for (int round = 0; round < rounds; ++round) {
+    const auto cost = site.checkpoint();
+    epoch.push_back(cost.epoch);
+    to_release.push_back(cost.to_release);
+    messages = cost.messages;
+  }
+  return {{"hosts", hosts},
+          {"epoch_cpu_s", {{"median", median(epoch)}, {"most", std::ranges::max(epoch)}}},
+          {"to_release_cpu_s", median(to_release)},
+          {"per_host_us", median(epoch) * 1e6 / hosts},
+          {"messages_to_hosts", messages}};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("What the coordinator's core costs for one checkpoint, in memory.", "control-path-memory");
+  std::vector<std::uint32_t> hosts = {64, 1024, 4096, 16384};
+  int rounds = 5;
+  app.add_option("--hosts", hosts, "Numbers of hosts")->check(CLI::Range(1u, 1u << 20))->capture_default_str();
+  app.add_option("--rounds", rounds, "Checkpoints")->check(CLI::Range(1, 1000))->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  json sizes = json::array();
+  for (const auto count : hosts) sizes.push_back(measure(count, rounds));
+  std::cout << json{{"bench", "control-path-memory"}, {"wanted_s_at_16384", kWantedSeconds}, {"sizes", sizes}}.dump(2)
+            << "\n";
+  return 0;
+}
