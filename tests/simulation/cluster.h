@@ -38,7 +38,8 @@ class Cluster {
   std::uint64_t steps = 0;
   std::map<JobId, std::int64_t> deferring;  // so many closings of its gates meet a call that must finish first
   std::map<JobId, int> ending;              // programs that are to end, with their exit codes
-  std::map<JobId, std::uint64_t> printed;   // lines, of those that have come to their end
+  // Lines, of those incarnations that have come to their end: a host that slept may let an old one do so for a moment.
+  std::map<std::pair<JobId, std::uint64_t>, std::uint64_t> printed;
   bool record;
 
   HostNode* host(const HostName& name);

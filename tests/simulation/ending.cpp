@@ -180,7 +180,9 @@ void Cluster::check_records() {
 
 // Line for line; but that its end may be missing if the job says so.
 bool Cluster::is_whole_output(const JobRecord& job) const {
-  const auto output = coordinator->output(job.job), whole = lines_upto(printed.at(job.job));
+  const auto ended = printed.find({job.job, job.incarnation.value});
+  if (ended == printed.end()) return false;
+  const auto output = coordinator->output(job.job), whole = lines_upto(ended->second);
   const bool end_is_missing = std::ranges::any_of(
       job.missing_outputs, [](const auto& missing) { return missing.starts_with(coordinator::kEndOfOutput); });
   return end_is_missing ? whole.starts_with(output) && output != whole : output == whole;

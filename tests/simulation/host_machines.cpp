@@ -100,7 +100,7 @@ void HostNode::turn_machine(Machine& machine) {
     const auto ends = cluster_.ending.find(machine.id.job);
     if (ends != cluster_.ending.end() && guest.guest == 0) {
       guest.end(ends->second);
-      cluster_.printed[machine.id.job] = guest.lines;
+      cluster_.printed[{machine.id.job, guest.incarnation}] = guest.lines;
     } else if (const auto to = guest.step()) {
       cluster_.agenda.in(dice_.between(1, 15), [this, id = machine.id, number = machine.number, to = *to] {
         if (const Machine* const from = this->machine(id); from != nullptr && from->number == number) deliver(id, to);
