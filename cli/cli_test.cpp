@@ -742,6 +742,21 @@ TEST_CASE("events -f goes over a coordinator that is away, without loss or doubl
   CHECK(ids_of(outcome.out) == std::vector<std::uint64_t>{1, 2, 3, 5, 6});
 }
 
+TEST_CASE("events -f of a job that is known by its name tells its removal, after which the name is nobody's") {
+  History history{{event_line(1, "a")}};
+  const TestServer server([&](const TestRequest& request) -> TestAnswer {
+    if (request.target.starts_with("/v1/jobs/heat/")) return history.serve(request);
+    CHECK(request.target.starts_with("/v1/jobs/j7/"));
+    history.lines.push_back(event_line(2, "removed"));
+    history.state = "removed";
+    return history.serve(request);
+  });
+  const auto outcome = run_with(server, {"events", "-f", "heat", "--json"});
+  CHECK(outcome.code == 0);
+  CHECK(ids_of(outcome.out) == std::vector<std::uint64_t>{1, 2});
+  CHECK(server.requests().size() == 2);
+}
+
 TEST_CASE("events -f of a catalog that was put back goes on with what is new") {
   History history{{event_line(50, "a")}};
   int asked = 0;

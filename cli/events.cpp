@@ -57,7 +57,7 @@ class Reading {
   using Take = std::function<bool(const json& line)>;  // false ends the reading
 
   Reading(CommandContext& context, const ApiClient& client, const Arguments& arguments, Take take)
-      : context_(context), client_(client), arguments_(arguments), take_(std::move(take)) {}
+      : context_(context), client_(client), arguments_(arguments), job_(arguments.job), take_(std::move(take)) {}
 
   Called<void> run() {
     Patience patience(context_);
@@ -70,13 +70,15 @@ class Reading {
       patience.answered();
       for (const json& line : page->lines) {
         after_ = std::max(after_, line.at("id").get<std::uint64_t>());
+        // From then on by its id: once it is removed its name finds nothing, or another one.
+        if (!job_.empty() && line.contains("job")) job_ = line.at("job").get<std::string>();
         if (!take_(line)) return {};
       }
       if (first && arguments_.last && page->lines.empty()) after_ = page->newest;
       const bool all = page->lines.size() < kPage || (first && arguments_.last);
       first = false;
       if (!all) continue;
-      if (!arguments_.follow || (!arguments_.job.empty() && is_end(page->state))) return {};
+      if (!arguments_.follow || (!job_.empty() && is_end(page->state))) return {};
       if (after_ > page->newest) {
         note(context_, "the coordinator's catalog was put back from an older copy; what comes from now on follows");
         after_ = page->newest;
@@ -86,8 +88,7 @@ class Reading {
 
  private:
   Called<Page> ask(bool first) const {
-    const std::string path =
-        arguments_.job.empty() ? "/v1/events" : "/v1/jobs/" + url_segment(arguments_.job) + "/events";
+    const std::string path = job_.empty() ? "/v1/events" : "/v1/jobs/" + url_segment(job_) + "/events";
     const auto wait = arguments_.follow && !first ? kPoll : std::chrono::milliseconds(0);
     std::string target = fmt::format("{}?after={}&limit={}&waitMs={}", path, after_, kPage, wait.count());
     if (first && arguments_.last) target += fmt::format("&last={}", *arguments_.last);
@@ -100,6 +101,7 @@ class Reading {
   CommandContext& context_;
   const ApiClient& client_;
   const Arguments& arguments_;
+  std::string job_;  // empty: the site's history
   Take take_;
   std::uint64_t after_ = 0;  // id of the last line that was taken
 };

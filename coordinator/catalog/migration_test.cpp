@@ -21,7 +21,7 @@ void bind_message(SQLite::Database& db, const char* sql, std::int64_t epoch, std
   statement.exec();
 }
 
-// j1 runs as incarnation 2, restored from epoch 3; 3 and 4 are committed, 5 was aborted. j2 failed.
+// j1 runs as incarnation 2, restored from epoch 3; 2 was pruned, 3 and 4 are committed, 5 was aborted. j2 failed.
 void insert_version_1(SQLite::Database& db) {
   const std::string spec = spec_to_json(rich_job("j1").spec).dump();
   for (const char* job : {"('j1','melt',?,'text','spool1','running','',2,1,NULL,0,NULL)",
@@ -37,12 +37,13 @@ void insert_version_1(SQLite::Database& db) {
       "INSERT INTO incarnations VALUES ('j1',1,5,0), ('j1',2,6,3), ('j2',1,4,0);"
       "INSERT INTO placements VALUES ('j1',2,0,0,'h1'), ('j1',2,1,1,'h2');"
       "INSERT INTO epochs VALUES (3,'j1',1,'committed',1700,'',14,1000,100,0.5,0.25,2000,0),"
+      " (2,'j1',1,'pruned',1600,'',7,1000,100,0.5,0.25,2000,0),"
       " (4,'j1',2,'committed',1800,'',21,1000,50,0.5,0.25,2000,0), (5,'j1',2,'aborted',1900,'no room',0,0,0,0,0,0,1);"
       "INSERT INTO phases VALUES (3,0,'close',1.5), (3,1,'drain',2.5);"
       "INSERT INTO events VALUES (1,1700,'j1','','3','epoch committed','100 bytes stored'), (9,1900,'','h2',0,"
       "'host lost','');");
   const auto rich = rich_epoch(3, "j1");
-  for (std::int64_t epoch : {3, 4})
+  for (std::int64_t epoch : {2, 3, 4})
     for (std::size_t i = 0; i < 2; ++i) {
       bind_message(db, "INSERT INTO guest_cuts VALUES (?1,?2,?2,?3)", epoch, rich.cut[i].guest(),
                    rich.cut[i].SerializeAsString());
@@ -107,7 +108,12 @@ void check_state(const CatalogState& state, int version) {
   CHECK(failed.reason == "why");
   CHECK(failed.missing_outputs.size() == (version >= 2 ? 1 : 0));
   CHECK(failed.anywhere == (version >= 7));
-  REQUIRE(state.epochs.size() == 3);
+  REQUIRE(state.epochs.size() == 4);
+  // Before version 7 the names of its images were kept.
+  const auto& pruned = state.epochs.at(Epoch{2});
+  CHECK(pruned.state == EpochState::pruned);
+  CHECK(pruned.images.empty());
+  CHECK(pruned.cut.empty());
   const auto& oldest = state.epochs.at(Epoch{3});
   CHECK(oldest.state == (version >= 4 ? EpochState::damaged : EpochState::committed));
   CHECK(oldest.verified == (version >= 4 ? 2000 : 0));

@@ -125,8 +125,10 @@ constexpr Migration kMigrations[] = {
       ALTER TABLE events ADD COLUMN epoch_state TEXT NOT NULL DEFAULT '';
       CREATE INDEX events_by_host ON events(host, id) WHERE host <> '';
     )sql"},
-    // From here on every row has its digest (guard.h).
+    // From here on every row has its digest (guard.h), and what is pruned has no images.
     {7, R"sql(
+      DELETE FROM images WHERE epoch IN (SELECT epoch FROM epochs WHERE state = 'pruned');
+      DELETE FROM guest_cuts WHERE epoch IN (SELECT epoch FROM epochs WHERE state = 'pruned');
       ALTER TABLE jobs ADD COLUMN anywhere INTEGER NOT NULL DEFAULT 0;
       CREATE TABLE lost_jobs (                -- numbers of jobs that a catalog which was lost may have given out
         first INTEGER PRIMARY KEY,

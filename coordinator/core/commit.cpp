@@ -69,6 +69,7 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
         host, id, number,
         std::string("images of an epoch that will not be committed; they ") + (deleted ? "are deleted" : "stay"));
     if (deleted) core.delete_images(Owner::background, id, {number});
+    else leftovers::on_unheard_of(core, id, number);
     return;
   }
   using Phase = CheckpointRun::Phase;

@@ -318,6 +318,8 @@ struct Core {
   std::optional<RebuildRun> rebuild;
   std::map<JobId, std::set<Epoch>>
       left_over;  // images that hosts told of since the last tick, to be deleted everywhere
+  std::map<JobId, std::set<Epoch>>
+      unheard_of;  // that hosts have images of and no catalog names: they go with their job
   std::map<std::uint64_t, TransferWait> transfers;  // by request to a host: pieces of exports
   std::uint64_t next_request = 1;
   std::uint64_t rejected = 0;

@@ -55,13 +55,28 @@ void learn(Core& core, const wire::HeldImages& held) {
 
 }  // namespace
 
+void on_unheard_of(Core& core, const JobId& job, Epoch epoch) {
+  if (!core.catalog.epochs.contains(epoch) && !core.imports.contains(job)) core.unheard_of[job].insert(epoch);
+}
+
+std::vector<Epoch> images_of(const Core& core, const JobId& job) {
+  std::set<Epoch> epochs;
+  if (const auto theirs = core.unheard_of.find(job); theirs != core.unheard_of.end()) epochs = theirs->second;
+  for (const auto& [number, epoch] : core.catalog.epochs)
+    if (epoch.job == job) epochs.insert(number);
+    else epochs.erase(number);
+  return {epochs.begin(), epochs.end()};
+}
+
 void on_held(Core& core, const HostName& host, const wire::HeldImages& held) {
   learn(core, held);
   for (const auto& theirs : held.jobs()) {
     const JobId job{theirs.job()};
     wire::DeleteImages gone;
-    for (const auto epoch : theirs.epochs())
-      if (gone.epochs_size() < kEpochsOfOneRequest && known_deleted(core, job, Epoch{epoch})) gone.add_epochs(epoch);
+    for (const auto epoch : theirs.epochs()) {
+      if (!known_deleted(core, job, Epoch{epoch})) on_unheard_of(core, job, Epoch{epoch});
+      else if (gone.epochs_size() < kEpochsOfOneRequest) gone.add_epochs(epoch);
+    }
     if (gone.epochs_size() == 0) continue;  // of more than one request takes, the rest goes after the next hello
     core.effects.push_back(
         Log{Log::Level::info, EventRecord{core.wall,

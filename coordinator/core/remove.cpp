@@ -6,25 +6,21 @@
 #include "coordinator/core/checkpoint.h"
 #include "coordinator/core/checkpoint_records.h"
 #include "coordinator/core/finish.h"
+#include "coordinator/core/leftovers.h"
 #include "coordinator/core/verify.h"
 
 namespace stillpoint::coordinator::finish {
 namespace {
 
-std::vector<Epoch> epochs_of(const Core& core, const JobId& id) {
-  std::vector<Epoch> epochs;
-  for (const auto& [number, epoch] : core.catalog.epochs)
-    if (epoch.job == id) epochs.push_back(number);
-  return epochs;
-}
-
 void drop(Core& core, const JobId& id, RequestId request) {
   const std::string spool = core.job(id).spool;
   // A copy that follows a commit ends with its host's deletion, and may before that have come to a partner that had
   // deleted its own already.
-  if (!core.job(id).spec.later_durability.empty()) core.delete_images(Owner::background, id, epochs_of(core, id));
+  if (!core.job(id).spec.later_durability.empty())
+    core.delete_images(Owner::background, id, leftovers::images_of(core, id));
   std::erase_if(core.catalog.epochs, [&](const auto& entry) { return entry.second.job == id; });
   core.catalog.jobs.erase(id);
+  core.unheard_of.erase(id);
   core.runs.erase(id);
   core.persist(DropJob{id});
   core.note(Log::Level::info, id, {}, {}, "removed", "");
@@ -53,11 +49,10 @@ void on_remove(Core& core, const RemoveJob& event) {
                                               fmt::format("the job is {}; stop it first: stillpoint stop {}",
                                                           coordinator::name(job->state), event.job.value)));
   if (run.remove) return core.refuse(event.request, refused("rm", event.job.value, "the job is being removed already"));
-  const bool images = std::any_of(core.catalog.epochs.begin(), core.catalog.epochs.end(),
-                                  [&](const auto& entry) { return entry.second.job == event.job; });
+  const std::vector<Epoch> epochs = leftovers::images_of(core, event.job);
   const bool reachable =
       std::any_of(core.hosts.begin(), core.hosts.end(), [&](const auto& entry) { return core.usable(entry.first); });
-  if (images && !reachable)
+  if (!epochs.empty() && !reachable)
     return core.refuse(event.request, Error{ErrorKind::transient, "rm", event.job.value,
                                             "no host is up that could delete its images; try again when one is"});
   if (run.prune)
@@ -66,13 +61,12 @@ void on_remove(Core& core, const RemoveJob& event) {
   checkpoint::refuse_turns(core, event.job, "the job is being removed");
   core.cancel(event.job, Owner::later);
   verify::cancel(core, event.job, refused("verify", event.job.value, "the job is being removed"));
-  const std::vector<Epoch> epochs = epochs_of(core, event.job);
   for (const Epoch number : epochs) {
-    auto& epoch = core.epoch(number);
-    if (!has_images(epoch.state)) continue;
-    set_pruned(epoch);
+    const auto known = core.catalog.epochs.find(number);
+    if (known == core.catalog.epochs.end() || !has_images(known->second.state)) continue;
+    set_pruned(known->second);
     checkpoint_records::deleted(core, event.job, number);
-    core.save(epoch);
+    core.save(known->second);
   }
   if (epochs.empty()) return drop(core, event.job, event.request);
   run.remove = RemoveRun{event.request, core.now + kRemoveDeadline};

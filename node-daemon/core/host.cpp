@@ -189,9 +189,8 @@ wire::HostHello Host::Impl::hello() const {
       if (!guest.lost) presence.add_guests(index);
     presence.set_held_epoch(gang.held.value);
     for (const auto& [epoch, capture] : gang.captures) {
-      if (capture.discarded || capture.failure) continue;
-      if (capture.taken) presence.set_captured_epoch(epoch.value);  // the newest stays
-      else presence.set_prepared_epoch(epoch.value);
+      if (capture.discarded || capture.failure || !capture.taken) continue;
+      presence.set_captured_epoch(epoch.value);  // the newest stays
     }
   }
   return hello;

@@ -18,6 +18,9 @@ using nlohmann::json;
 
 constexpr auto kSilence = std::chrono::seconds(60);  // QEMU takes nothing for so long: something is wrong
 constexpr auto kEnd = std::chrono::seconds(60);      // from the stream's end to QEMU's verdict
+// What may be under way to QEMU, so that feeding it and its loading overlap: the kernel's own 208 KiB make them take
+// turns.
+constexpr int kUnderWay = 4 << 20;
 constexpr const char* kFdName = "stillpoint-restore";
 
 // Destroys what was begun unless it is kept.
@@ -76,6 +79,8 @@ Status load(virDomainPtr domain, EventHub& events, const DomainId& id, MemorySou
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
     return errno_error("restore", to_string(id), errno);
   Fd ours(ends[0]);
+  // Beyond what unprivileged processes may have; a refusal costs only speed.
+  (void)::setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kUnderWay, sizeof kUnderWay);
   {
     const Fd theirs(ends[1]);
     auto given = monitor_command(domain, {{"execute", "getfd"}, {"arguments", {{"fdname", kFdName}}}}, theirs.get());

@@ -221,7 +221,8 @@ fs::path TestLab::write_manifest(const JobText& job) const {
        << ", vcpus: 1, memory: " << job.memory << ", disk: 1GiB}\n  mpi:\n    ranks: " << job.ranks
        << "\n    command: " << job.command << "\n    files: [" << files << "]\n    outputs: [" << outputs << "]\n"
        << (job.env.empty() ? "" : "    env: " + job.env + "\n") << "  checkpoint: {interval: " << job.interval
-       << ", keep: " << job.keep << "}\n  restart: "
+       << ", keep: " << job.keep << (job.durability.empty() ? "" : ", durability: " + job.durability)
+       << "}\n  restart: "
        << (job.comes_back ? "{policy: on-failure, maxRestarts: " + std::to_string(job.max_restarts) + "}"
                           : std::string("{policy: never}"))
        << "\n";

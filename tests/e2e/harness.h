@@ -43,6 +43,7 @@ struct JobText {
   bool comes_back = false;  // by itself: restart.policy on-failure
   unsigned max_restarts = 5;
   std::string interval = "never";  // of checkpoints by itself
+  std::string durability;          // empty: the default
 };
 
 class TestLab {

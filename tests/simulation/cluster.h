@@ -74,6 +74,13 @@ class Cluster {
   void take_checkpoints();
   void check_aborted();
   void check_records();
+  bool is_together() const;
+  bool come_together(Millis limit);
+  void take_up_failed();
+  // (lost_catalog.cpp)
+  void lose_catalog();
+  bool has_all_images(const coordinator::EpochRecord& epoch) const;
+  void check_rebuilt(const coordinator::CatalogState& before);
   bool is_whole_output(const coordinator::JobRecord& job) const;
   void end_programs();
   void remove_jobs();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "coordinator/core/after_loss.h"
 #include "coordinator/core/tests/names.h"
 #include "tests/simulation/cluster.h"
 
@@ -23,14 +24,32 @@ CoordinatorNode::CoordinatorNode(Cluster& cluster) : cluster_(cluster), dice_(cl
 
 void CoordinatorNode::start() {
   if (core_) return;
-  // As JobFiles::open: what a removed job left goes.
-  const auto gone = [this](const auto& entry) { return !durable_.jobs.contains(entry.first); };
-  std::erase_if(streams_, gone);
-  std::erase_if(files_, gone);
-  std::erase_if(kept_, [this](const auto& entry) { return !durable_.epochs.contains(entry.first); });
+  drop_files_of_removed_jobs();
   core_ = std::make_unique<Coordinator>(cluster_.settings(), durable_);
   cluster_.tell("c", [] { return std::string("coordinator starts"); });
   tick(life_);
+}
+
+// As JobFiles::open: what a lost catalog had is nobody's to remove.
+void CoordinatorNode::drop_files_of_removed_jobs() {
+  const auto is_removed = [this](const JobId& job) {
+    const auto number = number_of(job).value_or(0);
+    return !durable_.jobs.contains(job) && number < durable_.next_job && !was_lost(durable_, number);
+  };
+  std::erase_if(streams_, [&](const auto& entry) { return is_removed(entry.first); });
+  std::erase_if(files_, [&](const auto& entry) { return is_removed(entry.first); });
+  std::erase_if(kept_, [&](const auto& entry) { return is_removed(entry.second.job); });
+}
+
+void CoordinatorNode::lose_catalog() {
+  crash(kRestart);
+  std::uint64_t newest = 0;
+  for (const auto& [job, stream] : streams_) newest = std::max(newest, number_of(job).value_or(0));
+  durable_ = {};
+  durable_.coordinator = "site";
+  const WallSeconds now = wall_ + cluster_.agenda.now().time_since_epoch().count() / 1000;
+  for (const auto& change : beyond_loss(newest, now)) apply(change);
+  cluster_.tell("c", [] { return std::string("its catalog is lost"); });
 }
 
 void CoordinatorNode::crash(Millis away) {
@@ -243,7 +262,7 @@ std::optional<Event> CoordinatorNode::truncate(const TruncateOutput& work) {
   if (disk_full_)
     return OutputFailed{work.job, Error{ErrorKind::storage_full, "copying", "output", "no space left on device"}};
   const auto kept = kept_.find(work.epoch);
-  const auto source = kept != kept_.end() ? kept->second : stream(work.job);
+  const auto source = kept != kept_.end() ? kept->second.stream : stream(work.job);
   auto fresh = std::make_shared<std::string>(source->substr(0, work.offset));
   streams_[work.job] = fresh;
   return OutputDurable{work.job, fresh->size(), true};
@@ -254,7 +273,7 @@ void CoordinatorNode::push_file_work(Effect& effect) {
   if (auto* w = std::get_if<TruncateOutput>(&effect)) return file_work([this, w = *w] { return truncate(w); });
   if (auto* w = std::get_if<KeepOutput>(&effect))
     return file_work([this, w = *w]() -> std::optional<Event> {
-      kept_.emplace(w.epoch, stream(w.job));
+      kept_.emplace(w.epoch, Kept{w.job, stream(w.job)});
       return std::nullopt;
     });
   if (auto* w = std::get_if<DropOutput>(&effect))
@@ -284,6 +303,7 @@ void CoordinatorNode::push_file_work(Effect& effect) {
   if (auto* w = std::get_if<DropJobFiles>(&effect))
     return file_work([this, w = *w]() -> std::optional<Event> {
       streams_.erase(w.job);
+      std::erase_if(kept_, [&](const auto& entry) { return entry.second.job == w.job; });
       files_.erase(w.job);
       return std::nullopt;
     });
@@ -294,10 +314,12 @@ std::string CoordinatorNode::output(const JobId& job) const {
   return found == streams_.end() ? "" : *found->second;
 }
 
-std::set<Epoch> CoordinatorNode::outputs_kept() const {
-  std::set<Epoch> epochs;
-  for (const auto& [epoch, stream] : kept_) epochs.insert(epoch);
-  return epochs;
+std::set<JobId> CoordinatorNode::have_files() const {
+  std::set<JobId> jobs;
+  for (const auto& [job, stream] : streams_) jobs.insert(job);
+  for (const auto& [job, files] : files_) jobs.insert(job);
+  for (const auto& [epoch, kept] : kept_) jobs.insert(kept.job);
+  return jobs;
 }
 
 }  // namespace stillpoint::simulation

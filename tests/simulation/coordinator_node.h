@@ -23,6 +23,9 @@ class CoordinatorNode {
   void start();
   // ---- what befalls it
   void crash(Millis away);
+  // Dies, and starts with an empty catalog, as after --new-catalog where nothing of the old one can be read. The files
+  // of its jobs are there.
+  void lose_catalog();
   void crash_after(std::uint64_t effects) { crash_at_ = effects_ + effects; }
   void pause(Millis time);
   void set_disk_full(bool full) { disk_full_ = full; }
@@ -44,8 +47,7 @@ class CoordinatorNode {
   bool is_asked(coordinator::RequestId request) const { return asked_.contains(request); }
   std::size_t unanswered() const { return asked_.size(); }
   std::string output(const JobId& job) const;
-  bool has_files(const JobId& job) const { return streams_.contains(job) || files_.contains(job); }
-  std::set<Epoch> outputs_kept() const;
+  std::set<JobId> have_files() const;
   void session_named(const Network::SessionPtr& session, const wire::HostHello& hello);
   void session_ended(const Network::SessionPtr& session);
   void close(const Network::SessionPtr& session);
@@ -53,6 +55,7 @@ class CoordinatorNode {
  private:
   struct Crashed {};
 
+  void drop_files_of_removed_jobs();
   void step(coordinator::Event event);
   void tick(std::uint64_t life);
   void unpause(std::uint64_t pause);
@@ -90,7 +93,11 @@ class CoordinatorNode {
 
   // On its disk. A stream is a file: epochs keep it as a hard link does.
   std::map<JobId, std::shared_ptr<std::string>> streams_;
-  std::map<Epoch, std::shared_ptr<std::string>> kept_;
+  struct Kept {
+    JobId job;
+    std::shared_ptr<std::string> stream;
+  };
+  std::map<Epoch, Kept> kept_;
   std::map<JobId, std::map<std::string, std::string>> files_;
 };
 

@@ -15,6 +15,17 @@ using namespace coordinator;
 constexpr Millis kSettles{400'000}, kAnswers{400'000}, kCheckpoints{200'000}, kEnds{250'000}, kLeavesNothing{60'000};
 constexpr Millis kLook{1'000};
 
+// This image of the epoch's, with all copies that the catalog knows of.
+bool names(const wire::GuestImage& image, const EpochRecord& epoch, std::uint32_t guest) {
+  if (image.guest() != guest) return false;
+  const auto& copies = image.memory().copies();
+  return std::ranges::all_of(epoch.images, [&](const auto& known) {
+    return known.guest() != guest || std::ranges::all_of(known.memory().copies(), [&](const auto& copy) {
+             return std::ranges::find(copies, copy) != copies.end();
+           });
+  });
+}
+
 }  // namespace
 
 void Cluster::calm() {
@@ -74,35 +85,49 @@ std::string Cluster::unsettled() const {
   return {};
 }
 
+// What the faults have done is known when every host has said what it runs.
+bool Cluster::is_together() const {
+  if (!coordinator->is_up()) return false;
+  const auto views = coordinator->core()->hosts();
+  return views.size() == hosts.size() && std::ranges::all_of(views, &HostView::connected) &&
+         std::ranges::all_of(hosts, [&](const auto& host) {
+           return host->is_up() && host->has_session() && !host->is_apart() && network.is_reachable(host->index_);
+         });
+}
+
+bool Cluster::come_together(Millis limit) {
+  if (until([&] { return is_together(); }, limit)) return true;
+  invariants.fail("no stuck gang", "the cluster does not come together again");
+  return false;
+}
+
+// Every job that failed, and whose program did not, comes back if it has anything to come back from.
+void Cluster::take_up_failed() {
+  for (const auto& [id, job] : std::map(coordinator->durable().jobs)) {
+    if (job.state != JobState::failed) continue;
+    if (job.reason.empty()) invariants.fail("no stuck gang", id.value + " has failed without a reason");
+    if (!job.exit_code) (void)ask([&](RequestId r) { return RestartJob{r, id, std::nullopt, {}, false}; });
+  }
+  if (!until([&] { return unsettled().empty(); }, kSettles)) invariants.fail("no stuck gang", unsettled());
+}
+
 void Cluster::come_home() {
   // The last fault ends when its time is over.
   Millis longest{};
   for (const auto& h : plan.happenings) longest = std::max(longest, h.at + Millis(h.what == What::end ? 0 : h.value));
   calm();
-  // What the faults have done is known when every host has said what it runs.
-  const auto healed = [&] {
-    if (!coordinator->is_up()) return false;
-    const auto views = coordinator->core()->hosts();
-    return views.size() == hosts.size() && std::ranges::all_of(views, &HostView::connected) &&
-           std::ranges::all_of(hosts, [&](const auto& host) {
-             return host->is_up() && host->has_session() && !host->is_apart() && network.is_reachable(host->index_);
-           });
-  };
-  if (!until(healed, longest + Millis(60'000)))
-    return invariants.fail("no stuck gang", "the cluster does not come together again");
+  if (!come_together(longest + Millis(60'000))) return;
   for (const auto& host : hosts) (void)ask([&](RequestId r) { return CordonHost{r, host->name(), false}; });
   if (!until([&] { return unsettled().empty(); }, kSettles)) return invariants.fail("no stuck gang", unsettled());
-  for (const auto& [id, job] : std::map(coordinator->durable().jobs))
-    if (is_over(job.state)) {
-      if (job.state == JobState::failed && job.reason.empty())
-        invariants.fail("no stuck gang", id.value + " has failed without a reason");
-      if (job.state == JobState::failed && !job.exit_code)
-        (void)ask([&](RequestId r) { return RestartJob{r, id, std::nullopt, {}, false}; });
-    }
-  if (!until([&] { return unsettled().empty(); }, kSettles)) return invariants.fail("no stuck gang", unsettled());
+  take_up_failed();
   take_checkpoints();
   check_aborted();
   check_records();
+  if (plan.shape.catalog_lost && invariants.broken().empty()) {
+    lose_catalog();
+    take_up_failed();
+    take_checkpoints();
+  }
   end_programs();
   remove_jobs();
   check_nothing_left();
@@ -150,7 +175,7 @@ void Cluster::check_records() {
     const auto found = checkpoint_records::parse(kept->second.record(), coordinator->durable().coordinator);
     return found && found->epoch.incarnation == epoch.incarnation &&
            found->epoch.restored_from == epoch.restored_from &&
-           std::ranges::any_of(found->epoch.images, [&](const auto& image) { return image.guest() == guest; }) &&
+           std::ranges::any_of(found->epoch.images, [&](const auto& image) { return names(image, epoch, guest); }) &&
            std::ranges::any_of(found->epoch.cut, [&](const auto& cut) { return cut.guest() == guest; });
   };
   const auto is_known = [](const EpochRecord& epoch, const StoredImage& image, const HostName& host) {
@@ -230,17 +255,19 @@ void Cluster::remove_jobs() {
 }
 
 void Cluster::check_nothing_left() {
+  // What a lost catalog had and no record tells of is nobody's to remove.
+  const auto is_lost = [&](const JobId& job) { return was_lost(coordinator->durable(), number_of(job).value_or(0)); };
   const auto left = [&]() -> std::string {
     for (const auto& [path, image] : store.all())
-      if (!image.places.empty()) return "image " + path;
+      if (!image.places.empty() && !is_lost(image.job)) return "image " + path;
     for (const auto& host : hosts)
       if (!host->is_empty()) return "a gang on " + host->name().value;
     for (const auto& host : hosts)
-      if (!store.records(host->name()).empty()) return "a record on " + host->name().value;
+      for (const auto& [id, kept] : store.records(host->name()))
+        if (!is_lost(id.first)) return "a record on " + host->name().value;
     if (!coordinator->durable().epochs.empty()) return "an epoch in the catalog";
-    if (!coordinator->outputs_kept().empty()) return "output of an epoch";
-    for (std::uint64_t number = 1; number < coordinator->durable().next_job; ++number)
-      if (coordinator->has_files(JobId{fmt::format("j{}", number)})) return fmt::format("files of j{}", number);
+    for (const auto& job : coordinator->have_files())
+      if (!is_lost(job)) return "files of " + job.value;
     return {};
   };
   if (!invariants.broken().empty()) return;
@@ -252,7 +279,7 @@ void Cluster::check_nothing_left() {
 void Cluster::count(Outcome& outcome) const {
   outcome.steps = steps;
   outcome.time = agenda.now() - Time(Millis(1'000'000));
-  outcome.jobs = coordinator->durable().next_job - 1;
+  outcome.jobs = submissions_.size();
   outcome.met = invariants.met();
 }
 

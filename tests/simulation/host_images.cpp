@@ -204,9 +204,23 @@ void HostNode::perform(node::ListImages&) {
 }
 
 // In one line with the deletions. No history reads them: what they are good for is looked at from outside (ending.cpp).
+// All at once; the pieces are chunk-store-test's.
+wire::Records HostNode::records_of(wire::ReadRecords::Where where) const {
+  wire::Records all;
+  for (const auto& host : cluster_.hosts) {
+    if (where == wire::ReadRecords::OWN && host.get() != this) continue;
+    for (const auto& [id, kept] : cluster_.store.records(host->name())) all.add_records(kept.record());
+  }
+  return all;
+}
+
 void HostNode::perform(node::CarryRecord& e) {
   line({{e.ask.gang().job()}, 0, kImagesLine}, takes(2, 30), [this, e]() -> node::Event {
     node::ImageTransferred done{e.token, {}};
+    if (e.ask.has_read_records()) {
+      *done.answer.mutable_records() = records_of(e.ask.read_records().where());
+      return done;
+    }
     const Error full{ErrorKind::storage_full, "keep record", e.ask.gang().job(), "no space left on device"};
     if (disk_full_) *done.answer.mutable_failure() = to_wire(full);
     else {

@@ -137,6 +137,7 @@ class HostNode {
   void perform(node::CopyImages& e);
   void perform(node::TransferImage& e);
   void perform(node::CarryRecord& e);
+  wire::Records records_of(wire::ReadRecords::Where where) const;
   void perform(const node::Log&) {}
 
   Status restore(const node::RestoreGuest& work);

@@ -95,7 +95,9 @@ Shape draw_shape(std::uint64_t seed, Dice& dice) {
     shape.overtaking = static_cast<std::uint32_t>(dice.roll(60));
   }
   shape.seconds = static_cast<std::uint32_t>(8 + dice.roll(14));
-  shape.old_agents = Dice(seed, 4).roll(8) == 0;  // of their own: all else stays as it was drawn
+  // Of their own: all else stays as it was drawn.
+  shape.old_agents = Dice(seed, 4).roll(8) == 0;
+  shape.catalog_lost = Dice(seed, 5).roll(8) == 0;
   return shape;
 }
 
@@ -156,6 +158,7 @@ std::string print(const Plan& plan) {
   text += fmt::format("stores {}\ndurability {}\n", shape.own_stores ? "own" : "shared", shape.durability);
   if (shape.copied_later) text += "copied-later\n";
   if (shape.old_agents) text += "old-agents\n";
+  if (shape.catalog_lost) text += "catalog-lost\n";
   for (const auto& one : plan.happenings) text += print(one) + "\n";
   return text;
 }
@@ -186,6 +189,7 @@ bool parse_line(std::istream& line, const std::string& word, Plan& plan) {
   if (word == "seed") return static_cast<bool>(line >> plan.shape.seed);
   if (word == "copied-later") return plan.shape.copied_later = true;
   if (word == "old-agents") return plan.shape.old_agents = true;
+  if (word == "catalog-lost") return plan.shape.catalog_lost = true;
   if (word == "durability") return static_cast<bool>(line >> plan.shape.durability);
   if (word == "stores") {
     std::string whose;

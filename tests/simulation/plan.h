@@ -66,6 +66,7 @@ struct Shape {
   std::string durability = "host-loss";
   bool copied_later = false;           // durability host-loss is reached after the commit
   bool old_agents = false;             // from before there were abilities: orders have no numbers, nor is there a lease
+  bool catalog_lost = false;           // at the end, and made again from the records that hosts have
   std::uint32_t interval_seconds = 0;  // 0: no periodic checkpoints
   std::uint32_t keep = 2;
   std::uint32_t max_restarts = 5;  // 0: policy never

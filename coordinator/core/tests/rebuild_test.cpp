@@ -173,6 +173,41 @@ TEST_CASE("a job that was found and then removed does not come back with a host 
   CHECK(w.broken() == "");
 }
 
+TEST_CASE("images of a found job's attempt that was under way stay until the job is removed, and go with it") {
+  World w(2);
+  const JobId id = w.running(spec());
+  const Epoch epoch = w.committed(id);
+  w.run_for(milliseconds(500));
+  lose_catalog(w);
+  std::map<std::string, std::set<std::uint64_t>> deleted;
+  w.script.swallow = [&](const HostName& host, const wire::ToHost& ask) {
+    for (const auto number : ask.delete_images().epochs()) deleted[host.value].insert(number);
+    return false;
+  };
+  wire::FromHost held;
+  auto& one = *held.mutable_held()->add_jobs();
+  one.set_job(id.value);
+  one.add_epochs(epoch.value);
+  one.add_epochs(epoch.value + 1);
+  w.say(HostName{"h1"}, held);
+  // What was still being stored is told of in another way, before the job is found or after it.
+  wire::FromHost stored;
+  stored.mutable_gang()->set_job(id.value);
+  stored.mutable_gang()->set_incarnation(1);
+  stored.set_epoch(epoch.value + 2);
+  stored.mutable_images();
+  w.say(HostName{"h2"}, stored);
+  REQUIRE(epochs_of(rebuild(w), id) == std::vector<Epoch>{epoch});
+  stored.set_epoch(epoch.value + 3);
+  w.say(HostName{"h2"}, stored);
+  w.run_for(milliseconds(1'000));
+  CHECK(deleted.empty());
+  REQUIRE(w.answer(w.ask([&](RequestId r) { return RemoveJob{r, id}; })).has_value());
+  for (const char* host : {"h1", "h2"})
+    for (std::uint64_t i = 0; i < 4; ++i) CHECK(deleted[host].contains(epoch.value + i));
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("what is no record of this coordinator's, or lies, is named and changes nothing") {
   World w(2);
   const JobId id = w.running(spec());

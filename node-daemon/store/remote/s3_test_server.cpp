@@ -24,7 +24,6 @@ namespace fs = std::filesystem;
 
 const fs::path kPlace = "/mnt";  // a file system in memory hides it, in this process's namespace only
 const fs::path kDisk = kPlace / "disk";
-constexpr const char* kPort = "18080";
 constexpr const char* kEndpoint = "http://127.0.0.1:18080";
 
 void must(bool done, const std::string& what) {
@@ -74,7 +73,7 @@ S3TestServer::~S3TestServer() { kill(); }
 void S3TestServer::start() {
   process_.emplace(std::vector<std::string>{"/usr/bin/python3",
                                             STILLPOINT_SOURCE_DIR "/node-daemon/store/remote/swift_server.py",
-                                            kDisk.string(), kPort, std::to_string(kPageOfList)});
+                                            kDisk.string(), std::to_string(kPort), std::to_string(kPageOfList)});
   std::istringstream pids(process_->line(std::chrono::seconds(60)));
   for (pid_t pid = 0; pids >> pid;) servers_.push_back(pid);
 }

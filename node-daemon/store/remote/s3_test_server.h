@@ -16,6 +16,7 @@ namespace stillpoint::node::test {
 class S3TestServer {
  public:
   static constexpr const char* kBucket = "checkpoints";
+  static constexpr unsigned kPort = 18080;  // on all addresses of its network namespace
   static constexpr std::uint64_t kDiskBytes = 256u << 20;
   static constexpr unsigned kPageOfList = 20;  // names that one answer lists
 

@@ -1,4 +1,4 @@
-"""OpenStack Swift with its S3 API for tests: one proxy, account, container and object server each, on loopback.
+"""OpenStack Swift with its S3 API for tests: one proxy, account, container and object server each, on all addresses.
 
 Usage: swift_server.py DIRECTORY PORT LISTED, as root. DIRECTORY is on a file system with extended attributes; what an
 earlier run left there is served on. Uses PORT to PORT + 3; PORT speaks S3, for user "tester:tester" with secret
@@ -22,7 +22,7 @@ swift.common.utils.eventlet_monkey_patch()
 
 SERVERS = ("proxy", "account", "container", "object")
 COMMON = """[DEFAULT]
-bind_ip = 127.0.0.1
+bind_ip = 0.0.0.0
 bind_port = {port}
 user = root
 swift_dir = {directory}
