@@ -38,7 +38,8 @@ void plug_in(const TestLab& lab) {
 }  // namespace
 
 TEST_CASE("all hosts of a job die with their disks, and it comes back from the S3 store") {
-  S3TestServer server;  // the first thread enters its namespaces, and all that follows is in them
+  S3TestServer server(
+      std::uint64_t{2} << 30);  // the first thread enters its namespaces, and all that follows is in them
   TestLab lab("site", 3, with_store("e2e"));
   plug_in(lab);
   JobText text = Ring{}.job("ring");

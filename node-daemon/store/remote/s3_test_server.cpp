@@ -34,14 +34,14 @@ void must_run(const std::vector<std::string>& argv) {
   if (auto done = run_checked(argv); !done) throw std::runtime_error(done.error().message());
 }
 
-void enter_namespaces() {
+void enter_namespaces(std::uint64_t disk_bytes) {
   must(::unshare(CLONE_NEWNS | CLONE_NEWNET) == 0, "namespaces");
   must(::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "private mounts");
   must(::mount("none", kPlace.c_str(), "tmpfs", 0, "mode=0700") == 0, "tmpfs");
   must(::prctl(PR_SET_CHILD_SUBREAPER, 1) == 0, "subreaper");
   must_run({"ip", "link", "set", "lo", "up"});
   const std::string image = kPlace / "disk.img";
-  must_run({"truncate", "--size", std::to_string(S3TestServer::kDiskBytes), image});
+  must_run({"truncate", "--size", std::to_string(disk_bytes), image});
   // Small blocks, which mkfs takes for a small file system, have no room for what Swift keeps in attributes.
   must_run({"mkfs.ext4", "-q", "-m", "0", "-b", "4096", "-I", "512", image});
   fs::create_directory(kDisk);
@@ -61,8 +61,8 @@ bool make_bucket(const std::string& name) {
   return made && made->status == 200;
 }
 
-S3TestServer::S3TestServer() {
-  static const bool once = (enter_namespaces(), true);
+S3TestServer::S3TestServer(std::uint64_t disk_bytes) {
+  static const bool once = (enter_namespaces(disk_bytes), true);
   (void)once;
   start();
   must(make_bucket(kBucket), "no bucket");

@@ -20,8 +20,8 @@ class S3TestServer {
   static constexpr std::uint64_t kDiskBytes = 256u << 20;
   static constexpr unsigned kPageOfList = 20;  // names that one answer lists
 
-  // With an empty bucket.
-  S3TestServer();
+  // With an empty bucket. The disk is the first server's: all of a process have the same.
+  explicit S3TestServer(std::uint64_t disk_bytes = kDiskBytes);
   ~S3TestServer();
 
   // For the bucket, below a prefix that no other call gave; few attempts with short pauses.

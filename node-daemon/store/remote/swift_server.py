@@ -35,6 +35,8 @@ STORAGE = COMMON + """[pipeline:main]
 pipeline = {name}-server
 [app:{name}-server]
 use = egg:swift#{name}
+node_timeout = 60
+conn_timeout = 10
 """
 PROXY = COMMON + """[pipeline:main]
 pipeline = catch_errors cache s3api tempauth bulk slo proxy-server
@@ -42,6 +44,9 @@ pipeline = catch_errors cache s3api tempauth bulk slo proxy-server
 use = egg:swift#proxy
 account_autocreate = true
 error_suppression_interval = 0
+node_timeout = 60
+recoverable_node_timeout = 60
+conn_timeout = 10
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:cache]
