@@ -5,7 +5,7 @@
 // A real guest of --mib MiB fills its memory, three quarters with what compresses as programs do and a quarter with
 // what does not, and is captured. Then it is loaded in turns: from the file; from the store's packs, read ahead as the
 // node daemon does; and from there piece by piece without reading ahead. `load` is from the first byte asked for until
-// QEMU has the machine whole; `restore` has the start of QEMU's process, too.
+// QEMU has the machine whole; `restore` has the start of QEMU's process, too; `read` is the reading alone, by nobody.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
@@ -114,7 +114,7 @@ Captured capture(test::Machines& machines, ChunkStore& store, std::size_t mib) {
 struct Way {
   const char* name;
   std::function<std::unique_ptr<ImageReader>()> open;
-  std::vector<double> load, restore;  // seconds
+  std::vector<double> load, restore, read;  // seconds
 };
 
 class Bench {
@@ -135,6 +135,10 @@ class Bench {
     way.load.push_back(std::chrono::duration<double>(end - source.first()).count());
     way.restore.push_back(std::chrono::duration<double>(end - begin).count());
     must(machines_.driver().destroy(spec.id));
+    const auto reading = Clock::now();
+    const auto all = way.open();
+    while (!must(all->read()).empty()) {}
+    way.read.push_back(std::chrono::duration<double>(Clock::now() - reading).count());
   }
 
  private:
@@ -160,8 +164,10 @@ json document_of(const std::vector<Way>& ways, std::uint64_t bytes) {
   for (const Way& way : ways) {
     std::vector<double> speed;
     for (const double seconds : way.load) speed.push_back(static_cast<double>(bytes) / seconds / 1e6);
-    document[way.name] = {
-        {"load_seconds", spread(way.load)}, {"restore_seconds", spread(way.restore)}, {"load_mb_per_s", spread(speed)}};
+    document[way.name] = {{"load_seconds", spread(way.load)},
+                          {"restore_seconds", spread(way.restore)},
+                          {"read_seconds", spread(way.read)},
+                          {"load_mb_per_s", spread(speed)}};
     if (&way != &ways[0]) document[way.name]["speed_to_file"] = ratios(ways[0].load, way.load);
   }
   return document;
@@ -189,9 +195,9 @@ int main(int argc, char** argv) {
   write_stream(*store, file);
 
   std::vector<Way> ways;
-  ways.push_back({"file", [&] { return std::make_unique<FileReader>(file); }, {}, {}});
-  ways.push_back({"store", [&] { return read_ahead(std::make_unique<StoreReader>(*store)); }, {}, {}});
-  ways.push_back({"store_without_reading_ahead", [&] { return std::make_unique<StoreReader>(*store); }, {}, {}});
+  ways.push_back({"file", [&] { return std::make_unique<FileReader>(file); }, {}, {}, {}});
+  ways.push_back({"store", [&] { return read_ahead(std::make_unique<StoreReader>(*store)); }, {}, {}, {}});
+  ways.push_back({"store_without_reading_ahead", [&] { return std::make_unique<StoreReader>(*store); }, {}, {}, {}});
   Bench bench(machines, captured, mib);
   for (std::size_t round = 0; round < rounds; ++round)
     for (Way& way : ways) bench.load(way);
