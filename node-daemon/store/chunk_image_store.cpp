@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <thread>
 
 #include "common/file.h"
 #include "common/log.h"
@@ -141,6 +142,7 @@ class ChunkImageStore final : public SiteImageStore {
     lock_ = std::move(*lock);
     ChunkStoreOptions options;
     options.memory = memory_;
+    options.unpack_threads = unpack_threads();
     auto own = ChunkStore::open(paced_ ? *paced_ : system_files(), hosts_ / host_.value, keys_, options);
     if (!own) return own.error();
     own_ = std::move(*own);
@@ -535,6 +537,8 @@ Result<std::string> directory_id(const fs::path& directory) {
 }
 
 }  // namespace
+
+unsigned unpack_threads() { return std::clamp(std::thread::hardware_concurrency(), 1u, 3u); }
 
 Result<std::unique_ptr<SiteImageStore>> open_chunk_image_store(const fs::path& directory, const HostName& host,
                                                                const fs::path& keys, ImageStoreOptions options) {

@@ -28,6 +28,9 @@ struct ImageStoreOptions {
   std::shared_ptr<UploadCaps> caps;         // of what storing and copying takes; may be null
 };
 
+// Of one image that goes into QEMU, which by itself takes what two or three processors unpack.
+unsigned unpack_threads();
+
 class SiteImageStore : public ImageStore {
  public:
   virtual const std::string& id() const = 0;

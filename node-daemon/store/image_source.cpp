@@ -1,34 +1,27 @@
 #include "node-daemon/store/image_source.h"
 
-#include <bit>
 #include <unordered_map>
+
+#include "node-daemon/store/block_fetcher.h"
 
 namespace stillpoint::node {
 namespace {
 
 constexpr std::size_t kPiece = 1u << 20;  // that read() gives at once
-constexpr std::size_t kOpenPacks = 32;    // by one reader
 
 // The blocks used last, whose other pages may be wanted soon. Pages of an image lie in as many runs as it has epochs
 // behind it, each read from front to back.
 class BlockCache {
  public:
-  struct Block {
-    std::uint64_t slots = 0;
-    std::string pages;
-    std::string_view page(std::uint32_t slot) const {
-      const std::uint64_t before = slots & ((std::uint64_t{1} << slot) - 1);
-      return std::string_view(pages).substr(static_cast<unsigned>(std::popcount(before)) * kPageBytes, kPageBytes);
-    }
-  };
   explicit BlockCache(std::shared_ptr<MemoryPool> memory) : room_(std::move(memory)) {}
-  const Block* find(std::uint64_t key) {
+  bool contains(std::uint64_t key) const { return entries_.contains(key); }
+  const UnpackedBlock* find(std::uint64_t key) {
     const auto found = entries_.find(key);
     if (found == entries_.end()) return nullptr;
     order_.splice(order_.begin(), order_, found->second);
     return &found->second->second;
   }
-  const Block* put(std::uint64_t key, Block block) {
+  const UnpackedBlock* put(std::uint64_t key, UnpackedBlock block) {
     room_.add(block.pages.size());
     order_.emplace_front(key, std::move(block));
     entries_[key] = order_.begin();
@@ -41,8 +34,8 @@ class BlockCache {
   }
 
  private:
-  std::list<std::pair<std::uint64_t, Block>> order_;  // the one used last in front
-  std::unordered_map<std::uint64_t, std::list<std::pair<std::uint64_t, Block>>::iterator> entries_;
+  std::list<std::pair<std::uint64_t, UnpackedBlock>> order_;  // the one used last in front
+  std::unordered_map<std::uint64_t, std::list<std::pair<std::uint64_t, UnpackedBlock>>::iterator> entries_;
   MemoryPool::Member room_;
 };
 
@@ -53,7 +46,8 @@ class Source final : public ImageSource {
         name_(std::move(name)),
         holder_(state.hold()),
         writer_(manifest_.shape, ram_),
-        cache_(state.memory) {}
+        cache_(state.memory),
+        fetcher_(state, name_) {}
   ~Source() override { state_.release(holder_); }
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
@@ -66,9 +60,8 @@ class Source final : public ImageSource {
   Status some_pages(std::string& out);
   Status some_others(std::string& out, std::uint64_t until);
   Result<std::string_view> page(const PageRef& ref);
-  Result<BlockCache::Block> fetch(const PageRef& ref);
-  // The pages of the block there; not_found: the pack has moved.
-  Result<std::string> read_there(const BlockPlace& at);
+  Result<UnpackedBlock> fetch(const PageRef& ref);
+  void look_ahead();
   Error damaged(std::string cause) const { return {ErrorKind::damaged, "read image", name_, std::move(cause)}; }
   const std::vector<Space>& spaces() const { return holder_->spaces; }
 
@@ -78,13 +71,17 @@ class Source final : public ImageSource {
   ImageManifest manifest_;  // its spaces are the holder's
   std::vector<RamBlock> ram_;
   RamStreamWriter writer_;
-  const std::shared_ptr<ZSTD_DCtx> unpacker_ = make_unpacker();  // of all of them
-  std::map<Id, BlockReader> readers_;
   BlockCache cache_;
+  BlockFetcher fetcher_;
   Part part_ = Part::head;
   std::uint32_t space_ = 0;
   std::uint64_t page_ = 0, other_ = 0;              // next ones
   std::optional<PageList::Cursor> pages_, others_;  // of space_, of the last one
+  // What threads read ahead of these.
+  std::uint32_t seen_space_ = 0;
+  std::uint64_t seen_page_ = 0;
+  std::optional<PageList::Cursor> seen_;  // of seen_space_
+  std::optional<BlocksAhead> ahead_;      // where the store has threads for it; goes first
 };
 
 Status Source::open() {
@@ -186,9 +183,9 @@ Status Source::some_others(std::string& out, std::uint64_t until) {
 
 Result<std::string_view> Source::page(const PageRef& ref) {
   if (ref == kAbsentPage) return damaged("a page of it was never written");
-  const std::uint64_t key = (std::uint64_t{ref.origin} << 32) | (ref.page / kPagesPerBlock);
+  const std::uint64_t key = block_key(ref);
   const std::uint32_t slot = ref.page % kPagesPerBlock;
-  const BlockCache::Block* block = cache_.find(key);
+  const UnpackedBlock* block = cache_.find(key);
   if (block == nullptr) {
     auto fetched = fetch(ref);
     if (!fetched) return fetched.error();
@@ -198,36 +195,32 @@ Result<std::string_view> Source::page(const PageRef& ref) {
   return block->page(slot);
 }
 
-Result<BlockCache::Block> Source::fetch(const PageRef& ref) {
-  // A collection may move the block between the question where it is and the opening of the file; another host's does
-  // so without our knowing.
-  for (int attempt = 0; attempt < 3; ++attempt) {
-    const BlockPlace at = state_.place(ref);
-    if (at.pack) {
-      auto pages = read_there(at);
-      if (pages) return BlockCache::Block{at.pack->content.blocks[at.index].slots, std::move(*pages)};
-      if (pages.error().kind == ErrorKind::damaged) state_.note_bad(at);
-      if (pages.error().kind != ErrorKind::not_found)
-        return Error{pages.error().kind, "read image", name_, at.pack->path.string() + ": " + pages.error().cause};
-      readers_.erase(at.pack->content.id);  // a file that lies elsewhere does not stay because it was opened
-    }
-    if (!at.pack && !state_.options.read_only) return damaged("a page of it is missing");
-    if (state_.options.read_only)
-      if (auto again = state_.load_packs(); !again) return again.error();
-  }
-  return damaged("a pack that it needs is gone");
+Result<UnpackedBlock> Source::fetch(const PageRef& ref) {
+  if (part_ == Part::pages && state_.options.unpack_threads > 0) look_ahead();
+  const std::uint64_t key = block_key(ref);
+  return ahead_ && ahead_->is_asked(key) ? ahead_->take(key) : fetcher_.fetch(ref);
 }
 
-Result<std::string> Source::read_there(const BlockPlace& at) {
-  const PackContent& content = at.pack->content;
-  auto known = readers_.find(content.id);
-  if (known == readers_.end()) {
-    auto file = state_.files.open(at.pack->path);
-    if (!file) return file.error();
-    if (readers_.size() == kOpenPacks) readers_.clear();
-    known = readers_.try_emplace(content.id, *file, *state_.keys.find(content.key), content, unpacker_).first;
+// Asks for the blocks of this page and of those to come, as many as the threads take.
+void Source::look_ahead() {
+  if (!ahead_) ahead_.emplace(state_, name_, state_.options.unpack_threads);
+  if (seen_space_ < space_ || (seen_space_ == space_ && seen_page_ < page_)) {
+    if (seen_space_ != space_) seen_.reset();
+    seen_space_ = space_;
+    seen_page_ = page_;
   }
-  return known->second.read(content, content.blocks[at.index], at.index);
+  while (ahead_->has_room() && seen_space_ + 1 < spaces().size()) {
+    const PageList& pages = spaces()[seen_space_].pages;
+    if (seen_page_ == pages.size()) {
+      ++seen_space_;
+      seen_page_ = 0;
+      seen_.reset();
+      continue;
+    }
+    if (!seen_) seen_.emplace(pages);
+    const PageRef ref = (*seen_)[seen_page_++];
+    if (is_stored(ref) && !cache_.contains(block_key(ref))) ahead_->ask(ref);
+  }
 }
 
 }  // namespace

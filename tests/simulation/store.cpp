@@ -42,7 +42,8 @@ void Store::lose_disk(const HostName& host) {
 }
 
 void Store::put_record(const HostName& host, const JobId& job, Epoch epoch, const wire::KeepRecord& record) {
-  records_[host][{job, epoch}] = record;
+  auto& kept = records_[host][{job, epoch}];
+  if (record.revision() > kept.revision()) kept = record;
 }
 
 const Store::Records& Store::records(const HostName& host) const {

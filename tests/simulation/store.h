@@ -37,7 +37,7 @@ class Store {
   void lose_disk(const HostName& host);
   // Whose images this host's own directory holds.
   std::map<JobId, std::set<Epoch>> held(const HostName& host) const;
-  // Records of checkpoints, by the host that keeps them: durable when put.
+  // Records of checkpoints, by the host that keeps them: durable when put. The one with the highest revision stays.
   void put_record(const HostName& host, const JobId& job, Epoch epoch, const wire::KeepRecord& record);
   using Records = std::map<std::pair<JobId, Epoch>, wire::KeepRecord>;
   const Records& records(const HostName& host) const;
