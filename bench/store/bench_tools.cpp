@@ -114,9 +114,9 @@ Place::~Place() {
   ::waitpid(child_, nullptr, 0);
 }
 
-std::unique_ptr<node::ChunkStore> Place::new_store() {
+std::unique_ptr<node::ChunkStore> Place::new_store(const node::ChunkStoreOptions& options) {
   return must(node::ChunkStore::open(node::system_files(), path_ / ("store-" + std::to_string(++stores_)),
-                                     must(node::load_site_keys(path_ / "store.keys"))));
+                                     must(node::load_site_keys(path_ / "store.keys")), options));
 }
 
 void Place::remove_stores() {

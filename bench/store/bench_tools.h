@@ -61,7 +61,7 @@ class Place {
   Place& operator=(const Place&) = delete;
   const std::filesystem::path& path() const { return path_; }
   // A new store in it, in a directory of its own; remove_stores() takes all of them away again.
-  std::unique_ptr<node::ChunkStore> new_store();
+  std::unique_ptr<node::ChunkStore> new_store(const node::ChunkStoreOptions& options = {});
   void remove_stores();
 
  private:

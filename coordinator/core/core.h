@@ -105,7 +105,8 @@ struct OutputRun {
   // early is put by, and nothing is acknowledged. What is stored beyond the cut was another incarnation's, and an
   // acknowledgement of it would make the restored guest forget output that it is yet to send.
   bool paused = false;
-  std::optional<std::uint64_t> truncating;  // to this offset
+  std::uint64_t truncations = 0;            // so many were asked for
+  std::optional<std::uint64_t> truncating;  // by the one of this number; what is done before it was an older one's
   Time next_measure{};                      // when it is not known
   std::string failure;                      // of the last try to store something; empty since something was stored
   // The guest sends from here on and nothing before, though that is not stored: since when.

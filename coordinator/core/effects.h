@@ -115,7 +115,8 @@ struct TruncateOutput {
   JobId job;
   std::uint64_t offset;
   Epoch epoch;
-};  // → OutputDurable{what is stored then, cut}; never makes it longer
+  std::uint64_t number;  // not 0
+};                       // → OutputDurable{what is stored then, number}; never makes it longer
 struct MeasureOutput {
   JobId job;
 };  // → OutputDurable{what is stored now; 0 when there is nothing}; after a start of the coordinator

@@ -186,15 +186,16 @@ struct SpoolRead {
   Error error;
   bool failed;
 };
-// Everything before offset is on disk. cut: the answer to a TruncateOutput.
+// Everything before offset is on disk. cut: the answer to the TruncateOutput of that number; 0: to something else.
 struct OutputDurable {
   JobId job;
   std::uint64_t offset;
-  bool cut = false;
+  std::uint64_t cut = 0;
 };
 struct OutputFailed {
   JobId job;
   Error error;
+  std::uint64_t cut = 0;  // likewise
 };
 // What a StoreOutputPiece came to. With an error nothing of the file is left.
 struct OutputPieceStored {

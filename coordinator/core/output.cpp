@@ -113,7 +113,7 @@ void on_durable(Core& core, const OutputDurable& event) {
   }
   auto& run = core.run(event.job).output;
   if (run.truncating) {
-    if (!event.cut) return;  // of an append before it
+    if (event.cut != *run.truncating) return;  // of what was asked before it
     run.truncating.reset();
     run.paused = false;
     run.known = true;
@@ -154,11 +154,11 @@ void on_failed(Core& core, const OutputFailed& event) {
   run.measuring = false;
   run.received = run.durable;  // taken again when the guest sends it again
   run.gap.reset();
-  const bool cutting = run.truncating.has_value();
+  if (!run.truncating || event.cut != *run.truncating) return;
   run.truncating.reset();
-  if (cutting) run.known = false;
-  if (cutting) start::on_output_failed(core, *job, event.error);
-  if (cutting) restart::on_output_failed(core, *job, event.error);
+  run.known = false;
+  start::on_output_failed(core, *job, event.error);
+  restart::on_output_failed(core, *job, event.error);
 }
 
 void measure(Core& core, const JobId& job) {
@@ -186,8 +186,8 @@ void pause(Core& core, const JobId& job) {
 void begin_at(Core& core, const JobRecord& job, Epoch epoch, std::uint64_t offset) {
   auto& run = core.run(job.job).output;
   if (!run.paused) pause(core, job.job);  // what was put by until now is of before
-  run.truncating = offset;
-  core.effects.push_back(TruncateOutput{job.job, offset, epoch});
+  run.truncating = ++run.truncations;
+  core.effects.push_back(TruncateOutput{job.job, offset, epoch, run.truncations});
 }
 
 bool cut_back(const Core& core, const JobId& job) {

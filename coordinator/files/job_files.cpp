@@ -141,8 +141,8 @@ void JobFiles::carry_out(Work& work) {
                {{"job", unkept->job.value}, {"file", kept_file.string()}, {"errno", errno}});
   } else if (auto* cut = std::get_if<TruncateOutput>(&work)) {
     auto length = truncate(*cut);
-    if (length) tell_(OutputDurable{cut->job, *length, true});
-    else tell_(OutputFailed{cut->job, length.error()});
+    if (length) tell_(OutputDurable{cut->job, *length, cut->number});
+    else tell_(OutputFailed{cut->job, length.error(), cut->number});
   } else if (auto* measure = std::get_if<MeasureOutput>(&work)) {
     auto output = output_of(measure->job);
     if (!output) tell_(OutputFailed{measure->job, output.error()});

@@ -103,11 +103,11 @@ TEST_CASE("a gap in the output is an error, never filled with nothing") {
 TEST_CASE("output is cut back and goes on from there; cutting never makes it longer") {
   Fixture f;
   f.append(0, "0123456789");
-  f.files->push(TruncateOutput{JobId{"j1"}, 4, Epoch{1}});
+  f.files->push(TruncateOutput{JobId{"j1"}, 4, Epoch{1}, 7});
   f.settle();
   CHECK(f.last<OutputDurable>().offset == 4);
   CHECK(f.output() == "0123");
-  f.files->push(TruncateOutput{JobId{"j1"}, 100, Epoch{1}});
+  f.files->push(TruncateOutput{JobId{"j1"}, 100, Epoch{1}, 7});
   f.settle();
   CHECK(f.last<OutputDurable>().offset == 4);
   f.append(4, "four");
@@ -121,12 +121,12 @@ TEST_CASE("an epoch keeps the output of its history, whatever a restart made of 
   f.append(4, "4567");
   f.files->push(KeepOutput{JobId{"j1"}, Epoch{2}});
   f.append(8, "89");
-  f.files->push(TruncateOutput{JobId{"j1"}, 4, Epoch{1}});
+  f.files->push(TruncateOutput{JobId{"j1"}, 4, Epoch{1}, 7});
   f.append(4, "other");
   CHECK(f.output() == "0123other");
-  f.files->push(TruncateOutput{JobId{"j1"}, 9, Epoch{2}});
+  f.files->push(TruncateOutput{JobId{"j1"}, 9, Epoch{2}, 7});
   f.settle();
-  CHECK(f.last<OutputDurable>().cut);
+  CHECK(f.last<OutputDurable>().cut == 7);
   CHECK(f.output() == "012345678");
 }
 
@@ -150,7 +150,7 @@ TEST_CASE("a long output is cut back whole") {
   while (text.size() < 5u << 20) text += "line " + std::to_string(text.size()) + "\n";
   f.append(0, text);
   f.files->push(KeepOutput{JobId{"j1"}, Epoch{1}});
-  f.files->push(TruncateOutput{JobId{"j1"}, text.size() - 7, Epoch{1}});
+  f.files->push(TruncateOutput{JobId{"j1"}, text.size() - 7, Epoch{1}, 7});
   f.settle();
   auto part = f.files->read_output(JobId{"j1"}, 0, text.size());
   REQUIRE(part.has_value());

@@ -260,12 +260,13 @@ std::optional<Event> CoordinatorNode::append(const AppendOutput& work) {
 // A new file, so that those which epochs have kept stay as they are.
 std::optional<Event> CoordinatorNode::truncate(const TruncateOutput& work) {
   if (disk_full_)
-    return OutputFailed{work.job, Error{ErrorKind::storage_full, "copying", "output", "no space left on device"}};
+    return OutputFailed{work.job, Error{ErrorKind::storage_full, "copying", "output", "no space left on device"},
+                        work.number};
   const auto kept = kept_.find(work.epoch);
   const auto source = kept != kept_.end() ? kept->second.stream : stream(work.job);
   auto fresh = std::make_shared<std::string>(source->substr(0, work.offset));
   streams_[work.job] = fresh;
-  return OutputDurable{work.job, fresh->size(), true};
+  return OutputDurable{work.job, fresh->size(), work.number};
 }
 
 void CoordinatorNode::push_file_work(Effect& effect) {

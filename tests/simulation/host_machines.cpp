@@ -81,12 +81,12 @@ bool HostNode::watch_lease(Machine& machine) {
   const bool stood_still = guest.lease.ended();
   const bool off = guest.lease_deadline(guest_clock(machine));
   if (!stood_still && guest.lease.ended()) {
-    machine.lease_over = clock() >= lease_end() || !has_told_lease();
+    machine.lease_over = clock() >= told_lease_end() || !has_told_lease();
     cluster_.tell(name_.value, [&] { return fmt::format("{} stands still by itself", node::name_of(machine.id)); });
   }
   if (!off) return false;
   cluster_.tell(name_.value, [&] { return fmt::format("{} ends by itself", node::name_of(machine.id)); });
-  cluster_.invariants.ends_by_itself(machine, machine.lease_over || clock() >= lease_end());
+  cluster_.invariants.ends_by_itself(machine, machine.lease_over || clock() >= told_lease_end());
   lose_machine(node::DomainId(machine.id), "its agent heard nothing of the host's lease any more");
   return true;
 }

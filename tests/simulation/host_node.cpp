@@ -95,6 +95,7 @@ void HostNode::lose_power(Millis away, bool with_disk) {
   end_daemon();
   machines_.clear();
   last_word_.reset();
+  words_.clear();
   if (session_) session_->open[Network::down] = false;  // and nobody says so to the coordinator
   session_.reset();
   if (with_disk) {
@@ -135,6 +136,20 @@ bool HostNode::has_told_lease() const {
 }
 
 Time HostNode::lease_end() const { return last_word_.value_or(Time{}) + Millis(host_record_.lease_ms()); }
+
+Time HostNode::told_lease_end() const {
+  if (core_ && !paused_) return lease_end();
+  for (auto word = words_.rbegin(); word != words_.rend(); ++word)
+    if (word->first + kTells <= stood_still_) return word->second + Millis(host_record_.lease_ms());
+  return Time{};
+}
+
+void HostNode::perform(node::StoreLastWord& e) {
+  last_word_ = e.last_word;
+  const Time now = cluster_.agenda.now();
+  words_.emplace_back(now, e.last_word);
+  while (words_.size() > 1 && words_[1].first + 2 * kTells < now) words_.pop_front();
+}
 
 bool HostNode::may_outlive_lease(const Machine& machine) const {
   if (enforces_lease()) return false;

@@ -94,6 +94,8 @@ class HostNode {
 
   Time clock() const;  // since its boot
   Time lease_end() const;
+  // What its guests were told: a daemon that ends, or stands still, does not tell of the coordinator's last word.
+  Time told_lease_end() const;
   bool has_told_lease() const;
   void start_daemon();
   void end_daemon();
@@ -118,7 +120,7 @@ class HostNode {
   void perform(node::PrepareGang& e);
   void perform(node::StoreRecord& e);
   void perform(node::StoreHost& e);
-  void perform(node::StoreLastWord& e) { last_word_ = e.last_word; }
+  void perform(node::StoreLastWord& e);
   void perform(node::StartGuest& e);
   void perform(node::RestoreGuest& e);
   void perform(node::ResumeGuest& e);
@@ -195,7 +197,8 @@ class HostNode {
   // On its disk.
   std::map<node::GangId, node::record::Gang> records_;
   node::record::Host host_record_;
-  std::optional<Time> last_word_;  // not over a power loss
+  std::optional<Time> last_word_;            // not over a power loss
+  std::deque<std::pair<Time, Time>> words_;  // the newest of them, each with when it was stored
 
   std::map<node::DomainId, Machine> machines_;
   std::uint64_t next_machine_ = 1;

@@ -85,6 +85,7 @@ struct Script {
   std::set<std::string> missing_outputs;
   std::function<std::optional<Error>(const StoreOutputPiece&)> store_failure;  // of the coordinator's own disk
   std::function<std::optional<Error>(const TruncateOutput&)> cut_failure;
+  std::function<bool(const TruncateOutput&)> cut_hangs;  // true: it is not done, and nothing is said of it
   std::function<std::optional<Error>(const AppendOutput&)> append_failure;
   bool append_hangs = false;    // of the coordinator's disk: nothing is stored, and nothing is said of it
   int measure_failures = 0;     // so many times

@@ -379,3 +379,38 @@ TEST_CASE("links that are not those of the checkpoint are refused") {
   CHECK(asked);
   CHECK_FALSE(went_on);  // the ranks of the restored guests stayed frozen until the guests were destroyed
 }
+
+// A disk that is slow for longer than a restart's deadlines.
+TEST_CASE(
+    "output that an earlier restart's cut, or an append before it, left is not taken for that of the present one") {
+  World w(3);
+  const JobId id = w.running(spec());
+  w.run_for(milliseconds(5'000));
+  const Epoch epoch = w.committed(id);
+  std::vector<TruncateOutput> cuts;
+  w.script.cut_hangs = [&](const TruncateOutput& cut) {
+    cuts.push_back(cut);
+    return true;
+  };
+  (void)w.restart(id, epoch);
+  REQUIRE(w.until([&] { return cuts.size() == 1; }));
+  REQUIRE(w.until_state(id, JobState::failed));
+  (void)w.restart(id, epoch);
+  REQUIRE(w.until([&] { return cuts.size() == 2; }));
+  const std::uint64_t end = w.epoch(epoch).output_offset;
+  std::uint64_t acknowledged = 0;
+  w.script.swallow = [&](const HostName&, const wire::ToHost& ask) {
+    acknowledged = std::max(acknowledged, ask.ack_output().offset());
+    return false;
+  };
+  w.give(OutputDurable{id, end, cuts[0].number});
+  w.give(OutputDurable{id, end + 1'000});
+  w.give(OutputFailed{id, {ErrorKind::storage_full, "copying", "output", "no space left on device"}, cuts[0].number});
+  w.run_for(milliseconds(500));
+  CHECK(w.job(id).state == JobState::restarting);
+  CHECK(acknowledged == 0);
+  w.script.cut_hangs = nullptr;
+  w.give(OutputDurable{id, end, cuts[1].number});
+  REQUIRE(w.until_state(id, JobState::running));
+  CHECK(acknowledged == end);
+}

@@ -254,9 +254,10 @@ void World::carry_out(Effect& effect) {
   } else if (auto* unkept = std::get_if<DropOutput>(&effect)) {
     kept_.erase(unkept->epoch);
   } else if (auto* cut = std::get_if<TruncateOutput>(&effect)) {
+    if (script.cut_hangs && script.cut_hangs(*cut)) return;
     if (script.cut_failure)
       if (auto error = script.cut_failure(*cut)) {
-        local_.push_back(OutputFailed{cut->job, std::move(*error)});
+        local_.push_back(OutputFailed{cut->job, std::move(*error), cut->number});
         if (++effects_ == crash_at_) throw Crashed{};
         return;
       }
@@ -264,7 +265,7 @@ void World::carry_out(Effect& effect) {
     if (const auto found = kept_.find(cut->epoch); found != kept_.end()) stored = *found->second;
     stored.resize(std::min<std::size_t>(stored.size(), cut->offset));
     streams_[cut->job] = std::make_shared<std::string>(stored);
-    local_.push_back(OutputDurable{cut->job, stored.size(), true});
+    local_.push_back(OutputDurable{cut->job, stored.size(), cut->number});
   } else if (auto* measure = std::get_if<MeasureOutput>(&effect)) {
     if (script.measure_failures > 0) {
       --script.measure_failures;
