@@ -71,7 +71,7 @@ class Reading {
       for (const json& line : page->lines) {
         after_ = std::max(after_, line.at("id").get<std::uint64_t>());
         // From then on by its id: once it is removed its name finds nothing, or another one.
-        if (!job_.empty() && line.contains("job")) job_ = line.at("job").get<std::string>();
+        if (const auto id = line.value("job", ""); !job_.empty() && !id.empty()) job_ = id;
         if (!take_(line)) return {};
       }
       if (first && arguments_.last && page->lines.empty()) after_ = page->newest;

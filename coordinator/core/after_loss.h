@@ -12,7 +12,7 @@ inline constexpr std::uint32_t kVnisAhead = 10'000;
 
 // What an older copy must forget before it may be gone by. Nobody knows what was done since it was made: so no job is
 // taken to be running, and none is started by itself; all numbers jump ahead; an attempt that was under way is neither
-// committed nor aborted, and its images stay. Pure.
+// committed nor aborted, and its images stay until its job is removed. Pure.
 std::vector<CatalogChange> after_loss(const CatalogState& state, const std::string& what_happened, WallSeconds now);
 
 // Where an empty catalog begins when there was one before: behind the newest job that is known of, and the epochs that

@@ -63,7 +63,8 @@ void on_images(Core& core, const HostName& host, const wire::FromHost& message) 
   if (run == nullptr || run->epoch != number || message.gang().incarnation() != job->incarnation.value) {
     const auto known = core.catalog.epochs.find(number);
     if (known != core.catalog.epochs.end() && has_images(known->second.state)) return;  // said once more
-    // One that was never heard of is nobody's to delete: the catalog may have been put back from an older copy.
+    // One that was never heard of is nobody's to delete until its job is removed: the catalog may have been put back
+    // from an older copy.
     const bool deleted = leftovers::known_deleted(core, id, number);
     core.stale(
         host, id, number,

@@ -106,7 +106,7 @@ struct OutputRun {
   // acknowledgement of it would make the restored guest forget output that it is yet to send.
   bool paused = false;
   std::uint64_t truncations = 0;            // so many were asked for
-  std::optional<std::uint64_t> truncating;  // by the one of this number; what is done before it was an older one's
+  std::optional<std::uint64_t> truncating;  // answers with another number are of what was asked before
   Time next_measure{};                      // when it is not known
   std::string failure;                      // of the last try to store something; empty since something was stored
   // The guest sends from here on and nothing before, though that is not stored: since when.
@@ -294,8 +294,10 @@ struct JobRun {
   std::string later_obstacle;  // why the last one could not be made; empty: it could
   Time next_full_note{};       // when it may be said again that there is no room for a checkpoint
   unsigned failed_starts = 0;
-  Time start_not_before{};                                // of a pending job
-  std::optional<Time> no_room_since;                      // of a pending job that could not be placed
+  Time start_not_before{};            // of a pending job
+  std::optional<Time> no_room_since;  // of a pending job that could not be placed
+  // Said while a restart of that incarnation lets the guests go: taken up when it is done.
+  std::optional<std::pair<HostName, wire::RankFailed>> failed_early;
   std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before
 };
 
@@ -320,7 +322,7 @@ struct Core {
   std::map<JobId, std::set<Epoch>>
       left_over;  // images that hosts told of since the last tick, to be deleted everywhere
   std::map<JobId, std::set<Epoch>>
-      unheard_of;  // that hosts have images of and no catalog names: they go with their job
+      unheard_of;  // that hosts have images of and the catalog does not name: they go with their job
   std::map<std::uint64_t, TransferWait> transfers;  // by request to a host: pieces of exports
   std::uint64_t next_request = 1;
   std::uint64_t rejected = 0;

@@ -227,7 +227,7 @@ std::string rank_name(const wire::RankFailed& rank) {
 void on_own_end(Core& core, JobRecord& job, const wire::RankFailed& rank) {
   auto& runs = core.run(job.job);
   const bool runs_now = job.state == JobState::running || job.state == JobState::checkpointing;
-  if (runs.finish || runs.restart || runs.start || !runs_now) return;
+  if (runs.finish || runs.start || !runs_now) return;
   if (runs.rank_lost) return;  // a rank gives up because another one is gone
   checkpoint::abort(core, job, refused("checkpoint", job.job.value, "the program ended"));
   job.exit_code = rank.exit_code() == 0 ? 1 : rank.exit_code();
@@ -336,8 +336,12 @@ bool is_given_up(Core& core, const JobRecord& job, const HostName& host) {
 
 void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::RankFailed& rank) {
   auto& runs = core.run(job.job);
+  if (runs.restart) {
+    if (!runs.failed_early) runs.failed_early = {host, rank};
+    return;
+  }
   if (rank.has_exit_code()) return on_own_end(core, job, rank);
-  if (runs.finish || runs.restart || runs.rank_lost) return;
+  if (runs.finish || runs.rank_lost) return;
   const std::string why = fmt::format("{} failed: {}", rank_name(rank), rank.detail());
   core.note(Log::Level::error, job.job, host, {}, "rank lost", why);
   // Its program's own end, with the exit code and the last output, may be on its way.

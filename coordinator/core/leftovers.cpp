@@ -8,6 +8,7 @@ namespace stillpoint::coordinator::leftovers {
 namespace {
 
 constexpr int kEpochsOfOneRequest = 1'000;
+constexpr std::size_t kMostUnheardOf = 10'000;                 // of one job: what a host says is not worth more memory
 constexpr std::uint64_t kMostNumber = std::uint64_t{1} << 40;  // none comes near the end of what a catalog can count
 
 }  // namespace
@@ -15,6 +16,7 @@ constexpr std::uint64_t kMostNumber = std::uint64_t{1} << 40;  // none comes nea
 bool known_deleted(const Core& core, const JobId& job, Epoch epoch) {
   if (epoch >= core.catalog.next_epoch || core.imports.contains(job)) return false;
   if (core.catalog.jobs.contains(job)) {
+    if (const auto run = core.runs.find(job); run != core.runs.end() && run->second.remove) return true;
     const auto known = core.catalog.epochs.find(epoch);
     return known != core.catalog.epochs.end() && known->second.job == job &&
            (known->second.state == EpochState::aborted || known->second.state == EpochState::pruned);
@@ -56,10 +58,13 @@ void learn(Core& core, const wire::HeldImages& held) {
 }  // namespace
 
 void on_unheard_of(Core& core, const JobId& job, Epoch epoch) {
-  if (!core.catalog.epochs.contains(epoch) && !core.imports.contains(job)) core.unheard_of[job].insert(epoch);
+  const auto number = number_of(job);
+  if (!number || *number >= kMostNumber || epoch.value >= kMostNumber) return;
+  if (core.catalog.epochs.contains(epoch) || core.imports.contains(job)) return;
+  if (auto& epochs = core.unheard_of[job]; epochs.size() < kMostUnheardOf) epochs.insert(epoch);
 }
 
-std::vector<Epoch> images_of(const Core& core, const JobId& job) {
+std::vector<Epoch> epochs_with_images(const Core& core, const JobId& job) {
   std::set<Epoch> epochs;
   if (const auto theirs = core.unheard_of.find(job); theirs != core.unheard_of.end()) epochs = theirs->second;
   for (const auto& [number, epoch] : core.catalog.epochs)

@@ -15,6 +15,6 @@ void tick(Core& core);
 // A host says that it has images of this one, which are not to be deleted now.
 void on_unheard_of(Core& core, const JobId& job, Epoch epoch);
 // The job's checkpoints that hosts may have images of, in order: those of the catalog, and those it has never heard of.
-std::vector<Epoch> images_of(const Core& core, const JobId& job);
+std::vector<Epoch> epochs_with_images(const Core& core, const JobId& job);
 
 }  // namespace stillpoint::coordinator::leftovers

@@ -178,6 +178,7 @@ void tick(Core& core, const JobRecord& job) {
 void pause(Core& core, const JobId& job) {
   auto& run = core.run(job).output;
   run.paused = true;
+  run.truncating.reset();  // an earlier incarnation's
   run.gap.reset();
   run.early.clear();
   run.early_bytes = 0;

@@ -17,7 +17,7 @@ void drop(Core& core, const JobId& id, RequestId request) {
   // A copy that follows a commit ends with its host's deletion, and may before that have come to a partner that had
   // deleted its own already.
   if (!core.job(id).spec.later_durability.empty())
-    core.delete_images(Owner::background, id, leftovers::images_of(core, id));
+    core.delete_images(Owner::background, id, leftovers::epochs_with_images(core, id));
   std::erase_if(core.catalog.epochs, [&](const auto& entry) { return entry.second.job == id; });
   core.catalog.jobs.erase(id);
   core.unheard_of.erase(id);
@@ -49,7 +49,7 @@ void on_remove(Core& core, const RemoveJob& event) {
                                               fmt::format("the job is {}; stop it first: stillpoint stop {}",
                                                           coordinator::name(job->state), event.job.value)));
   if (run.remove) return core.refuse(event.request, refused("rm", event.job.value, "the job is being removed already"));
-  const std::vector<Epoch> epochs = leftovers::images_of(core, event.job);
+  const std::vector<Epoch> epochs = leftovers::epochs_with_images(core, event.job);
   const bool reachable =
       std::any_of(core.hosts.begin(), core.hosts.end(), [&](const auto& entry) { return core.usable(entry.first); });
   if (!epochs.empty() && !reachable)

@@ -8,6 +8,7 @@
 #include "coordinator/core/cut.h"
 #include "coordinator/core/epochs.h"
 #include "coordinator/core/fence.h"
+#include "coordinator/core/finish.h"
 #include "coordinator/core/interval.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/ranks.h"
@@ -139,6 +140,7 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
   auto& runs = core.run(job.job);
   runs.launches.clear();
   runs.rank_lost.reset();
+  runs.failed_early.reset();
   output::measure(core, job.job);
   output::pause(core, job.job);
   enter(core, run, Phase::fence, core.settings.lease + core.settings.restore_deadline);
@@ -233,6 +235,8 @@ void running(Core& core, JobRecord& job) {
   if (run.request)
     core.reply(*run.request,
                Restarted{job.job, job.incarnation, run.epoch, ms_between(run.asked, core.now), run.phases, run.story});
+  if (const auto early = std::exchange(runs.failed_early, {}))
+    finish::on_rank_lost(core, job, early->first, early->second);
 }
 
 void all_answered(Core& core, JobRecord& job, RestartRun& run) {

@@ -20,7 +20,7 @@ constexpr auto kSilence = std::chrono::seconds(60);  // QEMU takes nothing for s
 constexpr auto kEnd = std::chrono::seconds(60);      // from the stream's end to QEMU's verdict
 // What may be under way to QEMU, so that feeding it and its loading overlap: the kernel's own 208 KiB make them take
 // turns.
-constexpr int kUnderWay = 4 << 20;
+constexpr int kUnderWay = 2 << 20;  // which the kernel doubles
 constexpr const char* kFdName = "stillpoint-restore";
 
 // Destroys what was begun unless it is kept.

@@ -1,6 +1,9 @@
 #include "node-daemon/store/block_fetcher.h"
 
 #include <bit>
+#include <system_error>
+
+#include "common/log.h"
 
 namespace stillpoint::node {
 namespace {
@@ -51,12 +54,20 @@ Result<std::string> BlockFetcher::read_there(const BlockPlace& at) {
 
 // ---- BlocksAhead
 
-BlocksAhead::BlocksAhead(StoreState& state, const std::string& image, unsigned threads)
-    : most_(threads * kBlocksOfAThread) {
-  for (unsigned i = 0; i < threads; ++i) {
-    BlockFetcher& fetcher = fetchers_.emplace_back(state, image);
-    threads_.emplace_back([this, &fetcher](const std::stop_token& stop) { run(stop, fetcher); });
+BlocksAhead::BlocksAhead(StoreState& state, const std::string& image, unsigned threads) {
+  try {
+    for (unsigned i = 0; i < threads; ++i) {
+      BlockFetcher& fetcher = fetchers_.emplace_back(state, image);
+      threads_.emplace_back([this, &fetcher](const std::stop_token& stop) { run(stop, fetcher); });
+    }
+  } catch (const std::system_error& failed) {  // they are but for speed
+    log_warn("no thread to unpack an image with", {{"image", image}, {"cause", failed.what()}});
   }
+  most_ = threads_.size() * kBlocksOfAThread;
+}
+
+BlocksAhead::~BlocksAhead() {
+  for (auto& thread : threads_) thread.request_stop();
 }
 
 bool BlocksAhead::is_asked(std::uint64_t key) const {

@@ -43,10 +43,14 @@ class BlockFetcher {
 };
 
 // Fetches blocks on threads of its own, in the order in which they were asked for.
-// Threads: one asks and takes. Destroyed, it waits for the blocks that are being read.
+// Threads: one asks and takes. Destroyed, it waits for the blocks that are being read. Memory: 256 KiB for each block.
 class BlocksAhead {
  public:
+  // With fewer threads, or none, where the system has no more: then nothing has room.
   BlocksAhead(StoreState& state, const std::string& image, unsigned threads);
+  BlocksAhead(const BlocksAhead&) = delete;
+  BlocksAhead& operator=(const BlocksAhead&) = delete;
+  ~BlocksAhead();
   // Asked for and not taken.
   bool is_asked(std::uint64_t key) const;
   bool has_room() const;
@@ -56,7 +60,7 @@ class BlocksAhead {
  private:
   void run(const std::stop_token& stop, BlockFetcher& fetcher);
 
-  const std::size_t most_;
+  std::size_t most_ = 0;
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
   std::deque<PageRef> wanted_;

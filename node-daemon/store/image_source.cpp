@@ -48,7 +48,10 @@ class Source final : public ImageSource {
         writer_(manifest_.shape, ram_),
         cache_(state.memory),
         fetcher_(state, name_) {}
-  ~Source() override { state_.release(holder_); }
+  ~Source() override {
+    ahead_.reset();  // what it reads is held until then
+    state_.release(holder_);
+  }
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
 
@@ -80,8 +83,9 @@ class Source final : public ImageSource {
   // What threads read ahead of these.
   std::uint32_t seen_space_ = 0;
   std::uint64_t seen_page_ = 0;
-  std::optional<PageList::Cursor> seen_;  // of seen_space_
-  std::optional<BlocksAhead> ahead_;      // where the store has threads for it; goes first
+  std::optional<PageList::Cursor> seen_;          // of seen_space_
+  std::uint64_t seen_block_ = ~std::uint64_t{0};  // of the last page
+  std::optional<BlocksAhead> ahead_;              // where the store has threads for it; goes first
 };
 
 Status Source::open() {
@@ -219,7 +223,8 @@ void Source::look_ahead() {
     }
     if (!seen_) seen_.emplace(pages);
     const PageRef ref = (*seen_)[seen_page_++];
-    if (is_stored(ref) && !cache_.contains(block_key(ref))) ahead_->ask(ref);
+    if (!is_stored(ref) || block_key(ref) == std::exchange(seen_block_, block_key(ref))) continue;
+    if (!cache_.contains(seen_block_)) ahead_->ask(ref);
   }
 }
 

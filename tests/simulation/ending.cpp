@@ -150,15 +150,19 @@ void Cluster::take_checkpoints() {
   }
 }
 
-// Of epochs that came to nothing no image stays.
+// Of epochs that came to nothing, or were pruned, no image stays, nor a record.
 void Cluster::check_aborted() {
   const auto left = [&]() -> std::string {
-    const auto& epochs = coordinator->durable().epochs;
-    for (const auto& [path, image] : store.all()) {
-      const auto epoch = epochs.find(image.epoch);
-      if (!image.places.empty() && epoch != epochs.end() && epoch->second.state == EpochState::aborted)
-        return fmt::format("{} on {}", path, *image.places.begin());
-    }
+    const auto is_gone = [&](Epoch number) {
+      const auto epoch = coordinator->durable().epochs.find(number);
+      return epoch != coordinator->durable().epochs.end() &&
+             (epoch->second.state == EpochState::aborted || epoch->second.state == EpochState::pruned);
+    };
+    for (const auto& [path, image] : store.all())
+      if (!image.places.empty() && is_gone(image.epoch)) return fmt::format("{} on {}", path, *image.places.begin());
+    for (const auto& host : hosts)
+      for (const auto& [id, kept] : store.records(host->name()))
+        if (is_gone(id.second)) return fmt::format("a record of epoch {} on {}", id.second.value, host->name().value);
     return {};
   };
   if (!until([&] { return left().empty(); }, kLeavesNothing))

@@ -203,7 +203,6 @@ void HostNode::perform(node::ListImages&) {
   });
 }
 
-// In one line with the deletions. No history reads them: what they are good for is looked at from outside (ending.cpp).
 // All at once; the pieces are chunk-store-test's.
 wire::Records HostNode::records_of(wire::ReadRecords::Where where) const {
   wire::Records all;
@@ -214,6 +213,7 @@ wire::Records HostNode::records_of(wire::ReadRecords::Where where) const {
   return all;
 }
 
+// In one line with the deletions.
 void HostNode::perform(node::CarryRecord& e) {
   line({{e.ask.gang().job()}, 0, kImagesLine}, takes(2, 30), [this, e]() -> node::Event {
     node::ImageTransferred done{e.token, {}};

@@ -197,8 +197,9 @@ class HostNode {
   // On its disk.
   std::map<node::GangId, node::record::Gang> records_;
   node::record::Host host_record_;
-  std::optional<Time> last_word_;            // not over a power loss
-  std::deque<std::pair<Time, Time>> words_;  // the newest of them, each with when it was stored
+  std::optional<Time> last_word_;  // not over a power loss
+
+  std::deque<std::pair<Time, Time>> words_;  // the coordinator's newest words, each with when it was stored
 
   std::map<node::DomainId, Machine> machines_;
   std::uint64_t next_machine_ = 1;

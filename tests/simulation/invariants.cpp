@@ -157,8 +157,8 @@ void Invariants::check_restorable(const EpochRecord& epoch) {
 }
 
 void Invariants::check_level(const EpochRecord& epoch) {
-  const auto& spec = cluster_.coordinator->durable().jobs.at(epoch.job).spec;
-  if (spec.durability != "host-loss") return;
+  const auto job = cluster_.coordinator->durable().jobs.find(epoch.job);
+  if (job == cluster_.coordinator->durable().jobs.end() || job->second.spec.durability != "host-loss") return;
   for (const auto& image : epoch.images) {
     const auto& file = image.memory();
     expect(file.copies_size() > 0, "asked level",
