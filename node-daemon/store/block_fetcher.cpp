@@ -3,8 +3,6 @@
 #include <bit>
 #include <system_error>
 
-#include "common/log.h"
-
 namespace stillpoint::node {
 namespace {
 
@@ -60,8 +58,8 @@ BlocksAhead::BlocksAhead(StoreState& state, const std::string& image, unsigned t
       BlockFetcher& fetcher = fetchers_.emplace_back(state, image);
       threads_.emplace_back([this, &fetcher](const std::stop_token& stop) { run(stop, fetcher); });
     }
-  } catch (const std::system_error& failed) {  // they are but for speed
-    log_warn("no thread to unpack an image with", {{"image", image}, {"cause", failed.what()}});
+  } catch (const std::system_error&) {
+    // They are but for speed: who reads does it with those that there are, or by itself.
   }
   most_ = threads_.size() * kBlocksOfAThread;
 }
