@@ -123,7 +123,8 @@ void Cluster::come_home() {
   take_checkpoints();
   check_aborted();
   check_records();
-  if (plan.shape.catalog_lost && invariants.broken().empty()) {
+  const bool overtakes = plan.shape.overtaking != 0 || plan.shape.doubled != 0;
+  if (plan.shape.catalog_lost && !overtakes && invariants.broken().empty()) {
     lose_catalog();
     take_up_failed();
     take_checkpoints();
@@ -153,6 +154,7 @@ void Cluster::take_checkpoints() {
 // Of epochs that came to nothing, or were pruned, no image stays, nor a record.
 void Cluster::check_aborted() {
   const auto left = [&]() -> std::string {
+    const bool overtakes = plan.shape.overtaking != 0 || plan.shape.doubled != 0;
     const auto is_gone = [&](Epoch number) {
       const auto epoch = coordinator->durable().epochs.find(number);
       return epoch != coordinator->durable().epochs.end() &&
@@ -160,9 +162,11 @@ void Cluster::check_aborted() {
     };
     for (const auto& [path, image] : store.all())
       if (!image.places.empty() && is_gone(image.epoch)) return fmt::format("{} on {}", path, *image.places.begin());
+    // One that its deletion overtook, which a session's messages can do only here, goes with its job.
     for (const auto& host : hosts)
       for (const auto& [id, kept] : store.records(host->name()))
-        if (is_gone(id.second)) return fmt::format("a record of epoch {} on {}", id.second.value, host->name().value);
+        if (is_gone(id.second) && !overtakes)
+          return fmt::format("a record of epoch {} on {}", id.second.value, host->name().value);
     return {};
   };
   if (!until([&] { return left().empty(); }, kLeavesNothing))
