@@ -32,6 +32,7 @@ struct Arguments {
 struct Page {
   json lines;
   std::uint64_t newest = 0;  // id of the newest line of all
+  std::string job;           // its id
   std::string state;         // of the job
 };
 
@@ -41,13 +42,15 @@ Called<Page> page_in(const HttpAnswer& answer, const std::string& target) {
   if (answer.status != 200) return failure_in(answer, target);
   Page page;
   page.lines = json::parse(answer.body, nullptr, false);
-  const auto newest = answer.headers.find("x-newest"), state = answer.headers.find("x-state");
+  const auto newest = answer.headers.find("x-newest"), state = answer.headers.find("x-state"),
+             job = answer.headers.find("x-job");
   if (!page.lines.is_array() || newest == answer.headers.end())
     return Failure{{ErrorKind::permanent, "ask", target,
                     "the coordinator's answer is no page of history; do its version and this one agree?"}};
   const auto& text = newest->second;
   std::from_chars(text.data(), text.data() + text.size(), page.newest);
   if (state != answer.headers.end()) page.state = state->second;
+  if (job != answer.headers.end()) page.job = job->second;
   return page;
 }
 
@@ -68,10 +71,10 @@ class Reading {
         return page.error();
       }
       patience.answered();
+      // From now on by its id: once it is removed its name finds nothing, or another one.
+      if (!job_.empty() && !page->job.empty()) job_ = page->job;
       for (const json& line : page->lines) {
         after_ = std::max(after_, line.at("id").get<std::uint64_t>());
-        // From then on by its id: once it is removed its name finds nothing, or another one.
-        if (const auto id = line.value("job", ""); !job_.empty() && !id.empty()) job_ = id;
         if (!take_(line)) return {};
       }
       if (first && arguments_.last && page->lines.empty()) after_ = page->newest;

@@ -147,6 +147,9 @@ TEST_CASE("history: pages, the newest, of one job, as long as it is kept") {
   CHECK(site.http().get("/v1/events?host=h1").json().empty());
   CHECK(site.http().get("/v1/jobs/" + first + "/events").json().size() == 1);
   CHECK(site.http().get("/v1/jobs/" + first + "/events").headers.at("X-State") == "pending");
+  const auto by_name = site.http().get("/v1/jobs/idle/events?host=h1");
+  CHECK(by_name.json().empty());
+  CHECK(by_name.headers.at("X-Job") == second);
   for (const char* query : {"after=x", "limit=0", "limit=1001", "last=1001", "waitMs=-1", "color=red"})
     CHECK(site.http().get("/v1/events?" + std::string(query)).status == 400);
 

@@ -63,6 +63,7 @@ void Api::events_round(const Call& call, const std::shared_ptr<const EventsAsked
                                    [this, call, asked] { events_round(call, asked); });
     HttpResponse response = json_response(events_json(*lines));
     response.headers = {{"X-Newest", std::to_string(*newest)},
+                        {"X-Job", wanted.job.value},
                         {"X-State", job != nullptr ? std::string(name(job->state))
                                     : gone         ? "removed"
                                                    : ""}};

@@ -52,9 +52,10 @@ Result<std::string> BlockFetcher::read_there(const BlockPlace& at) {
 
 // ---- BlocksAhead
 
-BlocksAhead::BlocksAhead(StoreState& state, const std::string& image, unsigned threads) {
+BlocksAhead::BlocksAhead(StoreState& state, const std::string& image)
+    : state_(state), taken_(state.idle_unpack_threads.exchange(0)) {
   try {
-    for (unsigned i = 0; i < threads; ++i) {
+    for (unsigned i = 0; i < taken_; ++i) {
       BlockFetcher& fetcher = fetchers_.emplace_back(state, image);
       threads_.emplace_back([this, &fetcher](const std::stop_token& stop) { run(stop, fetcher); });
     }
@@ -66,6 +67,8 @@ BlocksAhead::BlocksAhead(StoreState& state, const std::string& image, unsigned t
 
 BlocksAhead::~BlocksAhead() {
   for (auto& thread : threads_) thread.request_stop();
+  threads_.clear();
+  state_.idle_unpack_threads += taken_;
 }
 
 bool BlocksAhead::is_asked(std::uint64_t key) const {

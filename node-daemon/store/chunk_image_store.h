@@ -28,7 +28,7 @@ struct ImageStoreOptions {
   std::shared_ptr<UploadCaps> caps;         // of what storing and copying takes; may be null
 };
 
-// Of one image that goes into QEMU, which by itself takes what two or three processors unpack.
+// For images that go into QEMU, which by itself takes what two or three processors unpack.
 unsigned unpack_threads();
 
 class SiteImageStore : public ImageStore {

@@ -34,7 +34,7 @@ struct ChunkStoreOptions {
   double compact_below = 0.7;                        // a pack with a smaller share of live pages is written anew
   bool compact = true;                               // collections write packs; without, they only remove them
   bool read_only = false;                            // another host's store
-  unsigned unpack_threads = 0;                       // of each source of a memory image; 0: its reader's own
+  unsigned unpack_threads = 0;                       // of all sources of memory images beside their readers' own
   std::shared_ptr<MemoryPool> memory;                // for blocks of images that are read; null: a pool of its own
 };
 

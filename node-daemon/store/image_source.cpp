@@ -207,7 +207,7 @@ Result<UnpackedBlock> Source::fetch(const PageRef& ref) {
 
 // Asks for the blocks of this page and of those to come, as many as the threads take.
 void Source::look_ahead() {
-  if (!ahead_) ahead_.emplace(state_, name_, state_.options.unpack_threads);
+  if (!ahead_) ahead_.emplace(state_, name_);
   if (seen_space_ < space_ || (seen_space_ == space_ && seen_page_ < page_)) {
     if (seen_space_ != space_) seen_.reset();
     seen_space_ = space_;

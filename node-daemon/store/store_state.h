@@ -4,6 +4,7 @@
 // that a pack's file is created.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <list>
@@ -71,6 +72,7 @@ class StoreState {
         keys(std::move(site_keys)),
         options(opts),
         memory(opts.memory ? opts.memory : std::make_shared<MemoryPool>(kImageMemoryBytes)),
+        idle_unpack_threads(opts.unpack_threads),
         index_(opts.index_entries) {}
 
   Status load();
@@ -125,6 +127,7 @@ class StoreState {
   const SiteKeys keys;
   const ChunkStoreOptions options;
   const std::shared_ptr<MemoryPool> memory;
+  std::atomic<unsigned> idle_unpack_threads;  // of options.unpack_threads
 
  private:
   using Live = std::vector<std::vector<std::uint64_t>>;  // by origin, by block: slots
