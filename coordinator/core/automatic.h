@@ -22,7 +22,7 @@ inline constexpr std::uint32_t kSamePoint = 3;
 
 struct Loss {
   std::string why;                  // for people
-  bool host_lost = false;           // it is the host that failed, and nothing of the job
+  bool host_lost = false;           // it is the host that failed, or the coordinator, and nothing of the job
   std::optional<HostName> suspect;  // avoided while other hosts have room
 };
 

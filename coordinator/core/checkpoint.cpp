@@ -53,7 +53,7 @@ void examine(Core& core, JobRecord& job, CheckpointRun& run) {
 
 void prepare(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::prepare);
-  run.deadline = core.now + core.settings.prepare_deadline;
+  run.deadline = core.now + core.settings.prepare_deadline + core.time_to_store(job);
   const copies::Partners partners(core, job);
   core.ask_gang(Owner::checkpoint, job, run.epoch, run.waiting, [&](wire::ToHost& m, const HostName& host) {
     *m.mutable_prepare_capture()->mutable_durability() = partners.asked_of(host, job.spec.durability);
@@ -217,7 +217,7 @@ void released(Core& core, JobRecord& job, CheckpointRun& run) {
 void captured(Core& core, JobRecord& job, CheckpointRun& run) {
   enter(core, run, Phase::upload);
   run.waiting.clear();
-  run.deadline = core.now + core.settings.upload_deadline;
+  run.deadline = core.now + core.settings.upload_deadline + core.time_to_store(job);
   auto& epoch = core.epoch(run.epoch);
   core.effects.push_back(KeepOutput{job.job, run.epoch});
   epoch.state = EpochState::captured;

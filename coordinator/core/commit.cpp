@@ -97,7 +97,7 @@ void await_images(Core& core, JobRecord& job, Epoch number) {
   run.epoch = number;
   run.shut = run.since = core.now;
   run.asked = core.now - std::chrono::seconds(std::max<WallSeconds>(0, core.wall - core.epoch(number).time));
-  run.deadline = core.now + core.settings.upload_deadline;
+  run.deadline = core.now + core.settings.upload_deadline + core.time_to_store(job);
 }
 
 }  // namespace stillpoint::coordinator::checkpoint

@@ -147,6 +147,12 @@ const HostName& Core::host_of(const JobRecord& record, std::uint32_t guest) cons
   return none;
 }
 
+std::chrono::milliseconds Core::time_to_store(const JobRecord& record) const {
+  std::size_t most = 0;
+  for (const auto& [host, guests] : gang(record)) most = std::max(most, guests.size());
+  return std::chrono::milliseconds(most * (record.spec.memory_bytes + record.spec.disk_bytes) / kImageBytesPerMs);
+}
+
 // ---- requests
 
 void Core::address(Request& request, Incarnation incarnation, Epoch at) {

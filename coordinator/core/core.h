@@ -35,7 +35,7 @@ inline constexpr std::chrono::milliseconds kStopGrace{5'000};    // SIGTERM to S
 inline constexpr std::chrono::milliseconds kDestroyDeadline{60'000};
 inline constexpr std::chrono::milliseconds kRemoveDeadline{60'000};
 inline constexpr std::chrono::milliseconds kVerifyDeadline{600'000};  // of an epoch, and longer for a large one:
-inline constexpr std::uint64_t kVerifyBytesPerMs = 10'000;            // what a busy disk reads at least
+inline constexpr std::uint64_t kImageBytesPerMs = 10'000;             // what a busy disk, network or cap takes at least
 inline constexpr std::chrono::milliseconds kFullNoteEvery{60'000};    // "no room" in a job's history, at most
 inline constexpr std::chrono::milliseconds kPieceDeadline{90'000};    // of an image that leaves or comes, and for more
 inline constexpr std::size_t kMaxImports = 8;                         // at a time
@@ -77,6 +77,7 @@ struct HostRun {
   bool silent = false;          // no word for a few heartbeats; said once
   bool lost = false;            // no word for a whole lease; said once
   std::optional<Time> failed;   // when it, or a guest on it, was last lost
+  std::optional<Time> refused;  // when it last could not start or restore a guest
   std::optional<Time> watched;  // connected, and not in the record yet, from here on
   SessionId session{};          // of the connection, while connected
   Time last_word{};             // from the host; the start of this coordinator when there was none yet
@@ -296,7 +297,7 @@ struct JobRun {
   unsigned failed_starts = 0;
   Time start_not_before{};            // of a pending job
   std::optional<Time> no_room_since;  // of a pending job that could not be placed
-  // Said while a restart of that incarnation lets the guests go: taken up when it is done.
+  // Said while that incarnation's start or restart is not known to be done: taken up when it is.
   std::optional<std::pair<HostName, wire::RankFailed>> failed_early;
   std::optional<std::pair<Time, std::string>> rank_lost;  // fails the job then, unless its own end is heard before
 };
@@ -365,6 +366,8 @@ struct Core {
   std::map<HostName, std::vector<std::uint32_t>> gang(const JobRecord& job) const;  // the guests on each host
   std::vector<std::uint32_t> guests_on(const JobRecord& job, const HostName& host) const;
   const HostName& host_of(const JobRecord& job, std::uint32_t guest) const;
+  // For the images of the gang's guests, on the host with most of them, beside what every host has to store them.
+  std::chrono::milliseconds time_to_store(const JobRecord& job) const;
 
   // ---- requests
   // Fill sets the message's body, but for its common part. Sent now, or as soon as the host can be spoken to.

@@ -251,6 +251,8 @@ void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited) {
   }
   core.cancel(job.job, Owner::start);
   runs.start.reset();
+  if (const auto early = std::exchange(runs.failed_early, {}); early && !early->second.has_exit_code())
+    on_rank_lost(core, job, early->first, early->second);
   checkpoint::abort(core, job, refused("checkpoint", job.job.value, "the program ended"));
   job.exit_code = exited.exit_code();
   core.set_state(job, JobState::running, "the program ended; its results are being taken");
@@ -304,7 +306,7 @@ void on_host_lost(Core& core, JobRecord& job, const HostName& host) {
     loss::job_lost(core, job, {fmt::format("host {} was lost", host.value), true, host});
 }
 
-void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std::string& why) {
+void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std::string& why, bool reported) {
   auto& runs = core.run(job.job);
   const Error error{ErrorKind::transient, "", "host " + host.value, why};
   if (runs.finish) return gang_partly_gone(core, job, *runs.finish, host, why, false);
@@ -326,7 +328,7 @@ void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std:
   }
   if (job.state != JobState::running && job.state != JobState::checkpointing) return;
   hosts::failed(core, host);
-  loss::job_lost(core, job, {why, false, host});
+  loss::job_lost(core, job, {why, !reported, host});
 }
 
 bool is_given_up(Core& core, const JobRecord& job, const HostName& host) {
@@ -336,7 +338,7 @@ bool is_given_up(Core& core, const JobRecord& job, const HostName& host) {
 
 void on_rank_lost(Core& core, JobRecord& job, const HostName& host, const wire::RankFailed& rank) {
   auto& runs = core.run(job.job);
-  if (runs.restart) {
+  if (runs.restart || runs.start) {
     if (!runs.failed_early) runs.failed_early = {host, rank};
     return;
   }

@@ -13,8 +13,9 @@ namespace stillpoint::coordinator::finish {
 
 void on_job_ended(Core& core, JobRecord& job, const wire::JobExited& exited);
 void on_host_lost(Core& core, JobRecord& job, const HostName& host);
-// Guests of the current incarnation on this host are gone: reported by it, or not in its hello.
-void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std::string& why);
+// Guests of the current incarnation on this host are gone. reported: by the host, as it happened. Else they are not in
+// its hello: it began anew or let them go without a coordinator, which says nothing against the program.
+void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std::string& why, bool reported);
 // The gang goes and nobody waits for this host's part of it any more, because the host was lost: should it be back,
 // that is still to be destroyed.
 bool is_given_up(Core& core, const JobRecord& job, const HostName& host);

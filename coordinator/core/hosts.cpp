@@ -94,7 +94,7 @@ std::string missing_guests(const Core& core, const JobRecord& job, const HostNam
 void host_back(Core& core, JobRecord& job, const HostName& host, const std::string& missing) {
   if (!missing.empty()) {
     const std::string why = fmt::format("guest {} is no longer on host {}", missing, host.value);
-    finish::on_guests_gone(core, job, host, why);
+    finish::on_guests_gone(core, job, host, why, false);
   }
 }
 
@@ -227,7 +227,8 @@ void on_spontaneous(Core& core, const HostName& host, const wire::FromHost& mess
     case wire::FromHost::kGuestLost:
       return finish::on_guests_gone(core, *job, host,
                                     fmt::format("guest {} on host {} was lost: {}", message.guest_lost().guest(),
-                                                host.value, message.guest_lost().reason()));
+                                                host.value, message.guest_lost().reason()),
+                                    true);
     case wire::FromHost::kRankLost: return finish::on_rank_lost(core, *job, host, message.rank_lost().rank());
     case wire::FromHost::kRankWished: return checkpoint::on_wish(core, *job, message.rank_wished().wish());
     default:

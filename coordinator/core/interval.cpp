@@ -103,7 +103,8 @@ void plan_after_recovery(Core& core, const JobRecord& job) {
 }
 
 bool due(Core& core, const JobRecord& job) {
-  return (job.spec.interval_seconds || job.spec.interval_auto) && core.now >= core.run(job.job).next_checkpoint;
+  return (job.spec.interval_seconds || job.spec.interval_auto) && !quiet(core, job) &&
+         core.now >= core.run(job.job).next_checkpoint;
 }
 
 bool quiet(Core& core, const JobRecord& job) { return core.now < core.run(job.job).quiet_until; }

@@ -23,6 +23,8 @@ using Phase = RestartRun::Phase;
 // The stored output's beginning is copied where the file system cannot share it: what a slow disk does at least.
 constexpr std::uint64_t kCutBytesPerMs = 4'000;
 
+constexpr std::string_view kItWaits = "; it waits: ";  // in the job's reason, behind the story
+
 // Hosts say some heartbeats later that the fenced gang's memory is free.
 std::chrono::milliseconds place_wait(const Settings& settings) { return 10 * settings.heartbeat; }
 
@@ -33,17 +35,26 @@ void enter(Core& core, RestartRun& run, Phase phase, std::chrono::milliseconds d
   run.deadline = core.now + deadline;
 }
 
+// Such as only a person names.
+bool is_on_terms(const RestartRun& run) { return !run.fall_back || !run.hosts.empty() || run.skip_link_check; }
+
 template <class Fill>
 void ask_hosts(Core& core, const JobRecord& job, RestartRun& run, Fill fill) {
   core.ask_gang(Owner::restart, job, run.epoch, run.waiting, fill);
 }
 
 void restore(Core& core, JobRecord& job, RestartRun& run) {
-  enter(core, run, Phase::restore, core.settings.restore_deadline);
   const auto& epoch = core.epoch(run.epoch);
   run.damage.reset();
   std::map<HostName, std::vector<const wire::GuestImage*>> images;
-  for (const auto& image : epoch.images) images[core.host_of(job, image.guest())].push_back(&image);
+  std::map<HostName, std::uint64_t> bytes;
+  std::uint64_t most = 0;  // on one host
+  for (const auto& image : epoch.images) {
+    const auto& host = core.host_of(job, image.guest());
+    images[host].push_back(&image);
+    most = std::max(most, bytes[host] += image.memory().raw_bytes() + image.disk().raw_bytes());
+  }
+  enter(core, run, Phase::restore, core.settings.restore_deadline + std::chrono::milliseconds(most / kImageBytesPerMs));
   wire::ToHost common;
   auto& same = *common.mutable_restore();
   *same.mutable_network() = network_of(core, job);
@@ -105,12 +116,12 @@ void place(Core& core, JobRecord& job, RestartRun& run) {
   if (!placed.has_value()) {
     if (core.now < run.deadline) return;
     if (!run.automatic) return fail(core, job, placed.error());
-    const std::string waits = fmt::format("{}; it waits: {}", run.story, placed.error().message());
+    const std::string waits = fmt::format("{}{}{}", run.story, kItWaits, placed.error().message());
     if (job.reason != waits) core.set_state(job, JobState::restarting, waits);
     return;
   }
   job.placement = std::move(placed.value());
-  core.save(job);
+  core.set_state(job, JobState::restarting, run.story);
   core.note(Log::Level::info, job.job, {}, run.epoch, "restoring",
             fmt::format("incarnation {} on {}", job.incarnation.value, joined(core.gang_hosts(job))));
   restore(core, job, run);
@@ -348,12 +359,13 @@ void on_request(Core& core, const RestartJob& event) {
 void begin_again(Core& core, JobRecord& job) {
   RestartRun run;
   run.epoch = job.restored_from;
-  run.story = job.reason;
+  run.story = job.reason.substr(0, job.reason.find(kItWaits));
   if (job.restart) {
     run.fall_back = !job.restart->epoch_named;
     run.hosts = job.restart->hosts;
     run.skip_link_check = job.restart->skip_link_check;
-    run.automatic = job.restart->automatic;
+    // Whoever asked waits no more. Where no terms were named it is now as if nobody had.
+    run.automatic = job.restart->automatic || (job.spec.restart_on_failure && !is_on_terms(run));
     run.suspect = job.restart->suspect;
   }
   begin(core, job, std::move(run));
@@ -367,7 +379,7 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   } else if (answer.has_failure() || !take(core, job, run, request, answer)) {
     const Error error = host_error(request, answer);
     // Only of an image that was looked at: what a host lacks is no reason to go back to an older checkpoint.
-    if (run.phase != Phase::restore || error.kind != ErrorKind::damaged) return fail(core, job, error);
+    if (run.phase != Phase::restore || error.kind != ErrorKind::damaged) return fail(core, job, error, request.host);
     run.damage = error;  // the other hosts' answers are awaited: the fence wants nothing half-way
   }
   run.waiting.erase(request.host);
@@ -406,9 +418,10 @@ void cancel(Core& core, JobRecord& job, const Error& error) {
 
 namespace {
 
-void end_try(Core& core, JobRecord& job, const Error& error, bool by_itself) {
+void end_try(Core& core, JobRecord& job, const Error& error, bool by_itself, const std::optional<HostName>& suspect) {
   auto& slot = core.run(job.job).restart;
-  const automatic::Loss loss{"the restart failed: " + error.message(), true, std::nullopt};
+  const automatic::Loss loss{"the restart failed: " + error.message(), true, suspect};
+  if (suspect) core.hosts[*suspect].refused = core.now;
   const bool again = by_itself && error.kind != ErrorKind::damaged;
   const auto refused = automatic::refusal(core, job, loss);
   // Whoever waits for this one waits for the next.
@@ -428,25 +441,29 @@ void end_try(Core& core, JobRecord& job, const Error& error, bool by_itself) {
 
 }  // namespace
 
-void fail(Core& core, JobRecord& job, const Error& error) {
+void fail(Core& core, JobRecord& job, const Error& error, const std::optional<HostName>& suspect) {
   const auto& slot = core.run(job.job).restart;
-  if (slot) end_try(core, job, error, slot->automatic);
+  if (slot) end_try(core, job, error, slot->automatic, suspect);
 }
 
 void fail_lost(Core& core, JobRecord& job, const Error& error) {
   const auto& slot = core.run(job.job).restart;
   if (!slot) return;
-  const bool on_terms = !slot->fall_back || !slot->hosts.empty() || slot->skip_link_check;
-  end_try(core, job, error, slot->automatic || !on_terms);
+  end_try(core, job, error, slot->automatic || !is_on_terms(*slot), std::nullopt);
 }
 
-void place_waiting(Core& core) {
+std::vector<JobId> place_waiting(Core& core) {
   std::vector<JobId> waiting;
   for (const auto& [id, run] : core.runs)
     if (run.restart && run.restart->phase == Phase::place) waiting.push_back(id);
   std::ranges::sort(waiting, {}, [](const JobId& id) { return number_of(id); });
   for (const auto& id : waiting)
     if (auto& run = core.run(id).restart; run && run->phase == Phase::place) place(core, core.job(id), *run);
+  std::erase_if(waiting, [&](const JobId& id) {
+    const auto& run = core.run(id).restart;
+    return !run || run->phase != Phase::place || core.now < run->deadline || !fits_idle_hosts(core, core.job(id));
+  });
+  return waiting;
 }
 
 void tick(Core& core, JobRecord& job) {
@@ -462,7 +479,8 @@ void tick(Core& core, JobRecord& job) {
        Error{ErrorKind::deadline, std::string(name(slot->phase)), fmt::format("epoch {}", slot->epoch.value),
              fmt::format("not done after {} ms; waiting for {}",
                          static_cast<std::int64_t>(ms_between(slot->since, core.now)),
-                         slot->waiting.empty() ? "the stored output" : joined(slot->waiting))});
+                         slot->waiting.empty() ? "the stored output" : joined(slot->waiting))},
+       slot->waiting.empty() || slot->phase == Phase::fence ? std::nullopt : std::optional(*slot->waiting.begin()));
 }
 
 std::string_view name(Phase phase) {

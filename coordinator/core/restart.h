@@ -32,15 +32,17 @@ void begin_automatic(Core& core, JobRecord& job, Epoch epoch, const std::optiona
 // on the terms that the record kept.
 void begin_again(Core& core, JobRecord& job);
 // Ends the try: whoever asked is told, the gang is destroyed, the job failed. Nothing when no restart is under way.
-void fail(Core& core, JobRecord& job, const Error& error);
+// suspect: the host that could not do what it was asked; avoided while others have room.
+void fail(Core& core, JobRecord& job, const Error& error, const std::optional<HostName>& suspect = std::nullopt);
 // The same for a host or a guest that was lost meanwhile: by its policy the job comes back by itself, also where the
 // restart was asked for, unless the checkpoint or the hosts were named; whoever asked waits on.
 void fail_lost(Core& core, JobRecord& job, const Error& error);
 // The same without a verdict on the job: the caller gives it another state.
 void cancel(Core& core, JobRecord& job, const Error& error);
 void tick(Core& core, JobRecord& job);
-// Jobs that wait for room, in the order of their submission.
-void place_waiting(Core& core);
+// Jobs that wait for room, in the order of their submission. Those that it is left without although the hosts, did
+// nothing run on them, would have it: nothing else is begun there.
+std::vector<JobId> place_waiting(Core& core);
 std::string_view name(RestartRun::Phase phase);
 
 }  // namespace stillpoint::coordinator::restart

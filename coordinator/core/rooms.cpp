@@ -7,7 +7,7 @@
 namespace stillpoint::coordinator {
 namespace {
 
-constexpr std::chrono::minutes kDistrust{10};  // of a host that failed
+constexpr std::chrono::minutes kDistrust{10};  // of a host that failed, or that could not do what it was asked
 
 // What the guests of all jobs take of one host.
 struct Taken {
@@ -63,12 +63,14 @@ std::uint64_t idle_memory(const HostRun& host, const Taken& taken) {
   return std::min(host.hello.memory_bytes(), host.memory_free + taken.used);
 }
 
+bool is_recent(const Core& core, const std::optional<Time>& failed) { return failed && core.now < *failed + kDistrust; }
+
 // As if nothing of the job ran.
 HostRoom room_on(const Core& core, const HostName& host, const JobRecord& job, const Taken& taken) {
   const auto& h = core.hosts.at(host);
   const double cpus = std::max<std::uint32_t>(1, h.hello.cpus());
   return {host, free_on(h, job, taken), static_cast<double>(taken.vcpus) / cpus, job.spec.vcpus / cpus,
-          h.failed && core.now < *h.failed + kDistrust};
+          is_recent(core, h.failed) || is_recent(core, h.refused)};
 }
 
 bool allows(const std::vector<HostName>& allowed, const HostName& host) {

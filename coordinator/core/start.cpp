@@ -5,7 +5,9 @@
 #include <algorithm>
 
 #include "common/names.h"
+#include "coordinator/core/automatic.h"
 #include "coordinator/core/fence.h"
+#include "coordinator/core/finish.h"
 #include "coordinator/core/interval.h"
 #include "coordinator/core/output.h"
 #include "coordinator/core/restart.h"
@@ -103,6 +105,7 @@ void boot(Core& core, JobRecord& job) {
             fmt::format("incarnation {} on {}", job.incarnation.value, joined(core.gang_hosts(job))));
   run.launches.clear();
   run.ranks.clear();
+  run.failed_early.reset();
   output::begin_at(core, job, Epoch{}, 0);
   run.start.emplace();
   run.start->phase = StartRun::Phase::boot;
@@ -147,6 +150,8 @@ void running(Core& core, JobRecord& job) {
   interval::plan_next(core, job);
   core.set_state(job, JobState::running, "");
   core.note(Log::Level::info, job.job, {}, {}, "running", fmt::format("incarnation {}", job.incarnation.value));
+  if (const auto early = std::exchange(run.failed_early, {}))
+    finish::on_rank_lost(core, job, early->first, early->second);
 }
 
 void all_answered(Core& core, JobRecord& job, StartRun& start) {
@@ -191,8 +196,7 @@ void on_submit(Core& core, SubmitJob event) {
 }
 
 void try_pending(Core& core) {
-  restart::place_waiting(core);
-  std::vector<JobId> next_in_line;
+  auto next_in_line = restart::place_waiting(core);
   for (const auto& id : pending_jobs(core)) {
     auto& job = core.job(id);
     if (core.run(id).start || core.run(id).finish) continue;
@@ -201,7 +205,7 @@ void try_pending(Core& core) {
       const auto next = std::ranges::find_if(
           next_in_line, [&](const JobId& other) { return share_hosts(core.job(other).spec, job.spec); });
       if (next != next_in_line.end()) {
-        wait_for_room(core, job, fmt::format("job {} is next: it has waited for room for long", next->value));
+        wait_for_room(core, job, fmt::format("job {} is next: it has waited for room", next->value));
         continue;
       }
       boot(core, job);
@@ -222,7 +226,7 @@ void on_answer(Core& core, const Request& request, const wire::FromHost& answer)
   if (start.phase == StartRun::Phase::fence) {
     if (!fence::answered(core, request, answer)) return;
   } else if (answer.has_failure() || !expected(start.phase, answer)) {
-    return fail(core, job, host_error(request, answer));
+    return fail(core, job, host_error(request, answer), request.host);
   }
   start.waiting.erase(request.host);
   if (start.waiting.empty()) all_answered(core, job, start);
@@ -258,14 +262,21 @@ void on_output_failed(Core& core, JobRecord& job, const Error& error) {
   if (start && start->phase != StartRun::Phase::fence) fail(core, job, error);
 }
 
-void fail(Core& core, JobRecord& job, const Error& error) {
+void fail(Core& core, JobRecord& job, const Error& error, const std::optional<HostName>& suspect) {
   auto& run = core.run(job.job);
   core.cancel(job.job, Owner::start);
   run.start.reset();
+  if (suspect) core.hosts[*suspect].refused = core.now;
   core.destroy_gang(job.job, job.incarnation, core.gang_hosts(job));
+  const automatic::Loss loss{"could not be started: " + error.message(), true, suspect};
   const bool again = error.kind == ErrorKind::transient && ++run.failed_starts < kStartTries;
-  core.set_state(job, again ? JobState::pending : JobState::failed, "could not be started: " + error.message());
-  core.note(Log::Level::error, job.job, {}, {}, again ? "start failed; trying again" : "start failed", error.message());
+  core.note(Log::Level::error, job.job, suspect.value_or(HostName{}), {},
+            again ? "start failed; trying again" : "start failed", error.message());
+  if (again) return core.set_state(job, JobState::pending, loss.why);
+  run.failed_starts = 0;
+  // It has run before, and lost what it ran on: that its new beginning failed is one more try of its policy.
+  if (job.automatic_restarts > 0 && !automatic::refusal(core, job, loss)) return automatic::bring_back(core, job, loss);
+  core.set_state(job, JobState::failed, loss.why);
 }
 
 void tick(Core& core, JobRecord& job) {
@@ -282,7 +293,8 @@ void tick(Core& core, JobRecord& job) {
              fmt::format("not done within {} ms; waiting for {}", core.settings.start_deadline.count(),
                          !run.start->waiting.empty() ? joined(run.start->waiting)
                          : run.start->ready          ? "the stored output"
-                                                     : "the spool")});
+                                                     : "the spool")},
+       fencing || run.start->waiting.empty() ? std::nullopt : std::optional(*run.start->waiting.begin()));
 }
 
 std::string_view name(StartRun::Phase phase) {

@@ -105,7 +105,7 @@ void next(Core& core, const JobId& job) {
   }
   const auto& epoch = core.epoch(slot->left.front());
   slot->current = {epoch.epoch, State::ok, 0, {}};
-  slot->deadline = core.now + kVerifyDeadline + std::chrono::milliseconds(epoch.bytes_raw / kVerifyBytesPerMs);
+  slot->deadline = core.now + kVerifyDeadline + std::chrono::milliseconds(epoch.bytes_raw / kImageBytesPerMs);
   if (has_images(epoch.state)) ask(core, job, epoch.epoch, epoch.images, slot->current);
   if (!is_waiting(core, job)) epoch_done(core, job);
 }

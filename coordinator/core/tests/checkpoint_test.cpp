@@ -471,6 +471,19 @@ TEST_CASE("images that never come abort at the upload deadline and name the gues
   unharmed(w, id);
 }
 
+TEST_CASE("large images have longer to be stored") {
+  World w(2);
+  w.script.upload = milliseconds(1'500'000);
+  auto large = spec();
+  large.disk_bytes = 20ull << 30;
+  const JobId small = w.running(spec()), id = w.running(large);
+  const auto first = w.checkpoint(small), second = w.checkpoint(id);
+  const auto refused = w.answer(first);
+  REQUIRE(refused.has_error());
+  CHECK(says(refused.error().message(), "images missing of guest 0"));
+  CHECK(w.answer(second).has_value());
+}
+
 TEST_CASE("a guest that let go by itself before all were captured: the epoch never commits") {
   World w(2);
   const JobId id = w.running(spec());

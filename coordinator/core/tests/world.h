@@ -23,7 +23,7 @@ class World {
                     bool skip = false);
   void run_for(milliseconds time);
   // Time goes on until it holds; false after a long time.
-  bool until(const std::function<bool()>& holds, milliseconds limit = milliseconds(900'000));
+  bool until(const std::function<bool()>& holds, milliseconds limit = milliseconds(1'800'000));
   bool until_state(const JobId& job, JobState state);
   // Asks, waits for the answer, gives it.
   Result<Answer> answer(RequestId request);
