@@ -29,6 +29,7 @@ Result<UnpackedBlock> BlockFetcher::fetch(const PageRef& ref) {
       if (pages.error().kind == ErrorKind::damaged) state_.note_bad(at);
       if (pages.error().kind != ErrorKind::not_found)
         return Error{pages.error().kind, "read image", image_, at.pack->path.string() + ": " + pages.error().cause};
+      state_.note_missing(at);
       readers_.erase(at.pack->content.id);  // a file that lies elsewhere does not stay because it was opened
     }
     if (!at.pack && !state_.options.read_only) return damaged("a page of it is missing");

@@ -241,6 +241,7 @@ Result<OpenedPack> Store::pack(const Id& origin, std::uint32_t block) {
     auto file = state_.files.open(at.pack->path);
     if (file) return OpenedPack{at.pack->path.filename().string(), std::move(*file)};
     if (file.error().kind != ErrorKind::not_found) return file.error();
+    state_.note_missing(at);
   }
   return Error{ErrorKind::damaged, "copy image", pack_name(origin), "a pack that it needs is missing or damaged"};
 }

@@ -11,7 +11,9 @@ std::filesystem::path bad_file(const StoreState& state) { return state.packs_dir
 }  // namespace
 
 bool StoreState::is_bad(const BlockPlace& at) const {
-  return !bad_.empty() && at.pack && bad_.contains({at.pack->content.id, at.index});
+  if ((bad_.empty() && missing_.empty()) || !at.pack) return false;
+  const Id& id = at.pack->content.id;
+  return missing_.contains(id) || bad_.contains({id, at.index});
 }
 
 void StoreState::note_bad(const BlockPlace& at) {
@@ -20,6 +22,30 @@ void StoreState::note_bad(const BlockPlace& at) {
     if (!bad_.emplace(at.pack->content.id, at.index).second) return;
   }
   store_bad();
+}
+
+void StoreState::note_missing(const BlockPlace& at) {
+  if (options.read_only) return;
+  {
+    const std::lock_guard lock(mutex_);
+    const Id& id = at.pack->content.id;
+    // A collection forgets a pack before it removes the file.
+    if (const auto known = packs_.find(id); known == packs_.end() || known->second != at.pack) return;
+    if (!missing_.insert(id).second) return;
+  }
+  look_for_missing();  // it may have been put here again meanwhile
+}
+
+void StoreState::look_for_missing() {
+  std::set<Id> missing;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(missing_, [this](const Id& id) { return !packs_.contains(id); });
+    missing = missing_;
+  }
+  std::erase_if(missing, [this](const Id& id) { return !files.open(packs_directory / pack_name(id)); });
+  const std::lock_guard lock(mutex_);
+  for (const Id& id : missing) missing_.erase(id);
 }
 
 // What cannot be written is known to this process all the same.

@@ -184,6 +184,7 @@ Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& s
       }
       // A pack that cannot be read stays, whole: it may be repaired. What was copied of it does no harm.
       if (done.error().kind != ErrorKind::damaged && done.error().kind != ErrorKind::not_found) return done;
+      if (done.error().kind == ErrorKind::not_found) note_missing({sparse[next]});
       report.problems.push_back(done.error());
     }
     if (copied.empty()) continue;
@@ -242,6 +243,7 @@ Result<CollectReport> StoreState::collect(const std::stop_token& stop) {
     const std::lock_guard lock(mutex_);
     collecting_ = true;
   }
+  look_for_missing();
   const auto run = [&]() -> Status {
     if (auto removed = remove_empty_directories(); !removed) return removed;
     auto live = live_by_images(stop, report);

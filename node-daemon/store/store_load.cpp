@@ -121,6 +121,7 @@ Status StoreState::refresh_packs() {
   if (!names) return names.error();
   std::erase_if(*names, [](const std::string& name) { return !name.ends_with(".pack"); });
   auto changed = take_up(*names);
+  look_for_missing();
   return changed ? Status{} : Status(changed.error());
 }
 

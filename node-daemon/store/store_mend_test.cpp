@@ -134,6 +134,60 @@ TEST_CASE("no new image relies on a block that was found damaged, in the next pr
   CHECK(get(*store, "j1/e3/guest-0.disk").value() == pages(1));
 }
 
+// What was in it.
+std::shared_ptr<MemoryFiles::Content> take_pack_away(MemoryFiles& files) {
+  const fs::path pack = only_pack(files);
+  auto content = files.names().at(pack);
+  REQUIRE(files.remove(pack).has_value());
+  return content;
+}
+
+TEST_CASE("no new image relies on a pack that is gone, whoever found it so") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  put_both(*store);
+  take_pack_away(files);
+  SUBCASE("a reader") { CHECK(get(*store, kPart).error().kind == ErrorKind::damaged); }
+  SUBCASE("a check") { CHECK_FALSE(store->verify_image(kPart, {})->problems.empty()); }
+  SUBCASE("a copy to elsewhere") {
+    const BlockSlots block = store->blocks(kPart)->front();
+    CHECK(store->pack(block.origin, block.number).error().kind == ErrorKind::damaged);
+  }
+  SUBCASE("a collection") {
+    REQUIRE(store->remove(kAll).has_value());
+    CHECK(store->collect()->problems.size() == 1);
+  }
+  const std::string name = "j1/e3/guest-0.disk";
+  const auto again = put(*store, name, ImageKind::flat, pages(1));
+  REQUIRE_MESSAGE(again.has_value(), again.error());
+  CHECK(again->new_pages == 500);
+  CHECK(get(*store, name).value() == pages(1));
+  CHECK(put(*store, kPart, ImageKind::flat, pages(3))->new_pages == 0);
+  CHECK(get(*store, kPart).value() == pages(3));
+  REQUIRE(store->remove("j1/").has_value());
+  REQUIRE(store->collect().has_value());
+  CHECK(files.names().empty());
+}
+
+TEST_CASE("a pack that is gone and comes from elsewhere is relied upon again") {
+  MemoryFiles files;
+  auto store = open_store(files);
+  put_both(*store);
+  const fs::path path = only_pack(files);
+  const auto pack = take_pack_away(files);
+  REQUIRE_FALSE(get(*store, kAll).has_value());
+  SUBCASE("put by the store") {
+    REQUIRE(files.names().try_emplace("/elsewhere", pack).second);
+    REQUIRE(store->put_pack(**files.open("/elsewhere"), {}).has_value());
+  }
+  SUBCASE("put by somebody") {
+    files.names()[path] = pack;
+    REQUIRE(store->refresh().has_value());
+  }
+  CHECK(put(*store, "j1/e3/guest-0.disk", ImageKind::flat, pages(1))->new_pages == 0);
+  CHECK(get(*store, "j1/e3/guest-0.disk").value() == pages(1));
+}
+
 TEST_CASE("the file of bad blocks: every bit of it counts, and it goes with what it names") {
   MemoryFiles files;
   auto store = open_store(files);

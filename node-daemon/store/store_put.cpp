@@ -58,6 +58,7 @@ Status StoreState::adopt_pack(const fs::path& temporary, const PackContent& cont
     looked_at_.insert(name);
     // What was there by that name is replaced.
     was_bad = std::erase_if(bad_, [&](const auto& bad) { return bad.first == content.id; }) > 0;
+    missing_.erase(content.id);
     add_pack(content, false);
     put_in_place(packs_.at(content.id), instead);
   }

@@ -62,7 +62,7 @@ bool StoreState::usable(const PageRef& ref) const {
 
 bool StoreState::is_in_bad_block(const PageRef& ref) const {
   const Origin& origin = origins_[ref.origin];
-  return !bad_.empty() && !origin.open && is_bad(origin.blocks[ref.page / kPagesPerBlock]);
+  return !origin.open && is_bad(origin.blocks[ref.page / kPagesPerBlock]);
 }
 
 BlockPlace StoreState::place(const PageRef& ref) {

@@ -90,6 +90,9 @@ class StoreState {
   // A block of a pack was found damaged: it is the place of no page that is anywhere else, and no new image relies on
   // it, also in the next process (store_bad.cpp).
   void note_bad(const BlockPlace& at);
+  // The file of that pack was not there when it was to be opened. Unless a collection had moved what is in it: no new
+  // image relies on the pack, until its file is there again. Nothing is known of it in the next process anyway.
+  void note_missing(const BlockPlace& at);
   // Packs with damaged blocks in whose place others came: what is whole in them is written anew, and they go.
   Status retire_mended();
 
@@ -146,6 +149,7 @@ class StoreState {
   void load_bad();
   void store_bad();  // without the mutex
   void forget_bad_of_gone_packs();
+  void look_for_missing();  // without the mutex
   std::optional<Error> bad_file_problem();
   // Parts of load_packs(), under collect_mutex_. The first two: whether anything was new, or gone. names: in order.
   Result<bool> take_up(const std::vector<std::string>& names);
@@ -193,7 +197,8 @@ class StoreState {
   std::map<Id, std::shared_ptr<const PackInfo>> packs_;
   std::set<std::string> looked_at_;  // guarded by collect_mutex_: names of packs, also of those that cannot be read
   BadBlocks bad_;
-  std::set<Id> mended_;  // packs that retire_mended() or the next collection takes
+  std::set<Id> missing_;  // packs that are known, and whose files were not there
+  std::set<Id> mended_;   // packs that retire_mended() or the next collection takes
   std::shared_ptr<OpenPack> open_;
   std::list<std::shared_ptr<Holder>> holders_;
 

@@ -139,6 +139,7 @@ Status Checker::check_block(std::uint32_t origin, std::uint32_t block, std::uint
         return {};
       }
       if (done.error().kind != ErrorKind::not_found) return done;
+      state_.note_missing(at);
     } else if (!state_.options.read_only) {
       break;
     }
