@@ -82,7 +82,10 @@ Status ImageCopies::copy(Place& place, ChunkStore& own, const std::vector<std::s
   }
   for (const std::string& image : images) {
     auto copied = copy_image(own, image, place.view->store(), *place.blobs, self_.value, stop);
-    if (!copied) return copied.error();
+    if (!copied) {
+      place.collected.erase(self_.value);  // packs without their image may be there
+      return copied.error();
+    }
     log_info("image copied", {{"image", self_.value + "/" + image},
                               {"to", place.blobs->where()},
                               {"packs", std::to_string(copied->packs)},
@@ -122,7 +125,6 @@ Result<bool> ImageCopies::remove_lists(Place& place, const std::string& owner,
                                        const std::vector<std::string>& directories) {
   const std::lock_guard one(place.copying);
   RemoteFiles files(place.blobs, memory_);
-  bool any = false;
   for (const std::string& directory : directories) {
     const std::string epoch = directory.substr(0, directory.rfind('/'));
     if (auto removed = remove_record(files, owner, epoch); !removed) return removed.error();
@@ -130,34 +132,44 @@ Result<bool> ImageCopies::remove_lists(Place& place, const std::string& owner,
     auto names = files.list(path);
     if (!names) return names.error();
     for (const std::string& name : *names) {
+      place.collected.erase(owner);
       if (auto removed = files.remove(path + "/" + name); !removed) return removed.error();
-      any = true;
     }
   }
-  return any;
+  return !place.collected.contains(owner);
 }
 
 Status ImageCopies::remove_from_object_store(const std::string& owner, const std::vector<std::string>& directories,
                                              const std::stop_token& stop) {
   const auto at = object_place();
-  auto any = remove_lists(*at, owner, directories);
-  if (!any) return any.error();
-  if (!*any) return {};
+  const auto left = remove_lists(*at, owner, directories);
+  if (!left) return left.error();
+  return *left ? collect(*at, owner, stop) : Status{};
+}
+
+Status ImageCopies::collect(Place& place, const std::string& owner, const std::stop_token& stop) {
   // This host's own packs are known from the time before; of all the others every index is read, which takes long: not
   // while copies wait.
-  const std::lock_guard deleting(at->deleting);
-  std::shared_ptr<Deleter> deleter = owner == self_.value ? at->deleter : nullptr;
+  const std::lock_guard deleting(place.deleting);
+  std::shared_ptr<Deleter> deleter = owner == self_.value ? place.deleter : nullptr;
   if (!deleter) {
-    deleter = std::make_shared<Deleter>(at->blobs, memory_);
+    deleter = std::make_shared<Deleter>(place.blobs, memory_);
     if (auto opened = deleter->open(owner, keys_); !opened) return opened;
-    if (owner == self_.value) at->deleter = deleter;
+    if (owner == self_.value) place.deleter = deleter;
   } else if (auto known = deleter->store().refresh(); !known) {
     return known;
   }
-  const std::lock_guard one(at->copying);  // packs whose image is still to come would count as dead
+  const std::lock_guard one(place.copying);  // packs whose image is still to come would count as dead
   if (auto known = deleter->store().refresh(); !known) return known;
-  auto freed = deleter->store().collect(stop);
-  return freed ? Status{} : Status(freed.error());
+  const auto report = deleter->store().collect(stop);
+  if (!report) return report.error();
+  for (const Error& problem : report->problems) {
+    log_warn("not all space freed", {{"of", owner}, {"at", place.blobs->where()}, {"cause", problem.message()}});
+    // A damaged list keeps what it may need until it is removed; all else may go better another time.
+    if (problem.kind != ErrorKind::damaged) return problem;
+  }
+  place.collected.insert(owner);
+  return {};
 }
 
 Result<std::shared_ptr<CopiesView>> ImageCopies::at_peer(const wire::StorePeer& peer, const std::string& owner) {

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stop_token>
 
 #include "common/ids.h"
@@ -44,8 +45,9 @@ class ImageCopies {
                                  const std::vector<wire::StorePeer>& partners, const std::stop_token& stop);
   Status to_object_store(ChunkStore& own, const std::vector<std::string>& images, const std::stop_token& stop);
 
-  // Images of owner below these directories ("j7/e12/"), their records, and what only they needed. owner: this host, or one that puts
-  // nothing there any more.
+  // Images of owner below these directories ("j7/e12/"), their records, and what only they needed; also what an earlier
+  // call that failed, an upload that was given up, or an earlier process has left of others. owner: this host, or one
+  // that puts nothing there any more.
   Status remove_from_object_store(const std::string& owner, const std::vector<std::string>& directories,
                                   const std::stop_token& stop);
 
@@ -61,10 +63,14 @@ class ImageCopies {
     std::mutex copying;
     std::shared_ptr<BlobStore> blobs;
     std::shared_ptr<CopiesView> view;  // of self's copies; made with the first copy. Guarded by copying
+    // Owners without a page that no image lists, as far as this process knows. Guarded by copying
+    std::set<std::string> collected;
   };
   std::shared_ptr<Place> place(const std::string& key, const std::function<std::shared_ptr<BlobStore>()>& make);
   std::shared_ptr<Place> object_place();
+  // Whether there may be something to collect.
   Result<bool> remove_lists(Place& place, const std::string& owner, const std::vector<std::string>& directories);
+  Status collect(Place& place, const std::string& owner, const std::stop_token& stop);
   Status copy(Place& place, ChunkStore& own, const std::vector<std::string>& images, const std::stop_token& stop);
   Result<std::shared_ptr<CopiesView>> view(const std::shared_ptr<BlobStore>& blobs, const std::string& owner) const;
 

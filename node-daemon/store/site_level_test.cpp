@@ -1,11 +1,14 @@
-// Images in the site's S3 store, on a real server: what is left when every host is lost.
+// Images in the site's S3 store, mostly on a real server: what is left when every host is lost.
 #include <doctest/doctest.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <optional>
+
 #include "node-daemon/store/chunk_image_store.h"
+#include "node-daemon/store/remote/local_blobs.h"
 #include "node-daemon/store/remote/s3_store.h"
 #include "node-daemon/store/remote/s3_test_server.h"
 #include "node-daemon/store/store_test_data.h"
@@ -37,10 +40,11 @@ struct Site {
   Site(const Site&) = delete;
   Site& operator=(const Site&) = delete;
 
-  std::unique_ptr<SiteImageStore> host(const std::string& name) const {
+  std::unique_ptr<SiteImageStore> host(const std::string& name) const { return host(name, s3); }
+  std::unique_ptr<SiteImageStore> host(const std::string& name, std::shared_ptr<BlobStore> object_store) const {
     ImageStoreOptions options;
     options.own = true;
-    options.object_store = s3;
+    options.object_store = std::move(object_store);
     auto store = open_chunk_image_store(path / name, {name}, path / "store.keys", std::move(options));
     REQUIRE_MESSAGE(store.has_value(), store.error());
     return std::move(*store);
@@ -60,13 +64,23 @@ wire::ImageFile put(ImageStore& store, const ImageName& name, const std::string&
   return *file;
 }
 
-wire::GuestImage take(ImageStore& store, std::uint64_t epoch, const std::string& memory, const std::string& disk) {
+wire::GuestImage store_both(ImageStore& store, std::uint64_t epoch, const std::string& memory,
+                            const std::string& disk) {
   wire::GuestImage image;
   *image.mutable_memory() = put(store, {{"j7"}, {epoch}, {0}, ImageName::Part::memory}, memory);
   *image.mutable_disk() = put(store, {{"j7"}, {epoch}, {0}, ImageName::Part::disk}, disk);
+  return image;
+}
+
+Status replicate(ImageStore& store, wire::GuestImage& image) {
   wire::Durability asked;
   asked.set_level(wire::Durability::SITE);
-  const Status done = store.replicate(image, asked, {});
+  return store.replicate(image, asked, {});
+}
+
+wire::GuestImage take(ImageStore& store, std::uint64_t epoch, const std::string& memory, const std::string& disk) {
+  wire::GuestImage image = store_both(store, epoch, memory, disk);
+  const Status done = replicate(store, image);
   REQUIRE_MESSAGE(done.has_value(), done.error());
   return image;
 }
@@ -267,6 +281,130 @@ TEST_CASE("a host killed at any step of an upload: what was there stays, half an
   CHECK(site.packs() == 0);
   CHECK(s3->list("h1").value().empty());
   CHECK(s3->end_unfinished("").value() == 0);
+}
+
+// Many requests: to a directory, in the S3 store's place.
+std::shared_ptr<BlobStore> fast_store(const Site& site) {
+  auto made = LocalBlobs::make(system_files(), site.path / "s3", "a directory");
+  REQUIRE_MESSAGE(made.has_value(), made.error());
+  return std::move(*made);
+}
+
+// One request fails, as when the place is not reached for longer than anybody tries.
+class FailingBlobs final : public BlobStore {
+ public:
+  explicit FailingBlobs(std::shared_ptr<BlobStore> blobs) : blobs_(std::move(blobs)) {}
+  // The n-th request from now on; 0: the next.
+  void fail_at(std::uint64_t n) { left_ = n, failed_ = false; }
+  void fail_no_more() { left_.reset(); }
+  bool failed() const { return failed_; }
+
+  const std::string& where() const override { return blobs_->where(); }
+  Status put(const std::string& name, const ReadableFile& content, std::stop_token stop) override {
+    if (auto refused = request(name); !refused) return refused;
+    return blobs_->put(name, content, stop);
+  }
+  Result<std::shared_ptr<const ReadableFile>> open(const std::string& name) override {
+    if (auto refused = request(name); !refused) return refused.error();
+    return blobs_->open(name);
+  }
+  Result<std::vector<std::string>> list(const std::string& directory) override {
+    if (auto refused = request(directory); !refused) return refused.error();
+    return blobs_->list(directory);
+  }
+  Status remove(const std::string& name) override {
+    if (auto refused = request(name); !refused) return refused;
+    return blobs_->remove(name);
+  }
+
+ private:
+  Status request(const std::string& name) {
+    if (!left_ || (*left_)-- > 0) return {};
+    left_.reset();
+    failed_ = true;
+    return Error{ErrorKind::transient, "ask", name, "no answer"};
+  }
+  const std::shared_ptr<BlobStore> blobs_;
+  std::optional<std::uint64_t> left_;
+  bool failed_ = false;
+};
+
+TEST_CASE("a deletion that fails at any request says so, and when it is tried again everything is freed") {
+  Site site;
+  site.s3 = fast_store(site);
+  const auto blobs = std::make_shared<FailingBlobs>(site.s3);
+  auto h1 = site.host("h1", blobs);
+  auto h2 = site.host("h2", blobs);
+  bool in_next_process = false, of_lost_host = false;
+  SUBCASE("by the same process") {}
+  SUBCASE("by the next one") { in_next_process = true; }
+  SUBCASE("by another host") { of_lost_host = true; }
+  std::uint64_t failures = 0;
+  for (std::uint64_t epoch = 1;; ++epoch) {
+    CAPTURE(epoch);
+    take(*h1, epoch, TestGuest(1, 1, 20).stream(), flat_bytes(4, 20'000));
+    REQUIRE(site.packs() > 0);
+    const auto remove = [&] {
+      ImageStore& store = of_lost_host ? *h2 : *h1;
+      return store.remove({"j7"}, {{epoch}}, ImageStore::Reach::own,
+                          of_lost_host ? std::vector<HostName>{{"h1"}} : std::vector<HostName>{});
+    };
+    blobs->fail_at(epoch - 1);
+    const Status removed = remove();
+    blobs->fail_no_more();
+    if (removed) CHECK(site.s3->list("h1").value().empty());
+    else CHECK(blobs->failed());
+    if (in_next_process) {
+      h1.reset();
+      h1 = site.host("h1", blobs);
+    }
+    const Status again = remove();
+    REQUIRE_MESSAGE(again.has_value(), again.error());
+    CHECK(site.s3->list("h1").value().empty());
+    if (!blobs->failed()) break;
+    ++failures;
+  }
+  CHECK(failures > 5);
+}
+
+TEST_CASE("what an upload that failed has left is freed when its checkpoint is deleted") {
+  Site site;
+  site.s3 = fast_store(site);
+  const auto blobs = std::make_shared<FailingBlobs>(site.s3);
+  const auto h1 = site.host("h1", blobs);
+  const auto remove = [&](std::uint64_t epoch) {
+    const Status removed = h1->remove({"j7"}, {{epoch}}, ImageStore::Reach::own, {});
+    REQUIRE_MESSAGE(removed.has_value(), removed.error());
+    CHECK(site.s3->list("h1").value().empty());
+  };
+  take(*h1, 1, TestGuest(1).stream(), flat_bytes(4, 200'000));
+  remove(1);
+  for (std::uint64_t epoch = 2;; ++epoch) {
+    CAPTURE(epoch);
+    wire::GuestImage image = store_both(*h1, epoch, TestGuest(1).stream(), flat_bytes(5, 200'000));
+    blobs->fail_at(epoch - 2);
+    const Status done = replicate(*h1, image);
+    blobs->fail_no_more();
+    CHECK(done.has_value() == !blobs->failed());
+    remove(epoch);
+    if (!blobs->failed()) break;
+  }
+}
+
+TEST_CASE("a deletion of what never went to the S3 store costs it few requests") {
+  Site site;
+  site.s3 = fast_store(site);
+  const auto blobs = std::make_shared<FailingBlobs>(site.s3);
+  const auto h1 = site.host("h1", blobs);
+  take(*h1, 1, TestGuest(1).stream(), flat_bytes(4, 200'000));
+  for (std::uint64_t epoch = 2; epoch < 4; ++epoch) {
+    store_both(*h1, epoch, TestGuest(1).stream(), flat_bytes(epoch, 200'000));
+    blobs->fail_at(2);  // lists of its records and of its images
+    const Status removed = h1->remove({"j7"}, {{epoch}}, ImageStore::Reach::own, {});
+    CHECK(blobs->failed() == (epoch == 2));  // the first since the start looks through everything
+    blobs->fail_no_more();
+    if (epoch == 2) REQUIRE(h1->remove({"j7"}, {{epoch}}, ImageStore::Reach::own, {}).has_value());
+  }
 }
 
 }  // namespace
