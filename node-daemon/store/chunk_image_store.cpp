@@ -514,7 +514,10 @@ void ChunkImageStore::collect_of_other(const std::string& host) {
   if (is_own_) return report_collection(mirrors_.collect({host}, stop_freeing_.get_token()), host);
   auto lock = lock_store(directory, std::chrono::milliseconds(0));
   if (!lock) return;  // its daemon runs, and frees the space itself
-  auto store = ChunkStore::open(system_files(), directory, keys_);
+  ChunkStoreOptions options;
+  options.index_entries = 1;  // nothing is taken up here
+  options.memory = memory_;
+  auto store = ChunkStore::open(system_files(), directory, keys_, options);
   report_collection(store ? (*store)->collect(stop_freeing_.get_token()) : store.error(), host);
 }
 
