@@ -222,7 +222,7 @@ int main(int argc, char** argv) {
   test::Machines machines;
   if (!machines.problem().empty()) must(Status(Error{ErrorKind::permanent, "prepare guest", "", machines.problem()}));
   ChunkStoreOptions options;
-  options.unpack_threads = unpack_threads();  // as the node daemon's
+  options.unpack_threads = std::make_shared<UnpackThreads>(unpack_threads());  // as the node daemon's
   options.level = level;
   auto store = place.new_store(options);
   const Captured captured = capture(machines, *store, mib);

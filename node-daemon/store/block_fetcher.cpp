@@ -54,7 +54,7 @@ Result<std::string> BlockFetcher::read_there(const BlockPlace& at) {
 // ---- BlocksAhead
 
 BlocksAhead::BlocksAhead(StoreState& state, const std::string& image)
-    : state_(state), taken_(state.idle_unpack_threads.exchange(0)) {
+    : threads_of_all_(state.options.unpack_threads), taken_(threads_of_all_->take()) {
   try {
     for (unsigned i = 0; i < taken_; ++i) {
       BlockFetcher& fetcher = fetchers_.emplace_back(state, image);
@@ -69,7 +69,7 @@ BlocksAhead::BlocksAhead(StoreState& state, const std::string& image)
 BlocksAhead::~BlocksAhead() {
   for (auto& thread : threads_) thread.request_stop();
   threads_.clear();
-  state_.idle_unpack_threads += taken_;
+  threads_of_all_->give(taken_);
 }
 
 bool BlocksAhead::is_asked(std::uint64_t key) const {

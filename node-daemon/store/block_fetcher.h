@@ -46,7 +46,8 @@ class BlockFetcher {
 // Threads: one asks and takes. Destroyed, it waits for the blocks that are being read. Memory: 256 KiB for each block.
 class BlocksAhead {
  public:
-  // With the store's idle threads; with fewer of them, or none, where the system has no more: then nothing has room.
+  // With the idle ones of options.unpack_threads, which is not null; with fewer of them, or none, where the system has
+  // no more: then nothing has room.
   BlocksAhead(StoreState& state, const std::string& image);
   BlocksAhead(const BlocksAhead&) = delete;
   BlocksAhead& operator=(const BlocksAhead&) = delete;
@@ -60,8 +61,8 @@ class BlocksAhead {
  private:
   void run(const std::stop_token& stop, BlockFetcher& fetcher);
 
-  StoreState& state_;
-  const unsigned taken_;  // of its idle threads
+  const std::shared_ptr<UnpackThreads> threads_of_all_;
+  const unsigned taken_;  // of them
   std::size_t most_ = 0;
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;

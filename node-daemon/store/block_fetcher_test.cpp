@@ -25,9 +25,12 @@ struct Place {
   Place& operator=(const Place&) = delete;
   ~Place() { fs::remove_all(name); }
   std::unique_ptr<ChunkStore> store(unsigned threads, bool read_only = false) const {
+    return store(std::make_shared<UnpackThreads>(threads), read_only);
+  }
+  std::unique_ptr<ChunkStore> store(std::shared_ptr<UnpackThreads> threads, bool read_only) const {
     ChunkStoreOptions options;
     options.pack_bytes = 200'000;
-    options.unpack_threads = threads;
+    options.unpack_threads = std::move(threads);
     options.read_only = read_only;
     auto opened = ChunkStore::open(system_files(), fs::path(name) / "store", test::some_keys(), options);
     REQUIRE_MESSAGE(opened.has_value(), opened.error());
@@ -74,7 +77,8 @@ TEST_CASE("threads that unpack ahead change nothing of what is read, while packs
         bool first = true;
         for (bool last = false; !last;) {
           last = moved;
-          const auto found = test::get(*store, image(epoch));
+          // Every second one as another host does.
+          const auto found = test::get(epoch % 4 == 1 ? *store : *place.store(3, true), image(epoch));
           if (!found) wrong[epoch].push_back(found.error().message());
           else if (!same_machine(*found, streams[epoch])) wrong[epoch].emplace_back("another image");
           if (std::exchange(first, false)) begun.count_down();
@@ -89,6 +93,24 @@ TEST_CASE("threads that unpack ahead change nothing of what is read, while packs
   }
   for (std::size_t epoch = 1; epoch < kEpochs; epoch += 2)
     for (const auto& why : wrong[epoch]) FAIL_CHECK(why);
+}
+
+TEST_CASE("stores that share threads have no more than these together, and give them back") {
+  const Place place;
+  const auto threads = std::make_shared<UnpackThreads>(2);
+  const auto own = place.store(threads, false);
+  const std::string stream = TestGuest(1, 1, 3'000).stream();
+  REQUIRE(test::put(*own, image(1), ImageKind::memory, stream).has_value());
+  const auto other = place.store(threads, true);
+  auto source = own->read(image(1));
+  REQUIRE(source.has_value());
+  REQUIRE((*source)->read().has_value());
+  CHECK(threads->take() == 0);
+  CHECK(same_machine(must_get(*other, image(1)), stream));
+  CHECK(threads->take() == 0);
+  source->reset();
+  CHECK(same_machine(must_get(*other, image(1)), stream));
+  CHECK(threads->take() == 2);
 }
 
 TEST_CASE("what is damaged is found by threads as well, and a reader may go before its threads are done") {

@@ -130,7 +130,7 @@ class ChunkImageStore final : public SiteImageStore {
         is_own_(options.own),
         caps_(std::move(options.caps)),
         paced_(!is_own_ && caps_ && caps_->limits_bytes() ? make_paced_files(system_files(), *caps_) : nullptr),
-        mirrors_(system_files(), hosts_, host, keys, options.reserve, memory_),
+        mirrors_(system_files(), hosts_, host, keys, options.reserve, memory_, unpack_threads_),
         copies_(host, keys, std::move(options.connect), std::move(options.object_store), memory_) {}
 
   Status load() {
@@ -142,7 +142,7 @@ class ChunkImageStore final : public SiteImageStore {
     lock_ = std::move(*lock);
     ChunkStoreOptions options;
     options.memory = memory_;
-    options.unpack_threads = unpack_threads();
+    options.unpack_threads = unpack_threads_;
     auto own = ChunkStore::open(paced_ ? *paced_ : system_files(), hosts_ / host_.value, keys_, options);
     if (!own) return own.error();
     own_ = std::move(*own);
@@ -207,6 +207,7 @@ class ChunkImageStore final : public SiteImageStore {
   const bool is_own_;
   const std::shared_ptr<UploadCaps> caps_;
   const std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>(kImageMemoryBytes);  // for everything
+  const std::shared_ptr<UnpackThreads> unpack_threads_ = std::make_shared<UnpackThreads>(unpack_threads());  // too
   const std::unique_ptr<Files> paced_;  // of this host's own store, if what goes there counts as sent
   Mirrors mirrors_;
   ImageCopies copies_;
@@ -231,6 +232,7 @@ Result<ImagePlace> ChunkImageStore::here(const std::string& owner) {
   }
   ChunkStoreOptions options;
   options.read_only = true;
+  options.unpack_threads = unpack_threads_;
   options.memory = memory_;
   auto opened = ChunkStore::open(system_files(), hosts_ / owner, keys_, options);
   if (!opened) return opened.error();

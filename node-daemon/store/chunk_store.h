@@ -23,6 +23,7 @@
 #include "node-daemon/store/image_manifest.h"
 #include "node-daemon/store/memory_pool.h"
 #include "node-daemon/store/site_key.h"
+#include "node-daemon/store/unpack_threads.h"
 
 namespace stillpoint::node {
 
@@ -34,7 +35,7 @@ struct ChunkStoreOptions {
   double compact_below = 0.7;                        // a pack with a smaller share of live pages is written anew
   bool compact = true;                               // collections write packs; without, they only remove them
   bool read_only = false;                            // another host's store
-  unsigned unpack_threads = 0;                       // of all sources of memory images beside their readers' own
+  std::shared_ptr<UnpackThreads> unpack_threads;     // beside those that read memory images; null: none
   std::shared_ptr<MemoryPool> memory;                // for blocks of images that are read; null: a pool of its own
 };
 

@@ -16,6 +16,7 @@ class View final : public CopiesView {
     ChunkStoreOptions options;
     options.memory = memory_;
     options.read_only = true;
+    // No threads that unpack ahead: each would fetch for itself what lies between its blocks, too.
     auto store = ChunkStore::open(files_, owner, keys, options);
     if (!store) return store.error();
     store_ = std::move(*store);

@@ -200,7 +200,7 @@ Result<std::string_view> Source::page(const PageRef& ref) {
 }
 
 Result<UnpackedBlock> Source::fetch(const PageRef& ref) {
-  if (part_ == Part::pages && state_.options.unpack_threads > 0) look_ahead();
+  if (part_ == Part::pages && state_.options.unpack_threads) look_ahead();
   const std::uint64_t key = block_key(ref);
   return ahead_ && ahead_->is_asked(key) ? ahead_->take(key) : fetcher_.fetch(ref);
 }

@@ -141,6 +141,7 @@ Result<std::shared_ptr<ChunkStore>> Mirrors::open(const HostName& owner) {
   ChunkStoreOptions options;
   options.index_entries = 1;  // nothing is taken up here
   options.memory = memory_;
+  options.unpack_threads = unpack_threads_;
   auto store = ChunkStore::open(files_, path, keys_, options);
   if (!store) return store.error();
   return (open_[owner.value] = {std::move(*held), std::move(*store)}).store;

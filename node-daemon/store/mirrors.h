@@ -19,15 +19,16 @@ namespace stillpoint::node {
 class Mirrors {
  public:
   // files: borrowed. self: this host, which has no mirror here. reserve: bytes of the file system that are left free.
-  // memory: of what is read here; null: of each its own.
+  // memory: of what is read here; null: of each its own. unpack_threads: of what is read here; may be null.
   Mirrors(Files& files, std::filesystem::path hosts, HostName self, SiteKeys keys, std::uint64_t reserve = 0,
-          std::shared_ptr<MemoryPool> memory = nullptr)
+          std::shared_ptr<MemoryPool> memory = nullptr, std::shared_ptr<UnpackThreads> unpack_threads = nullptr)
       : files_(files),
         hosts_(std::move(hosts)),
         self_(std::move(self)),
         keys_(std::move(keys)),
         reserve_(reserve),
-        memory_(std::move(memory)) {}
+        memory_(std::move(memory)),
+        unpack_threads_(std::move(unpack_threads)) {}
   ~Mirrors();
 
   // A file that arrives. Nothing is visible before commit(), nothing is left when it is destroyed without it.
@@ -64,6 +65,7 @@ class Mirrors {
   const SiteKeys keys_;
   const std::uint64_t reserve_;
   const std::shared_ptr<MemoryPool> memory_;
+  const std::shared_ptr<UnpackThreads> unpack_threads_;
   std::mutex image_in_memory_;  // lists of images are large: one at a time is checked
   std::mutex mutex_;
   std::map<std::string, Mirror> open_;  // by owner

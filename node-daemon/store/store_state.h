@@ -4,7 +4,6 @@
 // that a pack's file is created.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <list>
@@ -72,7 +71,6 @@ class StoreState {
         keys(std::move(site_keys)),
         options(opts),
         memory(opts.memory ? opts.memory : std::make_shared<MemoryPool>(kImageMemoryBytes)),
-        idle_unpack_threads(opts.unpack_threads),
         index_(opts.index_entries) {}
 
   Status load();
@@ -130,7 +128,6 @@ class StoreState {
   const SiteKeys keys;
   const ChunkStoreOptions options;
   const std::shared_ptr<MemoryPool> memory;
-  std::atomic<unsigned> idle_unpack_threads;  // of options.unpack_threads
 
  private:
   using Live = std::vector<std::vector<std::uint64_t>>;  // by origin, by block: slots
