@@ -271,6 +271,18 @@ TEST_CASE("a copy that is damaged on the way is left for another one") {
   CHECK(none.error().kind == ErrorKind::damaged);
 }
 
+TEST_CASE("a partner that has not got the newest key yet takes no copy, and says which file to copy to it") {
+  Gang gang;
+  gang.h1.reset();
+  REQUIRE(rotate_site_key(gang.site.keys()).has_value());
+  gang.h1 = std::make_unique<HostUnderTest>(gang.site, "h1");
+  wire::GuestImage image = gang.take(12, gang.disk);
+  const Status copied = gang.h1->store().replicate(image, Gang::host_loss({gang.h2->peer()}), {});
+  REQUIRE_FALSE(copied.has_value());
+  CHECK_MESSAGE(copied.error().kind == ErrorKind::refused, copied.error());
+  CHECK(copied.error().message().find("copy that file here") != std::string::npos);
+}
+
 // verify puts right whatever one damages, from the other place, and says so.
 struct Damage {
   const char* words;

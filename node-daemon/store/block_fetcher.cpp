@@ -32,11 +32,11 @@ Result<UnpackedBlock> BlockFetcher::fetch(const PageRef& ref) {
       state_.note_missing(at);
       readers_.erase(at.pack->content.id);  // a file that lies elsewhere does not stay because it was opened
     }
-    if (!at.pack && !state_.options.read_only) return damaged("a page of it is missing");
+    if (!at.pack && !state_.options.read_only) return nowhere(ref, "a page of it is missing");
     if (state_.options.read_only)
       if (auto again = state_.load_packs(); !again) return again.error();
   }
-  return damaged("a pack that it needs is gone");
+  return nowhere(ref, "a pack that it needs is gone");
 }
 
 Result<std::string> BlockFetcher::read_there(const BlockPlace& at) {

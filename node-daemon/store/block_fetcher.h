@@ -28,13 +28,15 @@ class BlockFetcher {
  public:
   // The state stays while it is used; image: for what is said of errors.
   BlockFetcher(StoreState& state, std::string image) : state_(state), image_(std::move(image)) {}
-  // The block of that page, every page of it checked. damaged: it is not, or is nowhere.
+  // The block of that page, every page of it checked. damaged: it is not what was written, or StoreState::nowhere().
   Result<UnpackedBlock> fetch(const PageRef& ref);
 
  private:
   // not_found: the pack has moved.
   Result<std::string> read_there(const BlockPlace& at);
-  Error damaged(std::string cause) const { return {ErrorKind::damaged, "read image", image_, std::move(cause)}; }
+  Error nowhere(const PageRef& ref, std::string cause) const {
+    return state_.nowhere(state_.origin_id(ref.origin), "read image", image_, std::move(cause));
+  }
 
   StoreState& state_;
   const std::string image_;

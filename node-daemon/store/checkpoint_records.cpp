@@ -58,8 +58,9 @@ Result<CheckpointRecordFile> open_record(const std::string& name, std::string_vi
   if (in.number<std::uint32_t>() != kVersion) return damaged(name, "its version is not known here");
   CheckpointRecordFile record;
   record.revision = in.number<std::uint32_t>();
-  const SiteKey* key = keys.find(in.number<std::uint64_t>());
-  if (key == nullptr) return damaged(name, "its key is not among the site's keys");
+  const auto number = in.number<std::uint64_t>();
+  const SiteKey* key = keys.find(number);
+  if (key == nullptr) return damaged(name, missing_key(number, keys).cause);
   const std::string_view id = in.bytes(sizeof(Id));
   if (in.number<std::uint64_t>() != file.size() - kHeaderBytes)
     return damaged(name, "its length is not the one that its head says");

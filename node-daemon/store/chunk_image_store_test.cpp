@@ -373,6 +373,60 @@ TEST_CASE("every host of a site has the same keys: one that has others, or none,
   CHECK(place.try_open("h1").has_value());
 }
 
+void flip_bit(const fs::path& path, std::streamoff at) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(at);
+  const char byte = static_cast<char>(file.get() ^ 1);
+  file.seekp(at);
+  file.put(byte);
+}
+
+constexpr std::streamoff kKeyId = 16;  // in the header of a pack and of an image's file
+
+TEST_CASE("an image of a key that is not on this host yet is not damaged, and the message says what to copy") {
+  Place place;
+  const fs::path keys = place.path / "store.keys", of_two = place.path / "two.keys";
+  place.open("h1");
+  fs::copy_file(keys, of_two);
+  REQUIRE(rotate_site_key(keys).has_value());
+  const wire::ImageFile file = put(*place.open("h1"), kMemory, TestGuest(1).stream());
+  {
+    const auto two = place.try_open("h2", "two.keys");
+    REQUIRE_MESSAGE(two.has_value(), two.error());
+    const auto read = get(**two, file);
+    REQUIRE(!read.has_value());
+    CHECK_MESSAGE(read.error().kind == ErrorKind::transient, read.error());
+    CHECK(read.error().message().find(of_two.string() + " of this host: copy that file here") != std::string::npos);
+    const auto check = (*two)->verify(file, {}, {});
+    REQUIRE(!check.has_value());
+    CHECK(check.error().kind == ErrorKind::transient);
+  }
+  fs::copy_file(keys, of_two, fs::copy_options::overwrite_existing);
+  const auto two = place.try_open("h2", "two.keys");
+  REQUIRE_MESSAGE(two.has_value(), two.error());
+  CHECK(get(**two, file).has_value());
+  CHECK((*two)->verify(file, {}, {})->problems.empty());
+}
+
+TEST_CASE("a flipped bit in the number of the key is damage") {
+  Place place;
+  auto one = place.open("h1");
+  const auto memory = put(*one, kMemory, TestGuest(1).stream()), disk = put(*one, kDisk, test::flat_bytes(4, 50'000));
+  flip_bit(place.images() / "hosts/h1/images/j7/e12/guest-0.disk", kKeyId);
+  for (const auto& entry : fs::directory_iterator(place.images() / "hosts/h1/packs")) flip_bit(entry.path(), kKeyId);
+  one = nullptr;
+  for (const char* host : {"h1", "h2"}) {
+    const auto store = place.open(host);
+    for (const auto& file : {memory, disk}) {
+      CHECK(get(*store, file).error().kind == ErrorKind::damaged);
+      const auto check = store->verify(file, {}, {});
+      REQUIRE_MESSAGE(check.has_value(), check.error());
+      REQUIRE(!check->problems.empty());
+      for (const Error& problem : check->problems) CHECK_MESSAGE(problem.kind == ErrorKind::damaged, problem);
+    }
+  }
+}
+
 TEST_CASE("a full file system is an error of its own kind, and leaves no part of the image") {
   Place place;
   const fs::path small = place.images();

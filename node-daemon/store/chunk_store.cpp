@@ -243,7 +243,7 @@ Result<OpenedPack> Store::pack(const Id& origin, std::uint32_t block) {
     if (file.error().kind != ErrorKind::not_found) return file.error();
     state_.note_missing(at);
   }
-  return Error{ErrorKind::damaged, "copy image", pack_name(origin), "a pack that it needs is missing or damaged"};
+  return state_.nowhere(origin, "copy image", pack_name(origin), "a pack that it needs is missing or damaged");
 }
 
 // Keeps the pages of an image alive that no file lists yet.
@@ -275,14 +275,14 @@ Status Store::put_image(const std::string& image, std::string_view file) {
   };
   if (!is_image_name(image)) return Error{ErrorKind::refused, "copy image", image, "not an image's name"};
   auto manifest = open_manifest(file, state_.keys);
-  if (!manifest) return damaged(manifest.error().cause);
+  if (!manifest) return Error{kind_for_sender(manifest.error()), "copy image", image, manifest.error().cause};
   if (manifest->name != image) return damaged("it is " + manifest->name);
   // From before its pages are looked for until its file is there: a collection beside this may have read the files
   // already.
   const Held held(state_, *manifest);
   for (const BlockSlots& block : blocks_of(*manifest))
     if ((block.slots & ~state_.place_of(block.origin, block.number).slots) != 0)
-      return damaged("pages of it are not here");
+      return state_.nowhere(block.origin, "copy image", image, "pages of it are not here");
   const Status published = publish_image(state_, image, file);
   if (published) state_.image_replaced(image);
   return published;

@@ -13,6 +13,7 @@ namespace {
 constexpr std::string_view kMagic = "stillimg";
 constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kHeaderBytes = 8 + 4 + 4 + 8 + 16 + 8 + 8;
+constexpr std::size_t kKeyAt = 8 + 4 + 4;  // its id
 constexpr std::uint64_t kMaxPlainBytes = 2 * kMaxImageFileBytes;
 constexpr std::size_t kMaxNameBytes = 1024, kMaxSpaces = kMaxRamBlocks + 1;
 // What a run of pages is: these, or 2 + the number of the origin.
@@ -191,6 +192,22 @@ Result<std::string> seal_manifest(const ImageManifest& manifest, const std::vect
   return file;
 }
 
+namespace {
+
+// None of the keys has that number. Where one of them opens the file, it is the number that is not what was written.
+Error not_of_these(std::uint64_t number, std::string_view header, std::string_view sealed, const SiteKeys& keys) {
+  for (const SiteKey& key : keys.all()) {
+    std::string written(header.substr(0, kKeyAt));
+    put_le(written, key.id);
+    written += header.substr(written.size());
+    const std::string_view id = header.substr(kKeyAt + sizeof key.id, sizeof(Id));
+    if (Sealer(derive(key.key, "image", id)).open(0, written, sealed)) return damaged("its key's id is another one");
+  }
+  return missing_key(number, keys);
+}
+
+}  // namespace
+
 Result<ImageManifest> open_manifest(std::string_view file, const SiteKeys& keys) {
   if (file.size() < kHeaderBytes) return damaged("it ends too early");
   const std::string_view header = file.substr(0, kHeaderBytes);
@@ -198,12 +215,13 @@ Result<ImageManifest> open_manifest(std::string_view file, const SiteKeys& keys)
   if (in.bytes(kMagic.size()) != kMagic) return damaged("it does not begin like an image");
   if (in.number<std::uint32_t>() != kVersion) return damaged("its version is not known here");
   if (in.number<std::uint32_t>() != 0) return damaged("a field of its head is not zero");
-  const SiteKey* key = keys.find(in.number<std::uint64_t>());
-  if (key == nullptr) return damaged("its key is not among the site's keys");
+  const auto number = in.number<std::uint64_t>();
   const std::string_view id = in.bytes(sizeof(Id));
   const auto plain_bytes = in.number<std::uint64_t>(), sealed_bytes = in.number<std::uint64_t>();
   if (plain_bytes > kMaxPlainBytes || sealed_bytes != file.size() - kHeaderBytes)
     return damaged("its length is not the one that its head says");
+  const SiteKey* key = keys.find(number);
+  if (key == nullptr) return not_of_these(number, header, file.substr(kHeaderBytes), keys);
   std::string plain(plain_bytes, '\0');
   {
     auto compressed = Sealer(derive(key->key, "image", id)).open(0, header, file.substr(kHeaderBytes));

@@ -56,6 +56,7 @@ inline constexpr std::uint64_t kMaxImageFileBytes = 64u << 20;
 Result<std::string> seal_manifest(const ImageManifest& manifest, const std::vector<Space>& spaces,
                                   const OriginNumbers& numbers, const SiteKey& key);
 Result<std::string> seal_manifest(const ImageManifest& manifest, const SiteKey& key);
+// damaged, or missing_key().
 Result<ImageManifest> open_manifest(std::string_view file, const SiteKeys& keys);
 
 }  // namespace stillpoint::node

@@ -96,7 +96,7 @@ Status Source::open() {
   std::vector<std::uint32_t> numbers;
   for (const Id& id : manifest->origins) {
     const auto number = state_.origin_number(id);
-    if (!number) return damaged("pack " + pack_name(id) + " is missing or damaged");
+    if (!number) return state_.nowhere(id, "read image", name_, "pack " + pack_name(id) + " is missing or damaged");
     numbers.push_back(*number);
   }
   std::vector<Space> mapped = std::move(manifest->spaces);
@@ -108,7 +108,9 @@ Status Source::open() {
   // Held from here on: no collection takes a page of it. What is not there now will not be there later.
   for (const Space& space : spaces())
     for (const PageRef ref : space.pages)
-      if (is_stored(ref) && !state_.place(ref).pack) return damaged("a pack that it needs is missing or damaged");
+      if (is_stored(ref) && !state_.place(ref).pack)
+        return state_.nowhere(state_.origin_id(ref.origin), "read image", name_,
+                              "a pack that it needs is missing or damaged");
   return {};
 }
 

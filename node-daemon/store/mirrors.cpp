@@ -41,12 +41,12 @@ class Mirrors::IncomingPack final : public Incoming {
     auto written = files_.open(temporary_);
     if (!written) return written.error();
     const auto content = read_pack(**written, keys_);
-    if (!content || pack_name(content->id) != path_.filename())
-      return Error{ErrorKind::damaged, "keep a copy", path_.filename().string(),
-                   content ? "it has another's name" : content.error().cause};
+    const std::string name = path_.filename().string();
+    if (!content) return Error{kind_for_sender(content.error()), "keep a copy", name, content.error().cause};
+    if (pack_name(content->id) != name) return Error{ErrorKind::damaged, "keep a copy", name, "it has another's name"};
     // Before it may take the place of blocks that are here whole.
     if (auto whole = check_blocks(*content, keys_, **written); !whole)
-      return Error{whole.error().kind, "keep a copy", path_.filename().string(), whole.error().cause};
+      return Error{whole.error().kind, "keep a copy", name, whole.error().cause};
     if (auto renamed = files_.rename(temporary_, path_); !renamed) return renamed;
     file_.reset();
     return files_.sync_directory(path_.parent_path());

@@ -202,6 +202,20 @@ Result<PackContent> PackWriter::publish() {
   return std::move(content_);
 }
 
+namespace {
+
+// None of the keys has the number that the header names. Where one of them opens the index, it is the number that is
+// not what was written.
+Error not_of_these(std::uint64_t number, const Id& id, const std::string& trailer, const std::string& sealed,
+                   const SiteKeys& keys) {
+  for (const SiteKey& key : keys.all())
+    if (Sealer(derive(key.key, "pack", as_text(id))).open(kIndexNonce, header_of(id, key.id) + trailer, sealed))
+      return damaged("its key's id is another one");
+  return missing_key(number, keys);
+}
+
+}  // namespace
+
 Result<PackContent> read_pack(const ReadableFile& file, const SiteKeys& keys) {
   auto header = file.read(0, kHeaderBytes);
   if (!header) return header.error();
@@ -209,8 +223,7 @@ Result<PackContent> read_pack(const ReadableFile& file, const SiteKeys& keys) {
   if (in.bytes(kMagic.size()) != kMagic) return damaged("it does not begin like a pack");
   if (in.number<std::uint32_t>() != kVersion) return damaged("its version is not known here");
   if (in.number<std::uint32_t>() != kPageBytes) return damaged("its pages are of another size");
-  const SiteKey* key = keys.find(in.number<std::uint64_t>());
-  if (key == nullptr) return damaged("its key is not among the site's keys");
+  const auto number = in.number<std::uint64_t>();
   const Id id = take_id(in);
 
   if (file.size() < kHeaderBytes + kTrailerBytes) return damaged("it ends too early");
@@ -224,6 +237,8 @@ Result<PackContent> read_pack(const ReadableFile& file, const SiteKeys& keys) {
     return damaged("its index is not where its end says");
   auto sealed = file.read(offset, size);
   if (!sealed) return sealed.error();
+  const SiteKey* key = keys.find(number);
+  if (key == nullptr) return not_of_these(number, id, *trailer, *sealed, keys);
   auto plain = Sealer(derive(key->key, "pack", as_text(id))).open(kIndexNonce, *header + *trailer, *sealed);
   if (!plain) return damaged("its index is not what was written");
   auto content = decode_pack_index(*plain, offset);

@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::string_view kFirstLine = "stillpoint-store-keys 1";
 constexpr std::string_view kFirstLineOfIds = "stillpoint-key-ids 1";
+constexpr std::string_view kFindKey = "find site key";
 
 Error bad_file(const std::string& object, std::string cause) {
   return {ErrorKind::permanent, "read site keys", object, std::move(cause)};
@@ -51,10 +52,10 @@ Result<std::optional<std::set<std::string>>> read_ids(const std::filesystem::pat
   return std::optional(std::move(*ids));
 }
 
-std::string text_of(const SiteKey& key) {
-  std::string id;
-  put_be(id, key.id);
-  return hex(id);
+std::string text_of(std::uint64_t id) {
+  std::string bytes;
+  put_be(bytes, id);
+  return hex(bytes);
 }
 
 std::string text_of(const std::set<std::string>& ids) {
@@ -69,6 +70,19 @@ std::string text_of(const std::set<std::string>& ids) {
 const SiteKey* SiteKeys::find(std::uint64_t id) const {
   const auto found = std::ranges::find(keys_, id, &SiteKey::id);
   return found == keys_.end() ? nullptr : &*found;
+}
+
+Error missing_key(std::uint64_t id, const SiteKeys& keys) {
+  return {ErrorKind::transient, std::string(kFindKey), "",
+          "its key, " + text_of(id) + ", is not in " + keys.file().string() +
+              " of this host: copy that file here from a host whose file has a line that begins so, and start the node "
+              "daemon again"};
+}
+
+bool is_missing_key(const Error& error) { return error.step == kFindKey; }
+
+ErrorKind kind_for_sender(const Error& error) {
+  return is_missing_key(error) ? ErrorKind::refused : ErrorKind::damaged;
 }
 
 Result<SiteKeys> parse_site_keys(std::string_view text) {
@@ -121,7 +135,7 @@ Result<SiteKeys> load_site_keys(const std::filesystem::path& path) {
   if (!text) return text.error();
   auto keys = parse_site_keys(*text);
   if (!keys) return bad_file(path.string(), keys.error().cause);
-  return keys;
+  return SiteKeys(keys->all(), path);
 }
 
 Result<SiteKeys> load_keys_of_site(const std::filesystem::path& path, const std::filesystem::path& ids) {
@@ -135,15 +149,15 @@ Result<SiteKeys> load_keys_of_site(const std::filesystem::path& path, const std:
   auto keys = load_site_keys(path);
   if (!keys) return keys;
   if (!*used) {
-    if (auto made = make_new_file(ids, text_of(std::set{text_of(keys->active())})); !made) return made.error();
+    if (auto made = make_new_file(ids, text_of(std::set{text_of(keys->active().id)})); !made) return made.error();
     if (used = read_ids(ids); !used) return used.error();
   }
-  if (std::ranges::none_of(keys->all(), [&](const SiteKey& key) { return (*used)->contains(text_of(key)); }))
+  if (std::ranges::none_of(keys->all(), [&](const SiteKey& key) { return (*used)->contains(text_of(key.id)); }))
     return Error{ErrorKind::refused, "read site keys", path.string(),
                  "none of these keys was ever used in " + ids.parent_path().string() +
                      ": all hosts of a site need the same file; copy it from one whose images are there"};
   // After a rotation. Another host that does the same at this moment writes the same.
-  if ((*used)->insert(text_of(keys->active())).second)
+  if ((*used)->insert(text_of(keys->active().id)).second)
     if (auto written = publish_file(ids, text_of(**used), 0600); !written) return written.error();
   return keys;
 }

@@ -27,14 +27,25 @@ struct SiteKey {
 
 class SiteKeys {
  public:
-  explicit SiteKeys(std::vector<SiteKey> keys) : keys_(std::move(keys)) {}
+  // file: where they are from, for messages.
+  explicit SiteKeys(std::vector<SiteKey> keys, std::filesystem::path file = "store.keys")
+      : keys_(std::move(keys)), file_(std::move(file)) {}
   const SiteKey& active() const { return keys_.back(); }
   const SiteKey* find(std::uint64_t id) const;
   const std::vector<SiteKey>& all() const { return keys_; }
+  const std::filesystem::path& file() const { return file_; }
 
  private:
   std::vector<SiteKey> keys_;  // not empty
+  std::filesystem::path file_;
 };
+
+// What was sealed with a key of another host that is not here yet: whole, for all that is known, but not to be read
+// here. transient: it can be once the file was copied to here.
+Error missing_key(std::uint64_t id, const SiteKeys& keys);
+bool is_missing_key(const Error& error);
+// Of a copy that came and cannot be read here: for want of its key it need not be sent again.
+ErrorKind kind_for_sender(const Error& error);
 
 Result<SiteKeys> parse_site_keys(std::string_view text);
 // Of the file of ids: each in 16 hexadecimal digits. damaged if it is not such a file.

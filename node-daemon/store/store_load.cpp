@@ -146,8 +146,12 @@ Status StoreState::take_up_pack(const std::string& name) {
   looked_at_.insert(name);
   if (!file) return {};
   const auto content = read_pack(**file, keys);
-  if (!content && content.error().kind == ErrorKind::not_found) looked_at_.erase(name);
-  else if (!content && says_nothing(content.error())) {
+  if (!content && content.error().kind == ErrorKind::not_found) {
+    looked_at_.erase(name);
+  } else if (!content && (content.error().kind == ErrorKind::damaged || is_missing_key(content.error()))) {
+    const std::lock_guard lock(mutex_);
+    left_out_.insert_or_assign(name, content.error());
+  } else if (!content && says_nothing(content.error())) {
     looked_at_.erase(name);
     return content.error();
   }
@@ -190,10 +194,23 @@ bool StoreState::forget_packs_but(const std::vector<std::string>& names) {
   const auto gone = [&](const std::string& name) { return !std::ranges::binary_search(names, name); };
   if (std::erase_if(looked_at_, gone) == 0) return false;
   const std::lock_guard lock(mutex_);
+  std::erase_if(left_out_, [&](const auto& entry) { return gone(entry.first); });
   std::erase_if(packs_, [&](const auto& entry) { return gone(entry.second->path.filename().string()); });
   for (Origin& origin : origins_) origin.blocks.clear();
   for (const auto& [id, pack] : packs_) place_blocks(pack, false);
   return true;
+}
+
+Error StoreState::nowhere(const Id& origin, std::string step, std::string object, std::string cause) {
+  const std::lock_guard lock(mutex_);
+  // Where they were first written, or, if that pack is gone, in any that another one's pages were moved to.
+  auto left_out = left_out_.find(pack_name(origin));
+  if (left_out == left_out_.end())
+    left_out = std::ranges::find_if(left_out_, [](const auto& entry) { return is_missing_key(entry.second); });
+  if (left_out == left_out_.end() || !is_missing_key(left_out->second))
+    return {ErrorKind::damaged, std::move(step), std::move(object), std::move(cause)};
+  return {left_out->second.kind, std::move(step), std::move(object),
+          "pack " + left_out->first + " cannot be read here: " + left_out->second.cause};
 }
 
 void StoreState::index_pages(const PackContent& content) {

@@ -56,6 +56,7 @@ Status StoreState::adopt_pack(const fs::path& temporary, const PackContent& cont
     if (auto synced = files.sync_directory(packs_directory); !synced) return synced;
     const std::lock_guard lock(mutex_);
     looked_at_.insert(name);
+    left_out_.erase(name);
     // What was there by that name is replaced.
     was_bad = std::erase_if(bad_, [&](const auto& bad) { return bad.first == content.id; }) > 0;
     missing_.erase(content.id);

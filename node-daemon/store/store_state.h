@@ -112,6 +112,8 @@ class StoreState {
   // Of the block that a page is in; no pack if the page is not to be had.
   BlockPlace place(const PageRef& ref);
   BlockPlace place_of(const Id& origin, std::uint32_t block);  // by the block
+  // Why pages of that origin are nowhere: damaged; transient where they may be in a pack whose key is not known here.
+  Error nowhere(const Id& origin, std::string step, std::string object, std::string cause);
 
   Result<std::string> read_image_file(const std::string& name);
   Result<ImageManifest> read_manifest(const std::string& name);
@@ -151,7 +153,8 @@ class StoreState {
   // Parts of load_packs(), under collect_mutex_. The first two: whether anything was new, or gone. names: in order.
   Result<bool> take_up(const std::vector<std::string>& names);
   bool forget_packs_but(const std::vector<std::string>& names);
-  // A pack that is damaged, or gone since, is left out. An error: it could not be read, which says nothing of it.
+  // A pack that is damaged, gone since, or of a key that is not here, is left out. An error: it could not be read,
+  // which says nothing of it.
   Status take_up_pack(const std::string& name);
   bool has_pages_of(const ImageManifest& manifest);
   void index_pages(const PackContent& content);
@@ -193,6 +196,7 @@ class StoreState {
   std::map<Id, std::uint32_t> origin_numbers_;
   std::map<Id, std::shared_ptr<const PackInfo>> packs_;
   std::set<std::string> looked_at_;  // guarded by collect_mutex_: names of packs, also of those that cannot be read
+  std::map<std::string, Error> left_out_;  // of these: the damaged ones, and those whose key is not here
   BadBlocks bad_;
   std::set<Id> missing_;  // packs that are known, and whose files were not there
   std::set<Id> mended_;   // packs that retire_mended() or the next collection takes

@@ -38,8 +38,12 @@ bool verify_pack(Files& files, const fs::path& path, const SiteKeys& keys, Verif
   }
   report.bytes += (*file)->size();
   const auto content = read_pack(**file, keys);
-  if (!content || pack_name(content->id) != path.filename()) {
-    report.problems.push_back(damaged(path.string(), content ? "it has another's name" : content.error().cause));
+  if (!content) {
+    report.problems.push_back({content.error().kind, "verify", path.string(), content.error().cause});
+    return false;
+  }
+  if (pack_name(content->id) != path.filename()) {
+    report.problems.push_back(damaged(path.string(), "it has another's name"));
     return false;
   }
   const SiteKey& key = *keys.find(content->key);
@@ -69,7 +73,9 @@ std::optional<Error> StoreState::image_problem(const std::string& name,
       if (!is_stored(ref)) continue;
       const auto number = numbers[ref.origin];
       const BlockPlace at = number ? place({*number, ref.page}) : BlockPlace{};
-      if (!at.pack || is_bad(at)) return damaged(name, "a pack that it needs is damaged or missing");
+      if (at.pack && !is_bad(at)) continue;
+      const std::string cause = "a pack that it needs is damaged or missing";
+      return at.pack ? damaged(name, cause) : nowhere(manifest->origins[ref.origin], "verify", name, cause);
     }
   return std::nullopt;
 }

@@ -39,6 +39,9 @@ class Checker {
   Status check_block(std::uint32_t origin, std::uint32_t block, std::uint64_t slots);
   Status check_there(const BlockPlace& at, std::uint64_t slots);
   Result<CheckedPack*> open(const PackInfo& pack);
+  Error nowhere(const Id& origin, std::string cause) {
+    return state_.nowhere(origin, "verify image", name_, std::move(cause));
+  }
   void note(Error problem);
   void note_bad(const Id& origin, std::uint32_t number, std::uint64_t slots, Error problem) {
     found_.bad.push_back({origin, number, slots});
@@ -67,7 +70,7 @@ Result<Checker::Needed> Checker::pages() {
   std::vector<std::optional<std::uint32_t>> numbers;
   for (const Id& id : manifest->origins) {
     numbers.push_back(state_.origin_number(id));
-    if (!numbers.back()) note(damaged(name_, "pack " + pack_name(id) + " is missing or damaged"));
+    if (!numbers.back()) note(nowhere(id, "pack " + pack_name(id) + " is missing or damaged"));
   }
   for (const BlockSlots& block : blocks_of(*manifest))
     if (!state_.origin_number(block.origin)) found_.bad.push_back(block);
@@ -147,7 +150,7 @@ Status Checker::check_block(std::uint32_t origin, std::uint32_t block, std::uint
     if (state_.options.read_only)
       if (auto again = state_.load_packs(); !again) return again;
   }
-  note_bad(id, block, slots, damaged(name_, "a pack that it needs is missing or damaged"));
+  note_bad(id, block, slots, nowhere(id, "a pack that it needs is missing or damaged"));
   return {};
 }
 
