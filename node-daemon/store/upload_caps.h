@@ -64,6 +64,7 @@ class UploadCaps {
   void sending(std::uint64_t bytes, const std::stop_token& stop);
   std::size_t piece_bytes() const { return piece_bytes_; }
   bool limits_bytes() const { return limits_.bytes_per_second != 0; }
+  std::uint64_t bytes_per_second() const { return limits_.bytes_per_second; }  // 0: no limit
 
   // A machine is held: nothing waits.
   class Held {

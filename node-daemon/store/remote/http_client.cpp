@@ -12,7 +12,9 @@ namespace {
 
 constexpr std::size_t kHeaderLimit = 64u << 10;  // of all headers of a response
 constexpr std::size_t kPiece = 512u << 10;       // read from the body's file at once
-constexpr long kSlow = 1024;                     // bytes/s; less is a stall
+constexpr std::uint64_t kSlow = 1024;            // bytes/s; less is a stall
+constexpr std::uint64_t kSlowest = 64;           // the same where our own caps hold us up
+constexpr std::uint64_t kShares = 1024;          // of the cap: many send side by side, and what is stored waits as well
 
 struct HandleCloser {
   void operator()(CURL* handle) const { curl_easy_cleanup(handle); }
@@ -107,8 +109,7 @@ class Transfer {
   void set_limits() {
     set(CURLOPT_TCP_KEEPALIVE, 1L);
     set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(settings_.connect_timeout.count()));
-    // Caps of our own must not look like a stall.
-    set(CURLOPT_LOW_SPEED_LIMIT, settings_.caps ? 1L : kSlow);
+    set(CURLOPT_LOW_SPEED_LIMIT, static_cast<long>(slow()));
     set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(stall_timeout().count()));
     set(CURLOPT_NOPROGRESS, 0L);
     set(CURLOPT_XFERINFOFUNCTION, &Transfer::shall_stop);
@@ -161,6 +162,11 @@ class Transfer {
     }
   }
 
+  // Caps of our own must not look like a stall; only sending waits for them.
+  std::uint64_t slow() const {
+    if (!settings_.caps || request_.body == nullptr) return kSlow;
+    return std::clamp(settings_.caps->bytes_per_second() / kShares, kSlowest, kSlow);
+  }
   std::uint64_t to_send() const { return request_.body == nullptr ? 0 : request_.body_range.count; }
   std::chrono::seconds stall_timeout() const { return request_.stall_timeout.value_or(settings_.stall_timeout); }
 
@@ -250,7 +256,7 @@ class Transfer {
     curl_off_t connected = 0;
     curl_easy_getinfo(handle_, CURLINFO_PRETRANSFER_TIME_T, &connected);
     if (connected == 0) return "no connection in time: " + words;
-    return "under " + std::to_string(kSlow) + " bytes/s for " + std::to_string(stall_timeout().count()) +
+    return "under " + std::to_string(slow()) + " bytes/s for " + std::to_string(stall_timeout().count()) +
            " s: the server or the way to it is stuck";
   }
 

@@ -1,12 +1,16 @@
 // Blob stores and what they are built on, without a server of S3's.
+#include <arpa/inet.h>
 #include <doctest/doctest.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <atomic>
 #include <fstream>
 #include <thread>
 
+#include "common/fd.h"
 #include "common/file.h"
 #include "common/net/test_certificates.h"
 #include "node-daemon/store/memory_files.h"
@@ -344,6 +348,56 @@ TEST_CASE("HTTP: nobody there is transient, a bad URL is not; an answer over the
   REQUIRE(!nobody.has_value());
   CHECK(nobody.error().kind == ErrorKind::transient);
   CHECK(nobody.error().message().find("secret") == std::string::npos);
+}
+
+// Promises a long answer and gives ten bytes of it a second, until the other side has had enough.
+class SlowServer {
+ public:
+  SlowServer() : listening_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    REQUIRE(::bind(listening_.get(), reinterpret_cast<sockaddr*>(&at), size) == 0);
+    REQUIRE(::listen(listening_.get(), 1) == 0);
+    REQUIRE(::getsockname(listening_.get(), reinterpret_cast<sockaddr*>(&at), &size) == 0);
+    url = "http://127.0.0.1:" + std::to_string(ntohs(at.sin_port)) + "/";
+    thread_ = std::thread([this] { run(); });
+  }
+  ~SlowServer() {
+    ::shutdown(listening_.get(), SHUT_RDWR);
+    thread_.join();
+  }
+  SlowServer(const SlowServer&) = delete;
+  SlowServer& operator=(const SlowServer&) = delete;
+  std::string url;
+
+ private:
+  static constexpr int kAnswer = 300;  // bytes
+  void run() {
+    const Fd one(::accept(listening_.get(), nullptr, nullptr));
+    char request[4096];
+    if (!one || ::recv(one.get(), request, sizeof request, 0) <= 0) return;
+    const std::string head = "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(kAnswer) + "\r\n\r\n";
+    bool there = ::send(one.get(), head.data(), head.size(), MSG_NOSIGNAL) > 0;
+    for (int sent = 0; there && sent < kAnswer; ++sent) {
+      pollfd hung_up{one.get(), POLLIN, 0};
+      there = ::poll(&hung_up, 1, 100) == 0 && ::send(one.get(), "x", 1, MSG_NOSIGNAL) == 1;
+    }
+  }
+  const Fd listening_;
+  std::thread thread_;
+};
+
+TEST_CASE("HTTP: a server that gives some bytes a second is given up, caps on what is sent or not") {
+  SlowServer slow;
+  HttpSettings settings;
+  settings.stall_timeout = std::chrono::seconds(1);
+  settings.caps = std::make_shared<UploadCaps>(UploadLimits{64u << 10, 0});
+  const auto got = get(settings, slow.url);
+  REQUIRE(!got.has_value());
+  CHECK_MESSAGE(got.error().kind == ErrorKind::transient, got.error());
+  CHECK(got.error().message().find("under 1024 bytes/s for 1 s") != std::string::npos);
 }
 
 }  // namespace
