@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdio>
 #include <optional>
+#include <vector>
 
 #include "common/descriptor_limit.h"
 #include "common/log.h"
@@ -15,6 +16,7 @@
 #include "node-daemon/peer/peer_server.h"
 #include "node-daemon/shell/daemon.h"
 #include "node-daemon/store/chunk_image_store.h"
+#include "node-daemon/store/site_key.h"
 #include "node-daemon/upload_flags.h"
 
 namespace {
@@ -27,6 +29,7 @@ struct Flags {
   std::string libvirt = "embed";
   std::string log_level = "info";
   bool own_images = false;
+  bool rotate_store_key = false;
   std::uint16_t images_port = 7444;
   std::string domain;
   std::optional<std::uint64_t> store_reserve;
@@ -35,13 +38,18 @@ struct Flags {
 };
 
 int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
+  std::vector<CLI::Option*> to_run;  // needed by a daemon that is to run
+  const auto needed = [&](const std::string& name, std::string& value, const std::string& what) {
+    to_run.push_back(app.add_option(name, value, what)->required());
+  };
   app.set_version_flag("--version", STILLPOINT_VERSION);
-  app.add_option("--name", flags.name, "this host's name, as in its certificate")->required();
-  app.add_option("--state", flags.state, "directory of this daemon's own state")->required();
-  app.add_option("--coordinator", flags.coordinator, "ADDRESS:PORT of the coordinator")->required();
-  app.add_option("--address", flags.address, "this host's address on the network between the hosts")->required();
-  app.add_option("--tls", flags.tls, "directory with ca.pem, cert.pem, key.pem")->required();
-  app.add_option("--images", flags.images, "directory of the checkpoint images, reached by all hosts")->required();
+  needed("--name", flags.name, "this host's name, as in its certificate");
+  needed("--state", flags.state, "directory of this daemon's own state");
+  needed("--coordinator", flags.coordinator, "ADDRESS:PORT of the coordinator");
+  needed("--address", flags.address, "this host's address on the network between the hosts");
+  needed("--tls", flags.tls, "directory with ca.pem, cert.pem, key.pem");
+  needed("--images", flags.images, "directory of the checkpoint images, reached by all hosts");
+  needed("--guest-image", flags.guest_image, "directory with vmlinuz, initrd.img, base.squashfs");
   app.add_flag("--own-images", flags.own_images,
                "no other host reaches the directory of images: copies of them go to other hosts");
   app.add_option("--images-port", flags.images_port,
@@ -52,6 +60,14 @@ int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
       "--store-keys", flags.store_keys,
       "file of the keys that seal the images, the same on all hosts; store.keys beside the certificate if not "
       "given, and made if no host has stored anything yet");
+  app.add_flag_callback(
+      "--rotate-store-key",
+      [&flags, &to_run] {
+        flags.rotate_store_key = true;
+        for (CLI::Option* option : to_run) option->required(false);
+      },
+      "adds a new key to that file, which seals what is stored from the daemons' next start on, says what to do next, "
+      "and ends; needs nothing but --store-keys or --tls");
   app.add_option("--store-reserve", flags.store_reserve,
                  "no checkpoint begins with less than this free for images, such as 20GiB; if not given, the larger of "
                  "1 GiB and 5 % of the file system")
@@ -59,7 +75,6 @@ int read_flags(CLI::App& app, Flags& flags, int argc, char** argv) {
       ->take_last();
   add_flags(app, flags.object_store);
   add_flags(app, flags.upload);
-  app.add_option("--guest-image", flags.guest_image, "directory with vmlinuz, initrd.img, base.squashfs")->required();
   app.add_option("--libvirt", flags.libvirt, "embed, or qemu:///system")
       ->check(CLI::IsMember({"embed", "qemu:///system"}));
   app.add_option("--log-level", flags.log_level, "debug, info, warn or error")
@@ -84,6 +99,33 @@ std::uint64_t first_request_id() {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(now).count()) << 20;
 }
 
+std::filesystem::path store_keys(const Flags& flags) {
+  if (!flags.store_keys.empty()) return flags.store_keys;
+  return std::filesystem::absolute(flags.tls) / "store.keys";
+}
+
+// A daemon that runs has read the file when it started, and goes on with that.
+int rotate_store_key(const Flags& flags) {
+  if (flags.store_keys.empty() && flags.tls.empty()) {
+    std::fputs("--rotate-store-key: name the file with --store-keys, or its directory with --tls\n", stderr);
+    return 2;
+  }
+  const auto keys = rotate_site_key(store_keys(flags));
+  if (!keys) {
+    std::fprintf(stderr, "the key was not rotated: %s\n", keys.error().message().c_str());
+    return 1;
+  }
+  std::printf(
+      "%s has a new key, %s, beside the %zu before it, which go on opening what they have sealed.\n"
+      "No daemon seals with it before it is started anew. So, in this order:\n"
+      "  1. copy the file to every other host of the site, mode 0600\n"
+      "  2. then restart the node daemons, one right after the other: each within the lease, so that its machines "
+      "live\n"
+      "  3. back the file up, apart from the images\n",
+      keys->file().c_str(), key_id_text(keys->active().id).c_str(), keys->all().size() - 1);
+  return 0;
+}
+
 Status serve(const Flags& flags) {
   DaemonParts parts;
   auto tls = net::TlsContext::load(flags.tls, net::TlsRole::host);
@@ -97,8 +139,6 @@ Status serve(const Flags& flags) {
   if (!state) return state.error();
   parts.state = std::make_unique<StateDirectory>(std::move(*state));
   const auto tls_file = [&](const char* name) { return std::filesystem::absolute(flags.tls) / name; };
-  const std::filesystem::path keys =
-      flags.store_keys.empty() ? tls_file("store.keys") : std::filesystem::path(flags.store_keys);
   ImageStoreOptions images;
   images.own = flags.own_images;
   images.reserve = flags.store_reserve.value_or(std::uint64_t{1} << 30);
@@ -110,7 +150,8 @@ Status serve(const Flags& flags) {
   if (!object_store) return object_store.error();
   parts.settings.object_store = *object_store != nullptr;
   images.object_store = std::move(*object_store);
-  auto store = open_chunk_image_store(std::filesystem::absolute(flags.images), {flags.name}, keys, std::move(images));
+  auto store = open_chunk_image_store(std::filesystem::absolute(flags.images), {flags.name}, store_keys(flags),
+                                      std::move(images));
   if (!store) return store.error();
   std::unique_ptr<PeerServer> peers;
   if (flags.own_images) {
@@ -157,6 +198,7 @@ int main(int argc, char** argv) {
   CLI::App app{"Stillpoint's node daemon: runs the guests of one host", "stillpoint-node"};
   Flags flags;
   if (const int code = read_flags(app, flags, argc, argv); code >= 0) return code;
+  if (flags.rotate_store_key) return rotate_store_key(flags);
   set_log_level(flags.log_level);
   std::signal(SIGPIPE, SIG_IGN);
   share_heap();

@@ -52,12 +52,6 @@ Result<std::optional<std::set<std::string>>> read_ids(const std::filesystem::pat
   return std::optional(std::move(*ids));
 }
 
-std::string text_of(std::uint64_t id) {
-  std::string bytes;
-  put_be(bytes, id);
-  return hex(bytes);
-}
-
 std::string text_of(const std::set<std::string>& ids) {
   std::string text(kFirstLineOfIds);
   text += '\n';
@@ -72,9 +66,15 @@ const SiteKey* SiteKeys::find(std::uint64_t id) const {
   return found == keys_.end() ? nullptr : &*found;
 }
 
+std::string key_id_text(std::uint64_t id) {
+  std::string bytes;
+  put_be(bytes, id);
+  return hex(bytes);
+}
+
 Error missing_key(std::uint64_t id, const SiteKeys& keys) {
   return {ErrorKind::transient, std::string(kFindKey), "",
-          "its key, " + text_of(id) + ", is not in " + keys.file().string() +
+          "its key, " + key_id_text(id) + ", is not in " + keys.file().string() +
               " of this host: copy that file here from a host whose file has a line that begins so, and start the node "
               "daemon again"};
 }
@@ -149,27 +149,34 @@ Result<SiteKeys> load_keys_of_site(const std::filesystem::path& path, const std:
   auto keys = load_site_keys(path);
   if (!keys) return keys;
   if (!*used) {
-    if (auto made = make_new_file(ids, text_of(std::set{text_of(keys->active().id)})); !made) return made.error();
+    if (auto made = make_new_file(ids, text_of(std::set{key_id_text(keys->active().id)})); !made) return made.error();
     if (used = read_ids(ids); !used) return used.error();
   }
-  if (std::ranges::none_of(keys->all(), [&](const SiteKey& key) { return (*used)->contains(text_of(key.id)); }))
+  if (std::ranges::none_of(keys->all(), [&](const SiteKey& key) { return (*used)->contains(key_id_text(key.id)); }))
     return Error{ErrorKind::refused, "read site keys", path.string(),
                  "none of these keys was ever used in " + ids.parent_path().string() +
                      ": all hosts of a site need the same file; copy it from one whose images are there"};
   // After a rotation. Another host that does the same at this moment writes the same.
-  if ((*used)->insert(text_of(keys->active().id)).second)
+  if ((*used)->insert(key_id_text(keys->active().id)).second)
     if (auto written = publish_file(ids, text_of(**used), 0600); !written) return written.error();
   return keys;
 }
 
-Status rotate_site_key(const std::filesystem::path& path) {
-  if (auto there = load_site_keys(path); !there) return there.error();
-  auto text = read_file(path, 1u << 20);
+Result<SiteKeys> rotate_site_key(const std::filesystem::path& path) {
+  std::error_code failed;
+  const std::filesystem::path file = std::filesystem::canonical(path, failed);  // not a link to it is replaced
+  if (failed == std::errc::no_such_file_or_directory)
+    return Error{ErrorKind::not_found, "read site keys", path.string(),
+                 "no such file: the first node daemon of a site makes it, the other hosts have copies of it"};
+  if (failed) return bad_file(path.string(), failed.message());
+  if (auto there = load_site_keys(file); !there) return there.error();
+  auto text = read_file(file, 1u << 20);
   if (!text) return text.error();
   auto line = new_line();
   if (!line) return line.error();
   if (!text->ends_with('\n')) text->push_back('\n');
-  return publish_file(path, *text + *line, 0600);
+  if (auto written = publish_file(file, *text + *line, 0600); !written) return written.error();
+  return load_site_keys(file);
 }
 
 }  // namespace stillpoint::node
