@@ -148,8 +148,8 @@ Status serve(const Flags& flags) {
                        const wire::StorePeer& peer) { return connect_peer(peer, identity, caps); };
   auto object_store = open_object_store(flags.object_store, flags.tls, {flags.name}, images.caps);
   if (!object_store) return object_store.error();
-  parts.settings.object_store = *object_store != nullptr;
-  images.object_store = std::move(*object_store);
+  parts.settings.object_store = object_store->usable;
+  images.object_store = std::move(object_store->store);
   auto store = open_chunk_image_store(std::filesystem::absolute(flags.images), {flags.name}, store_keys(flags),
                                       std::move(images));
   if (!store) return store.error();

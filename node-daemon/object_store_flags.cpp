@@ -1,5 +1,6 @@
 #include "node-daemon/object_store_flags.h"
 
+#include "common/file.h"
 #include "common/log.h"
 
 namespace stillpoint::node {
@@ -24,13 +25,15 @@ void add_flags(CLI::App& app, ObjectStoreFlags& flags) {
   app.add_flag("--s3-virtual-host", flags.virtual_host, "the bucket is part of the server's name")->needs(endpoint);
 }
 
-Result<std::shared_ptr<BlobStore>> open_object_store(const ObjectStoreFlags& flags, const std::filesystem::path& tls,
-                                                     const HostName& host, std::shared_ptr<UploadCaps> caps) {
-  if (flags.s3.endpoint.empty()) return std::shared_ptr<BlobStore>();
+Result<ObjectStore> open_object_store(const ObjectStoreFlags& flags, const std::filesystem::path& tls,
+                                      const HostName& host, std::shared_ptr<UploadCaps> caps) {
+  if (flags.s3.endpoint.empty()) return ObjectStore{};
   S3Settings settings = flags.s3;
   settings.path_style = !flags.virtual_host;
   settings.caps = std::move(caps);
   if (settings.credentials.empty()) settings.credentials = tls / "s3.credentials";
+  if (!settings.ca.empty())
+    if (auto ca = read_file(settings.ca); !ca) return ca.error();
   auto store = S3Store::make(settings);
   if (!store) return store.error();
   // Machines of this host may wait to be taken up: one look, and a store that does not answer now is used when it does.
@@ -40,15 +43,21 @@ Result<std::shared_ptr<BlobStore>> open_object_store(const ObjectStoreFlags& fla
   look.stall_timeout = kLook;
   auto once = S3Store::make(look);
   if (!once) return once.error();
-  if (auto usable = (*once)->check(); !usable) {
-    if (usable.error().kind != ErrorKind::transient) return usable.error();
-    log_warn("the S3 store does not answer", {{"cause", usable.error().message()}});
-    return std::shared_ptr<BlobStore>(std::move(*store));
+  ObjectStore opened{std::shared_ptr<BlobStore>(std::move(*store)), true};
+  if (auto checked = (*once)->check(); !checked) {
+    opened.usable = checked.error().kind == ErrorKind::transient;
+    if (opened.usable) log_warn("the S3 store does not answer", {{"cause", checked.error().message()}});
+    else
+      log_error(
+          "the S3 store cannot be used: jobs of durability site take no checkpoints here until that is put right "
+          "and this daemon was started again",
+          {{"cause", checked.error().message()}});
+    return opened;
   }
   auto ended = (*once)->end_unfinished(host.value);
   if (!ended) log_warn("unfinished uploads not ended", {{"cause", ended.error().message()}});
   else if (*ended > 0) log_info("unfinished uploads ended", {{"count", std::to_string(*ended)}});
-  return std::shared_ptr<BlobStore>(std::move(*store));
+  return opened;
 }
 
 }  // namespace stillpoint::node

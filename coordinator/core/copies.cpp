@@ -134,8 +134,10 @@ wire::Durability Partners::asked_of(const HostName& host, const std::string& lev
 std::string Partners::obstacle(const HostName& host, const std::string& level) const {
   const auto& hello = core_.hosts.at(host).hello;
   if (level == "site" && !hello.object_store())
-    return fmt::format("its durability is site, and host {} knows of no S3 store: start its daemon with --s3-endpoint",
-                       host.value);
+    return fmt::format(
+        "its durability is site, and host {} knows of no S3 store that it can use: start its daemon with "
+        "--s3-endpoint; if it was, its log says what is wrong",
+        host.value);
   if (level == "host-loss" && hello.store_is_own() && of(host).empty())
     return fmt::format(
         "its durability is host-loss, and no other host is up that could keep a copy of what {} stores: bring one "
