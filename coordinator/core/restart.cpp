@@ -398,14 +398,15 @@ void on_output_failed(Core& core, JobRecord& job, const Error& error) {
   if (slot && slot->phase == Phase::truncate) fail(core, job, error);
 }
 
-void cancel(Core& core, JobRecord& job, const Error& error) {
+namespace {
+
+// The record keeps the terms until the caller saves what follows: whoever takes it up in between goes on with them.
+void end_run(Core& core, JobRecord& job, const Error& error) {
   auto& slot = core.run(job.job).restart;
-  if (!slot) return;
   core.cancel(job.job, Owner::restart);
   const RestartRun run = std::move(*slot);
   slot.reset();
   job.restart.reset();
-  core.save(job);
   core.note(Log::Level::error, job.job, {}, run.epoch, "restart failed", error.message());
   core.destroy_gang(job.job, job.incarnation, core.gang_hosts(job));
   if (run.request) {
@@ -416,8 +417,6 @@ void cancel(Core& core, JobRecord& job, const Error& error) {
   }
 }
 
-namespace {
-
 void end_try(Core& core, JobRecord& job, const Error& error, bool by_itself, const std::optional<HostName>& suspect) {
   auto& slot = core.run(job.job).restart;
   const automatic::Loss loss{"the restart failed: " + error.message(), true, suspect};
@@ -426,7 +425,7 @@ void end_try(Core& core, JobRecord& job, const Error& error, bool by_itself, con
   const auto refused = automatic::refusal(core, job, loss);
   // Whoever waits for this one waits for the next.
   const auto request = again && !refused ? std::exchange(slot->request, std::nullopt) : std::nullopt;
-  cancel(core, job, error);
+  end_run(core, job, error);
   if (again && !refused) {
     automatic::bring_back(core, job, loss);
     auto& next = core.run(job.job).restart;
@@ -440,6 +439,12 @@ void end_try(Core& core, JobRecord& job, const Error& error, bool by_itself, con
 }
 
 }  // namespace
+
+void cancel(Core& core, JobRecord& job, const Error& error) {
+  if (!core.run(job.job).restart) return;
+  end_run(core, job, error);
+  core.save(job);
+}
 
 void fail(Core& core, JobRecord& job, const Error& error, const std::optional<HostName>& suspect) {
   const auto& slot = core.run(job.job).restart;
