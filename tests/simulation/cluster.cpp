@@ -71,8 +71,8 @@ void Cluster::write(const std::string& who, const std::string& what) {
       fmt::format("{:9.3f} {:3} {}", static_cast<double>((agenda.now() - kBegin).count()) / 1000, who, what));
 }
 
-HostNode* Cluster::host(const HostName& name) {
-  for (auto& host : hosts)
+HostNode* Cluster::host(const HostName& name) const {
+  for (const auto& host : hosts)
     if (host->name() == name) return host.get();
   return nullptr;
 }

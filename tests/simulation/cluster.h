@@ -42,7 +42,7 @@ class Cluster {
   std::map<std::pair<JobId, std::uint64_t>, std::uint64_t> printed;
   bool record;
 
-  HostNode* host(const HostName& name);
+  HostNode* host(const HostName& name) const;
   coordinator::Settings settings() const;
   // Two hosts reach each other's machines and stores.
   bool joined(const HostNode& a, const HostNode& b) const;
@@ -68,6 +68,11 @@ class Cluster {
   // ---- the end of a history (ending.cpp)
   void calm();
   bool until(const std::function<bool()>& holds, Millis limit);
+  bool is_heard(const HostNode& host) const;
+  bool takes_gangs(const HostNode& host) const;
+  bool has_room(const coordinator::JobRecord& job) const;
+  bool is_within_reach(const coordinator::EpochRecord& epoch) const;
+  bool waits_for_room(const coordinator::JobRecord& job) const;
   bool is_settled(const coordinator::JobRecord& job) const;
   std::string unsettled() const;
   void come_home();

@@ -59,13 +59,62 @@ std::optional<Result<Answer>> Cluster::ask(const std::function<Event(RequestId)>
   return coordinator->replies().at(request);
 }
 
-// It runs and all its guests compute, or it is over, or waits with nothing that it could wait for being wrong.
+bool Cluster::is_heard(const HostNode& host) const {
+  return host.is_up() && host.has_session() && !host.is_apart() && network.is_reachable(host.index_);
+}
+
+// A host on which a gang can be placed: up, heard, and nobody has taken it out of service.
+bool Cluster::takes_gangs(const HostNode& host) const {
+  const auto& known = coordinator->durable().hosts;
+  const auto found = known.find(host.name());
+  return is_heard(host) && found != known.end() && !found->second.cordoned;
+}
+
+// What its hosts really have left is enough for all guests of the job. What of it is still there goes before it comes.
+bool Cluster::has_room(const JobRecord& job) const {
+  const auto& named = job.restart && !job.restart->hosts.empty() ? job.restart->hosts : job.spec.hosts;
+  std::uint64_t places = 0;
+  for (const auto& host : hosts) {
+    if (!takes_gangs(*host) || (!named.empty() && std::ranges::find(named, host->name()) == named.end())) continue;
+    std::uint64_t left = HostNode::kMemory;
+    for (const auto& [id, machine] : host->machines())
+      if (id.job != job.job) left -= std::min(left, machine.memory_bytes);
+    places += left / job.spec.memory_bytes;
+  }
+  return places >= job.spec.guests;
+}
+
+// Of each guest there is an image on a host that is up.
+bool Cluster::is_within_reach(const EpochRecord& epoch) const {
+  const auto is_up = [&](const std::string& place) {
+    const HostNode* const keeper = host({place});
+    return keeper != nullptr && is_heard(*keeper);
+  };
+  const bool some_host = std::ranges::any_of(hosts, [&](const auto& host) { return is_heard(*host); });
+  return std::ranges::all_of(epoch.images, [&](const auto& image) {
+    const auto stored = store.all().find(image.memory().path());
+    return stored != store.all().end() && std::ranges::any_of(stored->second.places, [&](const auto& place) {
+             return place.empty() ? some_host : is_up(place);
+           });
+  });
+}
+
+// It has no place to be, says so, and there is none indeed.
+bool Cluster::waits_for_room(const JobRecord& job) const {
+  if (!coordinator->is_up()) return false;
+  const std::string phase = coordinator->core()->phase(job.job);
+  if (job.state == JobState::pending)
+    return phase.empty() && job.reason.find("no room") != std::string::npos && !has_room(job);
+  if (job.state != JobState::restarting || phase != "place") return false;
+  const auto& epochs = coordinator->durable().epochs;
+  const auto epoch = epochs.find(job.restored_from);
+  return job.reason.find("; it waits: ") != std::string::npos &&
+         (!has_room(job) || (epoch != epochs.end() && !is_within_reach(epoch->second)));
+}
+
+// It runs and all its guests compute, or it is over, or waits for what is not there.
 bool Cluster::is_settled(const JobRecord& job) const {
-  if (is_over(job.state)) return true;
-  const bool waits = job.state == JobState::pending || job.state == JobState::restarting;
-  if (waits &&
-      (job.reason.find("no room") != std::string::npos || job.reason.find("; it waits: ") != std::string::npos))
-    return true;
+  if (is_over(job.state) || waits_for_room(job)) return true;
   if (job.state != JobState::running) return false;
   std::uint32_t computing = 0;
   for (const auto& host : hosts)
@@ -90,9 +139,7 @@ bool Cluster::is_together() const {
   if (!coordinator->is_up()) return false;
   const auto views = coordinator->core()->hosts();
   return views.size() == hosts.size() && std::ranges::all_of(views, &HostView::connected) &&
-         std::ranges::all_of(hosts, [&](const auto& host) {
-           return host->is_up() && host->has_session() && !host->is_apart() && network.is_reachable(host->index_);
-         });
+         std::ranges::all_of(hosts, [&](const auto& host) { return is_heard(*host); });
 }
 
 bool Cluster::come_together(Millis limit) {
@@ -234,6 +281,8 @@ void Cluster::end_programs() {
       return invariants.fail(
           "no stuck gang", fmt::format("{} is {} at its end: {}", id.value, coordinator::name(job.state), job.reason));
   }
+  // There is room now for those that have waited for it.
+  if (!until([&] { return unsettled().empty(); }, kSettles)) return invariants.fail("no stuck gang", unsettled());
   // Of those that came to their end before, too.
   for (const auto& [id, job] : coordinator->durable().jobs)
     if (job.state == JobState::completed && !is_whole_output(job))
