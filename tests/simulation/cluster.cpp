@@ -130,6 +130,7 @@ void Cluster::befall(const Happening& happening) {
       if (name.job != *id ||
           (happening.what == What::guest_dies && name.guest.value != static_cast<std::uint64_t>(happening.value)))
         continue;
+      invariants.lost_a_part(machine);
       if (happening.what == What::rank_killed) return machine.guest.kill_rank();
       return host->lose_machine(node::DomainId(name), "killed");
     }

@@ -47,6 +47,10 @@ class Cluster {
   // Two hosts reach each other's machines and stores.
   bool joined(const HostNode& a, const HostNode& b) const;
   Machine* machine(const node::DomainId& id, HostNode** where = nullptr);
+  bool is_heard(const HostNode& host) const;
+  // Of each guest there is an image on a host that is up; and one that is not damaged.
+  bool is_within_reach(const coordinator::EpochRecord& epoch) const;
+  bool is_whole(const coordinator::EpochRecord& epoch) const;
   std::int64_t wall_seconds() const { return agenda.now().time_since_epoch().count() / 1000; }
   // A line of the transcript; made only if it is kept.
   template <class Make>
@@ -68,10 +72,9 @@ class Cluster {
   // ---- the end of a history (ending.cpp)
   void calm();
   bool until(const std::function<bool()>& holds, Millis limit);
-  bool is_heard(const HostNode& host) const;
   bool takes_gangs(const HostNode& host) const;
   bool has_room(const coordinator::JobRecord& job) const;
-  bool is_within_reach(const coordinator::EpochRecord& epoch) const;
+  bool can_be_had(const coordinator::EpochRecord& epoch, bool undamaged) const;
   bool waits_for_room(const coordinator::JobRecord& job) const;
   bool is_settled(const coordinator::JobRecord& job) const;
   std::string unsettled() const;

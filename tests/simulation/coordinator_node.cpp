@@ -46,6 +46,7 @@ void CoordinatorNode::lose_catalog() {
   std::uint64_t newest = 0;
   for (const auto& [job, stream] : streams_) newest = std::max(newest, number_of(job).value_or(0));
   durable_ = {};
+  cluster_.invariants.catalog_lost();
   durable_.coordinator = "site";
   const WallSeconds now = wall_ + cluster_.agenda.now().time_since_epoch().count() / 1000;
   for (const auto& change : beyond_loss(newest, now)) apply(change);
@@ -118,7 +119,7 @@ void CoordinatorNode::step(Event event) {
   ++cluster_.steps;
   cluster_.tell("c", [&] { return "> " + testing::describe(event); });
   auto& invariants = cluster_.invariants;
-  invariants.before_step();
+  invariants.before_step(event);
   // Kept for the invariants: the step takes the event.
   const Event seen = event;
   Effects effects = core_->step(std::move(event), cluster_.agenda.now(),

@@ -84,8 +84,10 @@ bool Cluster::has_room(const JobRecord& job) const {
   return places >= job.spec.guests;
 }
 
-// Of each guest there is an image on a host that is up.
-bool Cluster::is_within_reach(const EpochRecord& epoch) const {
+bool Cluster::is_within_reach(const EpochRecord& epoch) const { return can_be_had(epoch, false); }
+bool Cluster::is_whole(const EpochRecord& epoch) const { return can_be_had(epoch, true); }
+
+bool Cluster::can_be_had(const EpochRecord& epoch, bool undamaged) const {
   const auto is_up = [&](const std::string& place) {
     const HostNode* const keeper = host({place});
     return keeper != nullptr && is_heard(*keeper);
@@ -94,6 +96,7 @@ bool Cluster::is_within_reach(const EpochRecord& epoch) const {
   return std::ranges::all_of(epoch.images, [&](const auto& image) {
     const auto stored = store.all().find(image.memory().path());
     return stored != store.all().end() && std::ranges::any_of(stored->second.places, [&](const auto& place) {
+             if (undamaged && stored->second.damaged.contains(place)) return false;
              return place.empty() ? some_host : is_up(place);
            });
   });

@@ -100,6 +100,7 @@ void HostNode::turn_machine(Machine& machine) {
     const auto ends = cluster_.ending.find(machine.id.job);
     if (ends != cluster_.ending.end() && guest.guest == 0) {
       guest.end(ends->second);
+      cluster_.invariants.program_ended(machine, ends->second);
       cluster_.printed[{machine.id.job, guest.incarnation}] = guest.lines;
     } else if (const auto to = guest.step()) {
       cluster_.agenda.in(dice_.between(1, 15), [this, id = machine.id, number = machine.number, to = *to] {
@@ -149,6 +150,7 @@ void HostNode::perform(node::SendToGuest& e) {
     Guest& guest = there->guest;
     const bool was_frozen = guest.hold.frozen();
     auto reply = guest.take(e.request, around(*there));
+    if (e.request.launch_outcome().has_failure()) cluster_.invariants.program_ended(*there, 1);
     if (e.request.has_close_gates()) {
       if (const auto left = cluster_.deferring.find(e.id.job); left != cluster_.deferring.end()) --left->second;
     }

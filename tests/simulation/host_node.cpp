@@ -93,6 +93,7 @@ void HostNode::lose_power(Millis away, bool with_disk) {
   powered_ = suspended_ = paused_ = false;
   ++pause_;
   end_daemon();
+  for (const auto& [id, machine] : machines_) cluster_.invariants.lost_a_part(machine);
   machines_.clear();
   last_word_.reset();
   words_.clear();
@@ -324,6 +325,7 @@ void HostNode::perform(node::FlattenDisk& e) {
 void HostNode::perform(node::DestroyGuest& e) {
   const Key key = key_of(e.id);
   const Machine* const there = machine(e.id);
+  if (there != nullptr && clock() >= lease_end()) cluster_.invariants.lost_a_part(*there);
   cluster_.agenda.in(dice_.between(5, 40), [this, life = life_, id = e.id, number = there ? there->number : 0] {
     if (const Machine* const now = machine(id); life == life_ && now && now->number == number) destroy_machine(id);
   });

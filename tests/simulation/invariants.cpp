@@ -38,7 +38,8 @@ void Invariants::fail(const std::string& name, const std::string& what) {
 
 // ---- the coordinator's steps
 
-void Invariants::before_step() {
+void Invariants::before_step(const Event& event) {
+  returns_.before_step(event);
   attempts_.clear();
   for (const auto& [id, job] : cluster_.coordinator->durable().jobs)
     if (job.attempt) attempts_[id] = {*job.attempt, job.incarnation};
@@ -77,6 +78,7 @@ void Invariants::persisting(const CatalogChange& change) {
     expect(put->next_epoch >= durable.next_epoch && put->next_job >= durable.next_job, "numbers increase",
            "a counter went back");
   if (const auto* put = std::get_if<PutJob>(&change)) {
+    returns_.persisting(put->job);
     auto& known = incarnations_[put->job.job];
     expect(put->job.incarnation >= known, "numbers increase", put->job.job.value + ": its incarnation went back");
     known = std::max(known, put->job.incarnation);
@@ -102,7 +104,10 @@ void Invariants::persisting(const CatalogChange& change) {
                     coordinator::name(epoch.state)));
   }
   const bool fresh = known == epochs_.end() || !has_images(known->second);
-  if (epoch.state == EpochState::committed && fresh) check_committed(epoch);
+  if (epoch.state == EpochState::committed && fresh) {
+    check_committed(epoch);
+    returns_.committed(epoch);
+  }
   if (known == epochs_.end() || known->second != epoch.state) {
     met_.committed += epoch.state == EpochState::committed;
     met_.aborted += epoch.state == EpochState::aborted;
@@ -111,7 +116,10 @@ void Invariants::persisting(const CatalogChange& change) {
   epochs_[epoch.epoch] = epoch.state;
 }
 
-void Invariants::persisted() { images_changed(); }
+void Invariants::persisted() {
+  images_changed();
+  if (const auto stays = returns_.persisted(); !stays.empty()) fail("comes back by itself", stays);
+}
 
 // At the commit: each guest's image is there, at the asked level, of one cut, taken while all were held.
 void Invariants::check_committed(const EpochRecord& epoch) {
@@ -236,6 +244,7 @@ void Invariants::let_go(const Machine& machine, Epoch) {
 }
 
 void Invariants::ends_by_itself(const Machine& machine, bool lease_is_over) {
+  lost_a_part(machine);
   // What is to be destroyed hears no more of the lease.
   const auto& jobs = cluster_.coordinator->durable().jobs;
   const auto job = jobs.find(machine.id.job);
@@ -243,6 +252,12 @@ void Invariants::ends_by_itself(const Machine& machine, bool lease_is_over) {
       job->second.incarnation != machine.id.incarnation)
     return;
   expect(lease_is_over, "lease kept", node::name_of(machine.id) + " ended while its host's lease lasts");
+}
+
+void Invariants::lost_a_part(const Machine& machine) { returns_.lost_a_part(machine.id.job, machine.id.incarnation); }
+
+void Invariants::program_ended(const Machine& machine, int exit_code) {
+  if (exit_code != 0) returns_.program_failed(machine.id.job, machine.id.incarnation);
 }
 
 // No job twice at once: two incarnations that can both send, while daemons or agents enforce the lease.

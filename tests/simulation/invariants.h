@@ -11,6 +11,7 @@
 #include "coordinator/core/effects.h"
 #include "node-daemon/core/effects.h"
 #include "tests/simulation/agenda.h"
+#include "tests/simulation/returns.h"
 
 namespace stillpoint::simulation {
 
@@ -25,7 +26,7 @@ struct Met {
 
 class Invariants {
  public:
-  explicit Invariants(const Cluster& cluster) : cluster_(cluster) {}
+  explicit Invariants(const Cluster& cluster) : cluster_(cluster), returns_(cluster) {}
 
   // The first that did not hold, with the virtual time; empty while all do.
   const std::string& broken() const { return broken_; }
@@ -33,7 +34,7 @@ class Invariants {
   const Met& met() const { return met_; }
 
   // ---- told by the cluster
-  void before_step();
+  void before_step(const coordinator::Event& event);
   void after_step(const coordinator::Event& event, const coordinator::Effects& effects);
   void persisting(const coordinator::CatalogChange& change);
   void persisted();
@@ -46,6 +47,10 @@ class Invariants {
   void let_go(const Machine& machine, Epoch epoch);
   // A guest ends because of its host's lease.
   void ends_by_itself(const Machine& machine, bool lease_is_over);
+  // A guest or a rank of it is gone.
+  void lost_a_part(const Machine& machine);
+  void program_ended(const Machine& machine, int exit_code);
+  void catalog_lost() { returns_.catalog_lost(); }
   void check_machines();
 
  private:
@@ -67,6 +72,7 @@ class Invariants {
   };
 
   const Cluster& cluster_;
+  Returns returns_;
   std::string broken_;
   Met met_;
   std::uint64_t count_ = 0;
