@@ -3,6 +3,7 @@
 // looks at one of them.
 #include <doctest/doctest.h>
 
+#include <iterator>
 #include <string>
 
 #include "tests/simulation/mutation.h"
@@ -21,6 +22,16 @@ struct Mutation {
 constexpr Mutation kMutations[] = {
 #include "mutations.inc"
 };
+
+struct Invariant {
+  const char* name;
+  bool has_mutation;  // or is said to have none
+};
+
+constexpr Invariant kInvariants[] = {
+#include "invariants.inc"
+};
+constexpr std::size_t kAtLeast = 50;  // are there: fewer were not found in their sources
 
 constexpr std::uint64_t kMost = 3'000;  // histories, of each
 
@@ -64,6 +75,15 @@ TEST_CASE("each fault put into the code is found, by the invariant that it break
     const Found found = first_caught(mutation.caught_by);
     MESSAGE(name << ", after " << found.histories << ": " << (found.broken.empty() ? "not found" : found.broken));
     CHECK(is_caught(found.broken, mutation.caught_by));
+  }
+}
+
+TEST_CASE("each invariant has a fault that it finds") {
+  CHECK(std::size(kInvariants) >= kAtLeast);
+  for (const Invariant& invariant : kInvariants) {
+    const std::string name = invariant.name;
+    CAPTURE(name);
+    CHECK_MESSAGE(invariant.has_mutation, "add a mutation that it catches to tests/simulation/mutations.table");
   }
 }
 
