@@ -325,7 +325,6 @@ void HostNode::perform(node::FlattenDisk& e) {
 void HostNode::perform(node::DestroyGuest& e) {
   const Key key = key_of(e.id);
   const Machine* const there = machine(e.id);
-  if (there != nullptr && clock() >= lease_end()) cluster_.invariants.lost_a_part(*there);
   cluster_.agenda.in(dice_.between(5, 40), [this, life = life_, id = e.id, number = there ? there->number : 0] {
     if (const Machine* const now = machine(id); life == life_ && now && now->number == number) destroy_machine(id);
   });

@@ -244,7 +244,6 @@ void Invariants::let_go(const Machine& machine, Epoch) {
 }
 
 void Invariants::ends_by_itself(const Machine& machine, bool lease_is_over) {
-  lost_a_part(machine);
   // What is to be destroyed hears no more of the lease.
   const auto& jobs = cluster_.coordinator->durable().jobs;
   const auto job = jobs.find(machine.id.job);
