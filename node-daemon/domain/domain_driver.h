@@ -133,7 +133,8 @@ class DomainDriver {
   virtual Result<std::string> describe(const DomainId& id) = 0;
 
   // A domain from an image: loaded completely, paused. spec names the new incarnation, disk and bridge; domain_xml is
-  // describe()'s of the captured one. On failure nothing is left of it.
+  // describe()'s of the captured one. On failure nothing is left of it. damaged: the source said so, or QEMU refused
+  // the stream; a QEMU that died meanwhile condemns no image.
   virtual Status restore(const DomainSpec& spec, const std::string& domain_xml, MemorySource& source) = 0;
   // A paused, restored domain goes on, and announces its addresses. One that runs already only announces them.
   virtual Status resume(const DomainId& id) = 0;

@@ -1,8 +1,13 @@
 // The domain driver with real QEMU machines (about 10 s each to boot without KVM).
+#include <signal.h>
 #include <sys/mount.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <thread>
 
+#include "common/file.h"
+#include "node-daemon/domain/domain_name.h"
 #include "node-daemon/domain/vm_checks.h"
 
 using namespace stillpoint;
@@ -57,6 +62,45 @@ void three_generations(Machines& machines) {
   auto left = driver.running();
   REQUIRE_OK(left);
   CHECK(left->empty());
+}
+
+// Gives a stream's first `good` bytes, and then ends the QEMU that loads them, as the kernel does to a process when
+// memory is short. What it then goes on with is the stream's rest, or nothing.
+class DeadlySource : public MemorySource {
+ public:
+  enum class Then { more, end };
+  DeadlySource(const Machines& machines, const DomainId& loading, std::string_view bytes, std::size_t good, Then then)
+      : pid_file_(machines.root() / "run/qemu" / (domain_name(loading) + ".pid")),
+        good_(bytes.substr(0, good)),
+        rest_(then == Then::more ? bytes.substr(good) : std::string_view()) {}
+  Result<std::string> read() override {
+    auto block = good_.read();
+    if (!block->empty()) return block;
+    if (!std::exchange(killed_, true)) kill_qemu();
+    return rest_.read();
+  }
+
+ private:
+  void kill_qemu() {
+    const pid_t pid = std::atoi(read_file(pid_file_)->c_str());
+    REQUIRE(pid > 0);
+    REQUIRE(::kill(pid, SIGKILL) == 0);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (::kill(pid, 0) == 0 && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  const fs::path pid_file_;
+  StringSource good_, rest_;
+  bool killed_ = false;
+};
+
+// The error of a restore that comes to nothing.
+Error failed_restore(Machines& machines, const DomainSpec& spec, const Taken& taken, MemorySource& source) {
+  const auto failed = machines.driver().restore(spec, taken.xml, source);
+  REQUIRE_FALSE(failed.has_value());
+  MESSAGE(failed.error().message());
+  CHECK(machines.driver().running()->empty());
+  return failed.error();
 }
 
 }  // namespace
@@ -132,6 +176,38 @@ TEST_CASE("a capture whose stream cannot be stored leaves the machine running, a
     Guest(machines.driver(), next.id).ask("off", std::chrono::seconds(2));
     CHECK(events.wait(next.id, DomainEvent::Kind::stopped));
   }
+}
+
+// A damaged checkpoint is given up for an older one; whose QEMU died may be whole.
+TEST_CASE("an image is damaged where QEMU says so of it, and not where QEMU died of something else") {
+  Machines machines;
+  require_machines(machines, network_problem);
+  machines.make_disk("d.qcow2");
+  const DomainSpec spec = machines.spec(1, "d.qcow2");
+  REQUIRE_OK(machines.driver().start(spec));
+  REQUIRE(Guest(machines.driver(), spec.id).ask("put first") == "done");
+  const Taken taken = capture(machines, spec.id, "layer.qcow2");
+  const fs::path disk = machines.copy_disk(taken.layer, "r.qcow2");
+  REQUIRE_OK(machines.driver().destroy(spec.id));
+  const DomainSpec next = machines.spec(2, disk.filename());
+  const std::size_t half = taken.memory.size() / 2;
+
+  {
+    DeadlySource source(machines, next.id, taken.memory, half, DeadlySource::Then::more);
+    CHECK(failed_restore(machines, next, taken, source).kind == ErrorKind::transient);
+  }
+  {
+    DeadlySource source(machines, next.id, taken.memory, half, DeadlySource::Then::end);
+    CHECK(failed_restore(machines, next, taken, source).kind == ErrorKind::transient);
+  }
+  const std::string garbage = taken.memory.substr(0, half) + std::string(half, '\xa5');
+  StringSource source(garbage);
+  CHECK(failed_restore(machines, next, taken, source).kind == ErrorKind::damaged);
+
+  StringSource whole(taken.memory);
+  REQUIRE_OK(machines.driver().restore(next, taken.xml, whole));
+  REQUIRE_OK(machines.driver().resume(next.id));
+  CHECK(Guest(machines.driver(), next.id).ask("journal") == "first,");
 }
 
 TEST_CASE("a machine whose host has no room stands still, and goes on when there is some") {

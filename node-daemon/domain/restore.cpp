@@ -43,35 +43,40 @@ Error failure(const DomainId& id, ErrorKind kind, std::string cause) {
   return {kind, "restore", to_string(id), std::move(cause)};
 }
 
-// All of block into the socket. QEMU closing its end shows as an error, never as a signal.
-Status send_all(const DomainId& id, const Fd& socket, std::string_view block) {
+// All of block into the socket. False: QEMU has closed its end, which shows as an error, never as a signal.
+Result<bool> send_all(const DomainId& id, const Fd& socket, std::string_view block) {
   while (!block.empty()) {
     pollfd poll_on{socket.get(), POLLOUT, 0};
     const int ready = ::poll(&poll_on, 1, static_cast<int>(std::chrono::milliseconds(kSilence).count()));
     if (ready == 0) return failure(id, ErrorKind::deadline, "QEMU does not take the memory stream");
     const ssize_t n = ::send(socket.get(), block.data(), block.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (n < 0) return failure(id, ErrorKind::damaged, "QEMU stopped reading the memory stream before its end");
+    if (n < 0 && (errno == EPIPE || errno == ECONNRESET)) return false;
+    if (n < 0) return errno_error("restore", to_string(id), errno);
     block.remove_prefix(static_cast<std::size_t>(n));
   }
-  return {};
+  return true;
 }
 
-Status feed(const DomainId& id, const Fd& socket, MemorySource& source) {
+// False: QEMU stopped reading before the end. An error of the source's stays what it is.
+Result<bool> feed(const DomainId& id, const Fd& socket, MemorySource& source) {
   for (;;) {
     auto block = source.read();
     if (!block) return block.error();
-    if (block->empty()) return {};
-    if (auto sent = send_all(id, socket, *block); !sent) return sent;
+    if (block->empty()) return true;
+    if (auto sent = send_all(id, socket, *block); !sent || !*sent) return sent;
   }
 }
 
-// QEMU's own words, where it has some, are worth more than "stopped reading".
-Status explain(virDomainPtr domain, const DomainId& id, const Status& fed) {
-  if (fed.error().kind != ErrorKind::damaged) return fed;
-  const auto state = query_migration(domain);
-  if (!state || state->error.empty()) return fed;
-  return failure(id, ErrorKind::damaged, state->error);
+// What became of the load. Only QEMU's own words condemn the image: one that died, because memory was short or the
+// machine was fenced, says nothing about it, and the image may load the next time.
+Status check_end(virDomainPtr domain, EventHub& events, const DomainId& id) {
+  const auto end = wait_migration_end(domain, events, Clock::now() + kEnd);
+  if (!end && end.error().kind == ErrorKind::deadline) return end.error();
+  if (!end) return failure(id, ErrorKind::transient, "QEMU ended while it loaded the machine: " + end.error().cause);
+  if (end->status == "completed") return {};
+  if (end->error.empty()) return failure(id, ErrorKind::transient, "QEMU's load " + end->status);
+  return failure(id, ErrorKind::damaged, "QEMU's load " + end->status + ": " + end->error);
 }
 
 Status load(virDomainPtr domain, EventHub& events, const DomainId& id, MemorySource& source) {
@@ -90,13 +95,11 @@ Status load(virDomainPtr domain, EventHub& events, const DomainId& id, MemorySou
       monitor_command(domain, {{"execute", "migrate-incoming"},
                                {"arguments", {{"uri", std::string("fd:") + kFdName}, {"exit-on-error", false}}}});
   if (!begun) return begun.error();
-  if (auto fed = feed(id, ours, source); !fed) return explain(domain, id, fed);
+  const auto fed = feed(id, ours, source);
+  if (!fed) return fed.error();
   ours.reset();
-  auto end = wait_migration_end(domain, events, Clock::now() + kEnd);
-  if (!end) return end.error();
-  if (end->status != "completed")
-    return failure(id, ErrorKind::damaged,
-                   "QEMU's load " + end->status + (end->error.empty() ? "" : ": " + end->error));
+  if (auto ended = check_end(domain, events, id); !ended) return ended;
+  if (!*fed) return failure(id, ErrorKind::permanent, "QEMU stopped reading the memory stream before its end");
   auto run_state = monitor_command(domain, {{"execute", "query-status"}});
   if (!run_state) return run_state.error();
   if (run_state->value("status", "") != "paused")
