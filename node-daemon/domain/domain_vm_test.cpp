@@ -94,6 +94,63 @@ class DeadlySource : public MemorySource {
   bool killed_ = false;
 };
 
+// Of a machine that it starts: captures whose sink fails at its first byte, after a MiB, after 20; and a good one.
+Taken capture_after_failures(Machines& machines, const DomainSpec& spec) {
+  DomainDriver& driver = machines.driver();
+  REQUIRE_OK(driver.start(spec));
+  Guest guest(driver, spec.id);
+  REQUIRE(guest.ask("put first") == "done");
+  for (std::size_t limit : {0u, 1u << 20, 20u << 20}) {
+    CAPTURE(limit);
+    const long before = guest.count();
+    StringSink full(limit);
+    CaptureNow now;
+    const auto failed = driver.capture(spec.id, machines.directory() / ("full" + std::to_string(limit)), full, now);
+    REQUIRE_FALSE(failed.has_value());
+    CHECK(failed.error().kind == ErrorKind::storage_full);
+    CHECK_FALSE(background_snapshot_is_on(machines, spec.id));
+    CHECK(guest.counts_beyond(before));
+  }
+  CHECK(guest.ask("journal") == "first,");
+  Taken taken = capture(machines, spec.id, "good.qcow2");
+  CHECK(taken.memory.size() > 20u << 20);
+  return taken;
+}
+
+// Has QEMU's first migration end long before the instant, as that of a machine does that changes nothing.
+class PreCopyEnder : public StringSink {
+ public:
+  PreCopyEnder(const Machines& machines, const DomainId& id) : monitor_(machines, id) {}
+  Status write(std::string_view more) override {
+    if (bytes.size() > 1u << 20 && !std::exchange(ended_, true)) monitor_.command("migrate_cancel");
+    return StringSink::write(more);
+  }
+  Status restart() override {
+    ++begun_anew;
+    return StringSink::restart();
+  }
+  int begun_anew = 0;
+
+ private:
+  Monitor monitor_;
+  bool ended_ = false;
+};
+
+// Looks at the capability directly before the instant.
+class CapabilityWitness : public CaptureNow {
+ public:
+  CapabilityWitness(const Machines& machines, const DomainId& id) : machines_(machines), id_(id) {}
+  Status await_instant() override {
+    was_on = background_snapshot_is_on(machines_, id_);
+    return {};
+  }
+  bool was_on = false;
+
+ private:
+  const Machines& machines_;
+  const DomainId& id_;
+};
+
 // The error of a restore that comes to nothing.
 Error failed_restore(Machines& machines, const DomainSpec& spec, const Taken& taken, MemorySource& source) {
   const auto failed = machines.driver().restore(spec, taken.xml, source);
@@ -112,6 +169,11 @@ TEST_CASE("a guest lives through three generations of capture and restore") {
   three_generations(machines);
 }
 
+TEST_CASE("the same by background snapshots alone") {
+  Machines machines(CaptureMode::background_snapshot);
+  three_generations(machines);
+}
+
 TEST_CASE("the same by paused saves") {
   Machines machines(CaptureMode::paused_save);
   three_generations(machines);
@@ -120,29 +182,14 @@ TEST_CASE("the same by paused saves") {
 TEST_CASE("a capture whose stream cannot be stored leaves the machine running, and the next one works") {
   Machines machines;
   require_machines(machines, network_problem);
-  DomainDriver& driver = machines.driver();
   machines.make_disk("d.qcow2");
   const DomainSpec spec = machines.spec(1, "d.qcow2");
-  REQUIRE_OK(driver.start(spec));
-  Guest guest(driver, spec.id);
-  REQUIRE(guest.ask("put first") == "done");
-  for (std::size_t limit : {0u, 1u << 20, 20u << 20}) {
-    CAPTURE(limit);
-    const long before = guest.count();
-    StringSink full(limit);
-    CaptureNow now;
-    const auto failed = driver.capture(spec.id, machines.directory() / ("full" + std::to_string(limit)), full, now);
-    REQUIRE_FALSE(failed.has_value());
-    CHECK(failed.error().kind == ErrorKind::storage_full);
-    CHECK(guest.counts_beyond(before));
-  }
-  CHECK(guest.ask("journal") == "first,");
-  const Taken taken = capture(machines, spec.id, "good.qcow2");
-  CHECK(taken.memory.size() > 20u << 20);
+  const Taken taken = capture_after_failures(machines, spec);
 
   SUBCASE("a stream that is cut short, or is none, leaves no machine behind") {
     // QEMU itself does not miss the very end of a stream (docs/capture.md); there the image's digest has to tell.
     const fs::path disk = machines.copy_disk(taken.layer, "r.qcow2");
+    DomainDriver& driver = machines.driver();
     REQUIRE_OK(driver.destroy(spec.id));
     const DomainSpec next = machines.spec(2, disk.filename());
     for (std::string_view damaged :
@@ -176,6 +223,31 @@ TEST_CASE("a capture whose stream cannot be stored leaves the machine running, a
     Guest(machines.driver(), next.id).ask("off", std::chrono::seconds(2));
     CHECK(events.wait(next.id, DomainEvent::Kind::stopped));
   }
+}
+
+TEST_CASE("the same of a background snapshot") {
+  Machines machines(CaptureMode::background_snapshot);
+  require_machines(machines, network_problem);
+  machines.make_disk("d.qcow2");
+  capture_after_failures(machines, machines.spec(1, "d.qcow2"));
+}
+
+TEST_CASE("where pre-copy does not suit the machine, a background snapshot is taken") {
+  Machines machines;
+  require_machines(machines, network_problem);
+  machines.make_disk("d.qcow2");
+  const DomainSpec spec = machines.spec(1, "d.qcow2");
+  REQUIRE_OK(machines.driver().start(spec));
+  Guest guest(machines.driver(), spec.id);
+  REQUIRE(guest.ask("put first") == "done");
+  PreCopyEnder sink(machines, spec.id);
+  CapabilityWitness turn(machines, spec.id);
+  REQUIRE_OK(machines.driver().capture(spec.id, machines.directory() / "layer.qcow2", sink, turn));
+  CHECK(sink.begun_anew == 1);
+  CHECK(turn.was_on);
+  CHECK_FALSE(background_snapshot_is_on(machines, spec.id));
+  CHECK(guest.counts_beyond(guest.count()));
+  capture(machines, spec.id, "next.qcow2");
 }
 
 // A damaged checkpoint is given up for an older one; whose QEMU died may be whole.

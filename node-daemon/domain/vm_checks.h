@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
+#include <nlohmann/json.hpp>
 
+#include "node-daemon/domain/domain_name.h"
+#include "node-daemon/domain/monitor.h"
 #include "node-daemon/domain/vm_fixture.h"
 
 namespace stillpoint::node::test {
@@ -64,6 +67,34 @@ inline bool only_runs(DomainDriver& driver, const DomainId& id) {
   return ids.has_value() && *ids == std::vector<DomainId>{id};
 }
 
+// A second connection to the driver's libvirt, for what the driver neither tells nor does.
+class Monitor {
+ public:
+  Monitor(const Machines& machines, const DomainId& id)
+      : connection_(virConnectOpen(("qemu:///embed?root=" + machines.root().string()).c_str())) {
+    REQUIRE_MESSAGE(connection_, libvirt_error("open", "libvirt").message());
+    domain_.reset(virDomainLookupByName(connection_.get(), domain_name(id).c_str()));
+    REQUIRE_MESSAGE(domain_, libvirt_error("find", to_string(id)).message());
+  }
+  nlohmann::json command(const char* name) {
+    auto answer = monitor_command(domain_.get(), {{"execute", name}});
+    REQUIRE_OK(answer);
+    return *answer;
+  }
+
+ private:
+  const Connection connection_;
+  DomainHandle domain_;
+};
+
+// QEMU's capability, which nobody may leave switched on: the machine's next migration would go wrong.
+inline bool background_snapshot_is_on(const Machines& machines, const DomainId& id) {
+  for (const auto& capability : Monitor(machines, id).command("query-migrate-capabilities"))
+    if (capability.at("capability") == "background-snapshot") return capability.at("state");
+  FAIL("QEMU does not know the capability");
+  return false;
+}
+
 struct Taken {
   std::string memory, xml;
   std::filesystem::path layer;  // immutable from the capture on
@@ -83,6 +114,7 @@ inline Taken capture(Machines& machines, const DomainId& id, const std::string& 
   });
   REQUIRE_OK(machines.driver().capture(id, machines.directory() / new_layer, sink, now));
   CHECK(calls == 1);
+  CHECK_FALSE(background_snapshot_is_on(machines, id));
   auto xml = machines.driver().describe(id);
   REQUIRE_OK(xml);
   taken.memory = std::move(sink.bytes);

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -180,7 +181,9 @@ fs::path Machines::copy_disk(const fs::path& layer, const std::string& name) con
 
 std::string Guest::ask(const std::string& question, std::chrono::seconds deadline) {
   const auto end = Clock::now() + deadline;
-  const std::string tag = domain_name(id_) + "-" + std::to_string(++tag_), line = tag + " " + question + "\n";
+  // The guest outlives a process that asks it, and does what has the last one's tag no second time.
+  const std::string tag = domain_name(id_) + "-" + std::to_string(::getpid()) + "-" + std::to_string(++tag_);
+  const std::string line = tag + " " + question + "\n";
   while (Clock::now() < end) {
     if (!link_) {
       auto opened = driver_.open_guest_link(id_);
