@@ -67,13 +67,18 @@ inline bool only_runs(DomainDriver& driver, const DomainId& id) {
   return ids.has_value() && *ids == std::vector<DomainId>{id};
 }
 
-// A second connection to the driver's libvirt, for what the driver neither tells nor does.
+// A second connection to the driver's libvirt, for what the driver neither tells nor does. One for the whole process:
+// libvirt enters its embedded driver into a table for each, which has few places.
+inline virConnectPtr second_connection(const Machines& machines) {
+  static const Connection connection(virConnectOpen(("qemu:///embed?root=" + machines.root().string()).c_str()));
+  REQUIRE_MESSAGE(connection, libvirt_error("open", "libvirt").message());
+  return connection.get();
+}
+
 class Monitor {
  public:
   Monitor(const Machines& machines, const DomainId& id)
-      : connection_(virConnectOpen(("qemu:///embed?root=" + machines.root().string()).c_str())) {
-    REQUIRE_MESSAGE(connection_, libvirt_error("open", "libvirt").message());
-    domain_.reset(virDomainLookupByName(connection_.get(), domain_name(id).c_str()));
+      : domain_(virDomainLookupByName(second_connection(machines), domain_name(id).c_str())) {
     REQUIRE_MESSAGE(domain_, libvirt_error("find", to_string(id)).message());
   }
   nlohmann::json command(const char* name) {
@@ -83,8 +88,7 @@ class Monitor {
   }
 
  private:
-  const Connection connection_;
-  DomainHandle domain_;
+  const DomainHandle domain_;
 };
 
 // QEMU's capability, which nobody may leave switched on: the machine's next migration would go wrong.
