@@ -162,7 +162,8 @@ TEST_CASE("what the coordinator says is printed under --json as it is") {
   const TestServer server([](const TestRequest& request) -> TestAnswer {
     if (request.target == "/v1/jobs") return {200, json::array({kStatus}).dump()};
     if (request.target == "/v1/hosts")
-      return {200, R"([{"name":"h1","state":"up","accel":"tcg","memoryFree":1,"jobs":["j7"]}])"};
+      return {200,
+              R"([{"name":"h1","state":"up","accel":"tcg","captureMode":"paused-save","memoryFree":1,"jobs":["j7"]}])"};
     if (request.target == "/v1/jobs/j7/checkpoints")
       return {200, R"([{"epoch":12,"state":"committed","time":"2026-01-01T00:00:00Z"}])"};
     return {200, kStatus.dump()};
@@ -179,7 +180,10 @@ TEST_CASE("what the coordinator says is printed under --json as it is") {
   const auto ranks = run_with(server, {"status", "j7"}).out;
   CHECK(ranks.find("COMMUNICATOR  PEERS  IN FLIGHT") != std::string::npos);
   CHECK_MESSAGE(ranks.find("in-call  MPI_Allreduce  10.2 s  rows          4      -") != std::string::npos, ranks);
-  CHECK(run_with(server, {"hosts"}).out.find("h1    up     tcg") != std::string::npos);
+  const auto hosts = run_with(server, {"hosts"}).out;
+  CHECK(hosts.find("h1    up     tcg") != std::string::npos);
+  CHECK_MESSAGE(hosts.find("CAPTURE IF NOT PRE-COPY") != std::string::npos, hosts);
+  CHECK(hosts.find("paused-save              j7") != std::string::npos);
 }
 
 TEST_CASE("a document that is not what it should be is an error, not a crash") {
@@ -836,6 +840,13 @@ TEST_CASE("versions are read and judged") {
   CHECK(version_in("QEMU emulator version 7.2") == 7'002'000);
   CHECK(version_in("no digits") == 0);
   CHECK(version_in("") == 0);
+  for (const char* fault : {"", "operation not permitted"}) {
+    const auto finding = judge_userfaultfd(fault);
+    CHECK(finding.result == (*fault ? Finding::Result::warn : Finding::Result::ok));
+    CHECK(finding.detail.find(fault) == 0);
+    CHECK(finding.detail.find("copied while the guest runs first (pre-copy)") != std::string::npos);
+    CHECK(finding.remedy.empty() == (*fault == 0));
+  }
   CHECK(judge_qemu(0).result == Finding::Result::fail);
   CHECK(judge_qemu(7'002'000).result == Finding::Result::warn);
   CHECK(judge_qemu(10'000'002).result == Finding::Result::ok);

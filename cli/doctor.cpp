@@ -106,14 +106,6 @@ std::string userfaultfd_fault() {
   return "";
 }
 
-Finding check_userfaultfd() {
-  const auto fault = userfaultfd_fault();
-  if (fault.empty()) return {"userfaultfd", Result::ok, "memory can be captured while the guest runs on", ""};
-  return {"userfaultfd", Result::warn, fault + ": a guest is paused for as long as its memory is written",
-          "use a kernel with CONFIG_USERFAULTFD; let QEMU's user open /dev/userfaultfd, or set sysctl "
-          "vm.unprivileged_userfaultfd=1"};
-}
-
 Finding check_tun() {
   if (const Fd fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC)); fd)
     return {"tun", Result::ok, "/dev/net/tun can be opened", ""};
@@ -257,6 +249,18 @@ Finding judge_libvirt(unsigned long version, bool qemu_driver) {
   return {"libvirt", Result::ok, dotted(version) + ", with its QEMU driver", ""};
 }
 
+Finding judge_userfaultfd(const std::string& fault) {
+  constexpr const char* kFirst = "memory is copied while the guest runs first (pre-copy); ";
+  if (fault.empty())
+    return {"userfaultfd", Result::ok,
+            fmt::format("{}a guest that this does not suit runs on, too: background snapshots work", kFirst), ""};
+  return {"userfaultfd", Result::warn,
+          fmt::format("{}: {}a guest that this does not suit is paused for as long as its memory is written", fault,
+                      kFirst),
+          "use a kernel with CONFIG_USERFAULTFD; let QEMU's user open /dev/userfaultfd, or set sysctl "
+          "vm.unprivileged_userfaultfd=1"};
+}
+
 Finding judge_room(std::uint64_t free_bytes, const std::filesystem::path& where) {
   const auto detail = fmt::format("{} free at {}", human_bytes(static_cast<double>(free_bytes)), where.string());
   constexpr const char* kMore = "make room, or put state and images on a larger file system";
@@ -293,7 +297,7 @@ std::vector<Finding> diagnose(const DoctorPlaces& places) {
           check_qemu(),
           check_qemu_img(),
           check_libvirt(),
-          check_userfaultfd(),
+          judge_userfaultfd(userfaultfd_fault()),
           check_tun(),
           check_network(),
           check_room(places.state),

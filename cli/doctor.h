@@ -26,6 +26,9 @@ unsigned long version_in(std::string_view text);
 Finding judge_qemu(unsigned long version);
 Finding judge_libvirt(unsigned long version, bool qemu_driver);
 
+// fault: why QEMU could not write-protect memory; empty when it could.
+Finding judge_userfaultfd(const std::string& fault);
+
 Finding judge_room(std::uint64_t free_bytes, const std::filesystem::path& where);
 Finding judge_memory(std::uint64_t available_bytes);
 Finding check_guest_image(const std::filesystem::path& directory);

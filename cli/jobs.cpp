@@ -139,7 +139,7 @@ std::string show_hosts(const json& hosts, const std::string&) {
     rows.push_back({cell(host, "name"), cell(host, "state"), cell(host, "accel"), bytes_cell(host, "memoryFree"),
                     bytes_cell(host, "memory"), cell(host, "captureMode"), cell(host, "jobs")});
   }
-  return table({"HOST", "STATE", "ACCEL", "MEMORY FREE", "OF", "CAPTURE", "JOBS"}, rows);
+  return table({"HOST", "STATE", "ACCEL", "MEMORY FREE", "OF", "CAPTURE IF NOT PRE-COPY", "JOBS"}, rows);
 }
 
 Show say(const char* what) {

@@ -42,6 +42,7 @@ struct DomainSpec {
 };
 
 enum class Accelerator { kvm, tcg };
+// For machines that pre-copy, which is tried first, does not suit (capture.h); where a setting forces it, for all.
 enum class CaptureMode { background_snapshot, paused_save };
 // "kvm", "tcg"; "background-snapshot", "paused-save": as in HostHello.
 std::string_view name(Accelerator accelerator);

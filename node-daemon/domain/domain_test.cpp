@@ -190,6 +190,11 @@ TEST_CASE("the capture mode falls back with a reason, and a setting overrides th
   CHECK(choose_capture_mode(no, {}).value == CaptureMode::paused_save);
   CHECK(choose_capture_mode(no, {}).reason.find("no userfaultfd") != std::string::npos);
   CHECK(choose_capture_mode({}, CaptureMode::paused_save).value == CaptureMode::paused_save);
+  // The mode named is the second way, which a reader of `hosts` cannot know.
+  for (const Status& usable : {Status{}, no})
+    CHECK(choose_capture_mode(usable, {}).reason.find("copied while the guest runs first (pre-copy)") !=
+          std::string::npos);
+  CHECK(choose_capture_mode({}, CaptureMode::paused_save).reason.find("pre-copy") == std::string::npos);
 }
 
 TEST_CASE("settings come from the environment, and a wrong one is said") {

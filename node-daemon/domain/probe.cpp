@@ -37,9 +37,15 @@ Choice<Accelerator> choose_accelerator(const CpuFacts& facts, std::optional<Acce
 }
 
 Choice<CaptureMode> choose_capture_mode(const Status& usable, std::optional<CaptureMode> forced) {
-  if (forced) return {*forced, "asked for by a setting"};
-  if (usable.has_value()) return {CaptureMode::background_snapshot, "QEMU can write-protect memory (userfaultfd)"};
-  return {CaptureMode::paused_save, "background snapshot is not possible: " + usable.error().cause};
+  if (forced) return {*forced, "asked for by a setting: memory is not copied while the guest runs first"};
+  const std::string first =
+      "memory is copied while the guest runs first (pre-copy); for guests that this does not suit: ";
+  if (usable.has_value())
+    return {CaptureMode::background_snapshot,
+            first + "a background snapshot, since QEMU can write-protect memory (userfaultfd)"};
+  return {CaptureMode::paused_save,
+          first + "a pause for as long as the memory is written, since a background snapshot is not possible: " +
+              usable.error().cause};
 }
 
 QemuFacts ask_qemu(virConnectPtr connection, Accelerator accelerator) {

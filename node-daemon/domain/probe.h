@@ -26,7 +26,8 @@ struct Choice {
 // hang in their first instructions under KVM.
 Choice<Accelerator> choose_accelerator(const CpuFacts& facts, std::optional<Accelerator> forced);
 
-// usable: QemuFacts::background_snapshot.
+// What is done with machines that pre-copy does not suit; with all, where it is forced. usable:
+// QemuFacts::background_snapshot.
 Choice<CaptureMode> choose_capture_mode(const Status& usable, std::optional<CaptureMode> forced);
 
 // What a machine without disks, started paused and gone when this returns, says: which QEMU it is, and whether it takes
