@@ -1,7 +1,8 @@
-// The coordinator's part of a checkpoint: from the request over PREPARE to the decision to release, and what memory
-// the coordinator needs for its hosts. The real stillpointd with its catalog; the hosts are sessions of this process,
-// each with its own certificate over TLS on loopback, and their guests are captured as soon as they are asked. One
-// guest on each host. Prints one JSON document; asserts nothing.
+// The coordinator's part of a checkpoint: from the request, and from the first host's PREPARE, to the decision to
+// release, which is there when the first host is told; and what memory the coordinator needs for its hosts. The real
+// stillpointd with its catalog; the hosts are sessions of this process, each with its own certificate over TLS on
+// loopback, and their guests are captured as soon as they are asked. One guest on each host. Prints one JSON document;
+// asserts nothing.
 //
 //   bench/run control-path, or control-path [--hosts N…] [--rounds N] [--state DIR] [--coordinator PROGRAM]
 #include <signal.h>
@@ -33,7 +34,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr double kWantedMs = 150;  // at 1,024 hosts
+constexpr double kWantedMs = 150;  // of prepare_to_release_ms, at 1,024 hosts
 constexpr std::uint64_t kBaseBytes = 64u << 20, kBytesPerHost = 32u << 10;
 
 // stillpointd; ends with this process, however that ends.
@@ -105,6 +106,7 @@ class Hosts {
       const std::string name = "h" + std::to_string(i);
       hosts_.push_back(std::make_unique<FakeHost>(name, site.identity(name), port, io_));
       hosts_.back()->edit([this](const wire::ToHost& request, wire::FromHost&) {
+        if (request.has_prepare_capture() && prepared_++ == 0) first_prepare_ = Clock::now();
         if (request.has_release() && released_++ == 0) first_release_ = Clock::now();
         if (!request.has_ping()) ++heard_;
         return true;
@@ -118,7 +120,7 @@ class Hosts {
     work_.reset();
     thread_.join();
   }
-  void begin() { released_ = 0; }
+  void begin() { prepared_ = released_ = 0; }
   // Until no host has been asked anything for a while: what follows a commit (older images are deleted) is over.
   void await_quiet() const {
     const auto end = Clock::now() + std::chrono::seconds(60);
@@ -129,6 +131,7 @@ class Hosts {
     }
   }
   // Of the last epoch, when its answer is there: since then the hosts' thread has not touched it.
+  Clock::time_point first_prepare() const { return first_prepare_; }
   Clock::time_point first_release() const { return first_release_; }
 
  private:
@@ -136,9 +139,9 @@ class Hosts {
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{io_.get_executor()};
   std::thread thread_{[this] { io_.run(); }};
   std::vector<std::unique_ptr<FakeHost>> hosts_;
-  std::atomic<std::uint32_t> released_{0};
+  std::atomic<std::uint32_t> prepared_{0}, released_{0};
   std::atomic<std::uint64_t> heard_{0};
-  Clock::time_point first_release_;
+  Clock::time_point first_prepare_, first_release_;
 };
 
 std::string job_of(std::uint32_t guests) {
@@ -182,7 +185,7 @@ json measure(const Options& options, std::uint32_t count) {
   start_job(coordinator, count);
   const double start_ms = ms(Clock::now() - asked_to_start);
 
-  std::vector<double> decisions, answers, cpu;
+  std::vector<double> decisions, prepared, answers, cpu;
   std::map<std::string, std::vector<double>> phases;
   for (int round = -1; round < options.rounds; ++round) {  // the first one is not counted
     hosts.await_quiet();
@@ -194,6 +197,7 @@ json measure(const Options& options, std::uint32_t count) {
     if (reply.status != 200) fail(reply.body);
     if (round < 0) continue;
     decisions.push_back(ms(hosts.first_release() - asked));
+    prepared.push_back(ms(hosts.first_release() - hosts.first_prepare()));
     answers.push_back(ms(answered - asked));
     cpu.push_back(coordinator.cpu_ms() - cpu_before);
     const json checkpoint = reply.json();
@@ -203,6 +207,7 @@ json measure(const Options& options, std::uint32_t count) {
   for (const auto& [name, times] : phases) by_phase[name] = spread(times)["median"];
   const std::uint64_t peak = coordinator.memory("VmHWM:"), limit = kBaseBytes + count * kBytesPerHost;
   return {{"hosts", count},
+          {"prepare_to_release_ms", spread(prepared)},
           {"request_to_release_ms", spread(decisions)},
           {"per_host_us", spread(decisions)["median"].get<double>() * 1000 / count},
           {"request_to_commit_ms", spread(answers)},
