@@ -90,6 +90,7 @@ std::string kind_of(const wire::ToHost& m) {
     case wire::ToHost::kCapture: return "capture";
     case wire::ToHost::kRelease: return "release";
     case wire::ToHost::kDeleteImages: return "delete images";
+    case wire::ToHost::kKeepRecord: return "keep record";
     case wire::ToHost::kRestore: return "restore";
     case wire::ToHost::kResume: return "resume";
     case wire::ToHost::kCheckLinks: return "check links";
@@ -139,12 +140,19 @@ std::string frame_step(const SSL* to, std::string_view bytes) {
   return "";
 }
 
-// "gangs/j1-2/record" of a path below a daemon's state directory; empty for any other.
-std::string record_step(std::string_view path) {
-  const auto at = path.find("/state/");
-  if (points == nullptr || points->from_coordinator || at == path.npos) return "";
-  const auto name = path.substr(path.rfind('/') + 1);
-  return name == "record" || name == "host.record" ? "record " + std::string(name) : "";
+bool is_named(std::string_view path, std::string_view name) {
+  return path.ends_with(name) && path.size() > name.size() && path[path.size() - name.size() - 1] == '/';
+}
+
+// What a file's new name says of it: a record of a daemon's, below its state directory, or a program's output that the
+// coordinator has cut back. Empty for any other.
+std::string rename_step(std::string_view from, std::string_view to) {
+  if (points == nullptr) return "";
+  if (points->from_coordinator) return is_named(from, "output.next") && is_named(to, "output") ? "truncate" : "";
+  if (to.find("/state/") == to.npos) return "";
+  for (const char* name : {"record", "host.record"})
+    if (is_named(to, name)) return "record " + std::string(name);
+  return "";
 }
 
 }  // namespace
@@ -179,7 +187,7 @@ int SSL_write(SSL* ssl, const void* bytes, int count) {
 
 int rename(const char* from, const char* to) noexcept {
   using namespace stillpoint::test;
-  const Step step(record_step(to));
+  const Step step(rename_step(from, to));
   return step.done(static_cast<int>(::syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to)));
 }
 }

@@ -95,8 +95,12 @@ json spec_of(const std::string& name, unsigned guests, std::uint64_t memory_mib)
             {"command", {"heat"}}}}};
 }
 
-std::string start_job(DeathSite& site, const std::string& name) {
-  const auto reply = site.http().post("/v1/jobs", spec_of(name).dump());
+bool await_hosts(DeathSite& site) {
+  return wait_until([&] { return hosts_are_up(site); });
+}
+
+std::string start_job(DeathSite& site, const std::string& name, std::uint64_t memory_mib) {
+  const auto reply = site.http().post("/v1/jobs", spec_of(name, 2, memory_mib).dump());
   REQUIRE_MESSAGE(reply.status == 200, reply.body);
   const std::string job = reply.json()["job"];
   REQUIRE_MESSAGE(wait_until([&] { return in_state(site, job, "running"); }), look(site, job));

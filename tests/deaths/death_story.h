@@ -15,8 +15,10 @@ bool wait_until(const std::function<bool()>& condition);
 nlohmann::json status(DeathSite& site, const std::string& job);
 
 nlohmann::json spec_of(const std::string& name, unsigned guests = 2, std::uint64_t memory_mib = 64);
+// All of the site's, by the coordinator's word; one that was started anew has heard of them. False after a minute.
+bool await_hosts(DeathSite& site);
 // Submitted and running when it returns; its id.
-std::string start_job(DeathSite& site, const std::string& name);
+std::string start_job(DeathSite& site, const std::string& name, std::uint64_t memory_mib = 64);
 
 // What clients were told. Memory is of version n at the n-th checkpoint of the story.
 struct Told {

@@ -77,6 +77,7 @@ void kill_at_steps(std::optional<unsigned> host) {
   const Victim victim{site, host};
   site.start_coordinator();
   for (unsigned i = 0; i < site.hosts(); ++i) site.start_node(i);
+  REQUIRE_MESSAGE(await_hosts(site), site.logs());  // a guest on each
   std::string job = start_job(site, "undisturbed");
   order(victim.orders(), "record");
   const Told whole = tell_story(site, job);
