@@ -190,15 +190,17 @@ bool doubt_of_ranks(Core& core, JobRecord& job, FinishRun& run, const HostName& 
   return false;
 }
 
-void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, const std::string& why,
-                      bool host_gone) {
+// host_gone: nobody answers there any more. loss: of that host's guests.
+void gang_partly_gone(Core& core, JobRecord& job, FinishRun& run, const HostName& host, bool host_gone,
+                      const automatic::Loss& loss) {
+  const std::string& why = loss.why;
   const bool awaited = run.waiting.contains(host);
   if (host == core.host_of(job, 0)) run.source_lost = why;
   if (host_gone && host == core.host_of(job, 0)) run.source_gone = why;
   // Before all have confirmed; also while a coordinator that started anew has the program's processes ended.
   const bool unconfirmed = run.phase == Phase::confirm || run.phase == Phase::terminate;
   if (unconfirmed && (awaited || !host_gone) && run.outcome == JobState::completed &&
-      doubt(core, job, run, {why + " as the program ended", host_gone, host}))
+      doubt(core, job, run, {why + " as the program ended", loss.host_lost, loss.suspect}))
     return;
   if (run.phase == Phase::destroy) return;  // fence::expire, or the host's answer, sees to it
   if (!awaited) return;
@@ -292,7 +294,8 @@ void on_host_lost(Core& core, JobRecord& job, const HostName& host) {
   if (!core.is_in_gang(job, host)) return;
   const Error error{ErrorKind::transient, "", "host " + host.value, "it was lost: no word for a whole lease"};
   if (runs.finish)
-    return gang_partly_gone(core, job, *runs.finish, host, fmt::format("host {} was lost", host.value), true);
+    return gang_partly_gone(core, job, *runs.finish, host, true,
+                            {fmt::format("host {} was lost", host.value), true, host});
   if (runs.start) {
     if (runs.start->phase != StartRun::Phase::fence) start::fail(core, job, error);
     return;
@@ -309,7 +312,7 @@ void on_host_lost(Core& core, JobRecord& job, const HostName& host) {
 void on_guests_gone(Core& core, JobRecord& job, const HostName& host, const std::string& why, bool reported) {
   auto& runs = core.run(job.job);
   const Error error{ErrorKind::transient, "", "host " + host.value, why};
-  if (runs.finish) return gang_partly_gone(core, job, *runs.finish, host, why, false);
+  if (runs.finish) return gang_partly_gone(core, job, *runs.finish, host, false, {why, !reported, host});
   if (runs.start) {
     const auto& start = *runs.start;
     const bool coming =
