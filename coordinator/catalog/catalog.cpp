@@ -278,11 +278,11 @@ void Catalog::Impl::put_images(const EpochRecord& e) {
 }
 
 void Catalog::Impl::put(const PutHost& change) {
-  run("INSERT INTO hosts (name, address, cordoned, failures, watched_seconds) VALUES (?,?,?,?,?)"
+  run("INSERT INTO hosts (name, address, cordoned, failures, watched_seconds, lease_ms) VALUES (?,?,?,?,?,?)"
       " ON CONFLICT (name) DO UPDATE SET address=excluded.address, cordoned=excluded.cordoned,"
-      " failures=excluded.failures, watched_seconds=excluded.watched_seconds",
+      " failures=excluded.failures, watched_seconds=excluded.watched_seconds, lease_ms=excluded.lease_ms",
       change.host.host.value, change.host.address, change.host.cordoned ? 1 : 0, std::int64_t{change.host.failures},
-      number(change.host.watched_seconds));
+      number(change.host.watched_seconds), std::int64_t{change.host.lease.count()});
 }
 
 void Catalog::Impl::put(const PutCounters& change) {
@@ -338,11 +338,14 @@ void Catalog::Impl::load_site(CatalogState& state) {
     else if (key == "next_epoch") state.next_epoch = Epoch{value};
     else if (key == "next_vni") state.next_vni = static_cast<std::uint32_t>(value);
   }
-  SQLite::Statement hosts(db, "SELECT name, address, cordoned, failures, watched_seconds FROM hosts");
+  SQLite::Statement hosts(db, "SELECT name, address, cordoned, failures, watched_seconds, lease_ms FROM hosts");
   while (hosts.executeStep()) {
-    HostRecord host{HostName{hosts.getColumn(0).getString()}, hosts.getColumn(1).getString(),
-                    hosts.getColumn(2).getInt() != 0, static_cast<std::uint32_t>(number(hosts.getColumn(3))),
-                    number(hosts.getColumn(4))};
+    HostRecord host{HostName{hosts.getColumn(0).getString()},
+                    hosts.getColumn(1).getString(),
+                    hosts.getColumn(2).getInt() != 0,
+                    static_cast<std::uint32_t>(number(hosts.getColumn(3))),
+                    number(hosts.getColumn(4)),
+                    std::chrono::milliseconds(number(hosts.getColumn(5)))};
     state.hosts.emplace(host.host, host);
   }
 }

@@ -69,6 +69,7 @@ void add_version(SQLite::Database& db, int version) {
     case 7:
       db.exec("UPDATE jobs SET anywhere = 1 WHERE id = 'j2'; INSERT INTO lost_jobs VALUES (10, 12, NULL)");
       return guard::seal_all(db);
+    case 8: return db.exec("UPDATE hosts SET lease_ms = 60000 WHERE name = 'h2'"), guard::seal_all(db);
     default: FAIL("a version without data for it: ", version);
   }
 }
@@ -91,6 +92,7 @@ void check_state(const CatalogState& state, int version) {
   CHECK(state.next_vni == 7);
   CHECK(state.hosts.at(HostName{"h2"}).cordoned);
   CHECK(state.hosts.at(HostName{"h2"}).failures == (version >= 5 ? 3 : 0));
+  CHECK(state.hosts.at(HostName{"h2"}).lease == std::chrono::milliseconds(version >= 8 ? 60'000 : 0));
   REQUIRE(state.jobs.size() == 2);
   const auto& running = state.jobs.at(JobId{"j1"});
   CHECK(spec_to_json(running.spec) == spec_to_json(rich_job("j1").spec));

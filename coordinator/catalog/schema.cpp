@@ -146,6 +146,8 @@ constexpr Migration kMigrations[] = {
       ALTER TABLE images ADD COLUMN digest BLOB;
       ALTER TABLE events ADD COLUMN digest BLOB;
     )sql"},
+    // A coordinator that is started with a shorter lease waits out the one that hosts still go by.
+    {8, "ALTER TABLE hosts ADD COLUMN lease_ms INTEGER NOT NULL DEFAULT 0;"},
 };
 
 }  // namespace

@@ -171,6 +171,7 @@ void check_equal(const CatalogState& a, const CatalogState& b) {
     REQUIRE(b.hosts.contains(name));
     CHECK(host.address == b.hosts.at(name).address);
     CHECK(host.cordoned == b.hosts.at(name).cordoned);
+    CHECK(host.lease == b.hosts.at(name).lease);
   }
 }
 
@@ -187,7 +188,8 @@ void make_rich_catalog(const std::filesystem::path& path) {
     REQUIRE(catalog.apply(changes).has_value());
   }
   REQUIRE(catalog
-              .apply({DropJob{JobId{"j2"}}, PutHost{{HostName{"h1"}, "192.0.2.1", true}},
+              .apply({DropJob{JobId{"j2"}},
+                      PutHost{{HostName{"h1"}, "192.0.2.1", true, 2, 60, std::chrono::milliseconds(10'000)}},
                       PutHost{{HostName{"h2"}, "192.0.2.2", false}}, AddLostJobs{{7, 9}}})
               .has_value());
 }

@@ -104,9 +104,15 @@ std::chrono::milliseconds Core::silent_for(const HostName& host) const {
 
 bool Core::fenced_by_lease(const HostName& host) const {
   const auto found = hosts.find(host);
-  if (found == hosts.end()) return now >= begun + settings.lease + lease_margin(settings);
+  const auto lease = lease_of(host) + lease_margin(settings);
+  if (found == hosts.end()) return now >= begun + lease;
   const auto& h = found->second;
-  return !h.connected && now >= std::max(h.last_word, h.last_sent) + settings.lease + lease_margin(settings);
+  return !h.connected && now >= std::max(h.last_word, h.last_sent) + lease;
+}
+
+std::chrono::milliseconds Core::lease_of(const HostName& host) const {
+  const auto record = catalog.hosts.find(host);
+  return record == catalog.hosts.end() ? settings.lease : std::max(settings.lease, record->second.lease);
 }
 
 std::string Core::underlay(const HostName& host) const {

@@ -82,6 +82,7 @@ struct HostRun {
   SessionId session{};          // of the connection, while connected
   Time last_word{};             // from the host; the start of this coordinator when there was none yet
   Time last_sent{};             // to the host: its own lease counts from there at the earliest
+  Time welcomed{};              // in this session
   Time next_ping{};
   std::uint64_t ping = 0;  // number of the last one
   bool ping_out = false;   // not answered yet: no further one is sent
@@ -359,7 +360,8 @@ struct Core {
   bool usable(const HostName& host) const;  // connected and heard of lately
   bool silent(const HostName& host) const;  // not heard of lately
   std::chrono::milliseconds silent_for(const HostName& host) const;
-  bool fenced_by_lease(const HostName& host) const;  // what ran there has ended itself
+  bool fenced_by_lease(const HostName& host) const;                // what ran there has ended itself
+  std::chrono::milliseconds lease_of(const HostName& host) const;  // the longest that it may go by
   std::string underlay(const HostName& host) const;
   std::set<HostName> gang_hosts(const JobRecord& job) const;
   bool is_in_gang(const JobRecord& job, const HostName& host) const;

@@ -36,7 +36,8 @@ void welcome(Core& core, const HostName& host) {
 
 void remember(Core& core, const HostName& host, const wire::HostHello& hello) {
   auto& record = core.catalog.hosts[host];
-  if (record.host == host && record.address == hello.address()) return;
+  if (record.host == host && record.address == hello.address() && record.lease >= core.settings.lease) return;
+  record.lease = std::max(record.lease, core.settings.lease);
   const bool first = record.host.empty();
   record.host = host;
   record.address = hello.address();
@@ -153,6 +154,15 @@ void declare_lost(Core& core, const HostName& host) {
     if (request.message.has_release()) checkpoint::on_cleaned(core, request.job, Epoch{request.message.epoch()}, host);
 }
 
+// A host goes by the lease that it was welcomed with; a guest of it by what it last heard of its node daemon, for as
+// long as the one before.
+void shorten_lease(Core& core, const HostName& host) {
+  auto& record = core.catalog.hosts.at(host);
+  if (record.lease <= core.settings.lease || core.now < core.hosts.at(host).welcomed + record.lease) return;
+  record.lease = core.settings.lease;
+  core.persist(PutHost{record});
+}
+
 void ping(Core& core, const HostName& host) {
   auto& h = core.hosts.at(host);
   if (!h.connected || h.ping_out || core.now < h.next_ping) return;
@@ -266,6 +276,7 @@ void on_connected(Core& core, HostConnected event) {
   heard(core, host);
   h.lost = false;
   core.note_soon(Log::Level::info, {}, host, {}, "host connected", was_lost ? "it had been lost" : "");
+  h.welcomed = core.now;
   welcome(core, host);
   for (const auto& presence : event.hello.gangs()) settle_presence(core, host, presence);
   each_job(core, [&](JobRecord& job) {
@@ -306,6 +317,7 @@ void on_spoke(Core& core, const HostSpoke& event) {
     host.memory_free = message.pong().memory_free_bytes();
     host.image_free = message.pong().image_free_bytes();
     host.store = message.pong().store();
+    shorten_lease(core, event.host);
   } else if (message.request() != 0 && !message.has_images()) {
     on_answer(core, event.host, message);
   } else {

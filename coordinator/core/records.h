@@ -110,6 +110,8 @@ struct HostRecord {
   bool cordoned = false;
   std::uint32_t failures = 0;         // times that it was lost, or a guest on it
   std::uint64_t watched_seconds = 0;  // connected; a step behind (hosts.h)
+  // The longest that it may go by: as it was told, until it surely goes by a shorter one. 0: of before this was kept.
+  std::chrono::milliseconds lease{0};
 };
 
 // One line of the job's or site's history. The states are those that what it names has from then on (history.h).

@@ -35,6 +35,13 @@ void enter(Core& core, RestartRun& run, Phase phase, std::chrono::milliseconds d
   run.deadline = core.now + deadline;
 }
 
+// Until everybody in the gang, silent hosts too, has let go or been fenced.
+std::chrono::milliseconds time_to_fence(const Core& core, const JobRecord& job) {
+  auto lease = core.settings.lease;
+  for (const auto& host : core.gang_hosts(job)) lease = std::max(lease, core.lease_of(host));
+  return lease + core.settings.restore_deadline;
+}
+
 // Such as only a person names.
 bool is_on_terms(const RestartRun& run) { return !run.fall_back || !run.hosts.empty() || run.skip_link_check; }
 
@@ -154,7 +161,7 @@ void fence_and_go(Core& core, JobRecord& job, RestartRun& run) {
   runs.failed_early.reset();
   output::measure(core, job.job);
   output::pause(core, job.job);
-  enter(core, run, Phase::fence, core.settings.lease + core.settings.restore_deadline);
+  enter(core, run, Phase::fence, time_to_fence(core, job));
   fence::begin(core, job, old, Owner::restart, run.waiting);
   if (run.waiting.empty()) after_fence(core, job, run);
 }

@@ -198,3 +198,49 @@ TEST_CASE("a checkpoint on demand within the quiet time does not end it") {
   CHECK(w.until([&] { return w.durable.epochs.size() > taken; }, milliseconds(5'000)));
   CHECK(w.epoch(asked).state == EpochState::committed);
 }
+
+TEST_CASE("a coordinator that begins with a shorter lease waits out the one that a host which is cut off goes by") {
+  Settings settings;
+  settings.lease = milliseconds(60'000);
+  World w(3, 0, settings);
+  const JobId id = w.running(lasting());
+  w.committed(id);
+  const HostName cut = w.job(id).placement[0].host;
+  w.hosts.at(cut).partitioned = true;
+  const Time heard = w.now;
+  w.settings.lease = milliseconds(10'000);
+  SUBCASE("which did not hear of it") { w.crash(); }
+  SUBCASE("which heard of it, and its guests perhaps did not") {
+    w.hosts.at(cut).partitioned = false;
+    w.crash();
+    w.run_for(milliseconds(5'000));
+    w.hosts.at(cut).partitioned = true;
+  }
+  REQUIRE(w.until_state(id, JobState::restarting));
+  REQUIRE(w.until_state(id, JobState::running));
+  CHECK(w.now - heard >= milliseconds(60'000));
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("once all in it surely go by it, a shorter lease is all that is waited out") {
+  Settings settings;
+  settings.lease = milliseconds(60'000);
+  World w(3, 0, settings);
+  const JobId id = w.running(lasting());
+  w.committed(id);
+  w.settings.lease = milliseconds(10'000);
+  w.crash();
+  w.run_for(milliseconds(70'000));
+  for (const auto& [name, host] : w.durable.hosts) CHECK(host.lease == milliseconds(10'000));
+  const Time died = w.now;
+  w.kill(w.job(id).placement[0].host);
+  REQUIRE(w.until_state(id, JobState::restarting));
+  REQUIRE(w.until_state(id, JobState::running));
+  CHECK(w.now - died < milliseconds(40'000));
+  w.settings.lease = milliseconds(90'000);  // a longer one is told at once, and kept before it is
+  w.crash();
+  w.run_for(milliseconds(1'000));
+  for (const auto& [name, host] : w.durable.hosts)
+    if (w.hosts.at(name).power) CHECK(host.lease == milliseconds(90'000));
+  CHECK(w.broken() == "");
+}
