@@ -220,6 +220,13 @@ std::vector<std::string> link_problems(const JobRecord& job, const EpochRecord& 
   return problems;
 }
 
+// "fence 12, place 0, restore 2110": milliseconds.
+std::string told(const PhaseTimes& times) {
+  std::string text;
+  for (const auto& [phase, ms] : times.phases) text += fmt::format("{}{} {:.0f}", text.empty() ? "" : ", ", phase, ms);
+  return text;
+}
+
 void truncate(Core& core, JobRecord& job, RestartRun& run) {
   const std::uint64_t offset = core.epoch(run.epoch).output_offset;
   enter(core, run, Phase::truncate, core.settings.link_deadline + std::chrono::milliseconds(offset / kCutBytesPerMs));
@@ -243,16 +250,16 @@ void running(Core& core, JobRecord& job) {
   RestartRun run = std::move(*runs.restart);
   runs.restart.reset();
   add_phase(run.phases, name(run.phase), ms_between(run.since, core.now));
+  const double took = ms_between(run.asked, core.now);
   interval::plan_after_restart(core, job);
   job.restarts += 1;
   job.restart.reset();
   core.set_state(job, JobState::running, run.story);
   core.note(Log::Level::info, job.job, {}, run.epoch, "restarted",
-            fmt::format("incarnation {}", job.incarnation.value));
+            fmt::format("incarnation {} after {:.0f} ms: {}", job.incarnation.value, took, told(run.phases)));
   output::acknowledge(core, job);
   if (run.request)
-    core.reply(*run.request,
-               Restarted{job.job, job.incarnation, run.epoch, ms_between(run.asked, core.now), run.phases, run.story});
+    core.reply(*run.request, Restarted{job.job, job.incarnation, run.epoch, took, run.phases, run.story});
   if (const auto early = std::exchange(runs.failed_early, {}))
     finish::on_rank_lost(core, job, early->first, early->second);
 }
