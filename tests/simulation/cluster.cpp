@@ -29,7 +29,7 @@ Cluster::Cluster(Plan p, bool keep_transcript)
 Settings Cluster::settings() const {
   Settings settings;
   settings.heartbeat = Millis(1'000);
-  settings.lease = Millis(8'000);
+  settings.lease = lease;
   settings.start_deadline = Millis(40'000);
   settings.drain_deadline = Millis(5'000);
   settings.hold = Millis(12'000);
@@ -139,7 +139,7 @@ void Cluster::befall(const Happening& happening) {
 void Cluster::submit(const Happening& happening) {
   JobSpec spec;
   spec.name = "heat";
-  spec.guests = plan.shape.guests;
+  spec.guests = plan.shape.sizes_differ ? 1 + (plan.shape.guests + happening.job) % 3 : plan.shape.guests;
   spec.memory_bytes = static_cast<std::uint64_t>(plan.shape.guest_mib) << 20;
   spec.disk_bytes = 4ull << 30;
   spec.ranks_per_guest.assign(spec.guests, 1);
@@ -150,6 +150,11 @@ void Cluster::submit(const Happening& happening) {
   spec.durability = plan.shape.durability;
   if (plan.shape.copied_later) spec.later_durability = "host-loss";
   if (plan.shape.interval_seconds != 0) spec.interval_seconds = plan.shape.interval_seconds;
+  if ((spec.interval_auto = plan.shape.interval_auto)) spec.interval_seconds.reset();
+  spec.spread = !plan.shape.packed;
+  if (plan.shape.hosts_named && happening.job % 2 == 1)
+    for (std::size_t i = 0; i < std::min<std::size_t>(spec.guests, hosts.size()); ++i)
+      spec.hosts.push_back(hosts[i]->name());
   spec.restart_on_failure = plan.shape.max_restarts != 0;
   spec.max_restarts = plan.shape.max_restarts;
   submissions_[happening.job] = coordinator->ask([&](RequestId r) { return SubmitJob{r, spec, "manifest", "spool"}; });

@@ -41,6 +41,7 @@ class Cluster {
   // Lines, of those incarnations that have come to their end: a host that slept may let an old one do so for a moment.
   std::map<std::pair<JobId, std::uint64_t>, std::uint64_t> printed;
   bool record;
+  Millis lease{8'000};  // of the coordinator that runs
 
   HostNode* host(const HostName& name) const;
   coordinator::Settings settings() const;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+
 #include "coordinator/core/after_loss.h"
 #include "coordinator/core/tests/names.h"
 #include "tests/simulation/cluster.h"
@@ -13,6 +15,7 @@ using namespace coordinator;
 
 constexpr Millis kTick{250};
 constexpr Millis kRestart{1'000};  // after a death of its own
+constexpr std::array<Millis, 3> kLeases{Millis(5'000), Millis(8'000), Millis(14'000)};
 
 }  // namespace
 
@@ -25,6 +28,7 @@ CoordinatorNode::CoordinatorNode(Cluster& cluster) : cluster_(cluster), dice_(cl
 void CoordinatorNode::start() {
   if (core_) return;
   drop_files_of_removed_jobs();
+  if (cluster_.plan.shape.leases_change) cluster_.lease = kLeases[dice_.roll(kLeases.size())];
   core_ = std::make_unique<Coordinator>(cluster_.settings(), durable_);
   cluster_.tell("c", [] { return std::string("coordinator starts"); });
   tick(life_);

@@ -201,14 +201,14 @@ void Cluster::take_checkpoints() {
   }
 }
 
-// Of epochs that came to nothing, or were pruned, no image stays, nor a record.
+// Of epochs that came to nothing, or were pruned, or whose job was removed, no image stays, nor a record.
 void Cluster::check_aborted() {
   const auto left = [&]() -> std::string {
     const bool overtakes = plan.shape.overtaking != 0 || plan.shape.doubled != 0;
     const auto is_gone = [&](Epoch number) {
       const auto epoch = coordinator->durable().epochs.find(number);
-      return epoch != coordinator->durable().epochs.end() &&
-             (epoch->second.state == EpochState::aborted || epoch->second.state == EpochState::pruned);
+      if (epoch == coordinator->durable().epochs.end()) return !overtakes;
+      return epoch->second.state == EpochState::aborted || epoch->second.state == EpochState::pruned;
     };
     for (const auto& [path, image] : store.all())
       if (!image.places.empty() && is_gone(image.epoch)) return fmt::format("{} on {}", path, *image.places.begin());

@@ -75,6 +75,18 @@ std::map<std::string, std::uint32_t*> numbers(Shape& shape) {
           {"seconds", &shape.seconds}};
 }
 
+// What is so or not, each a word on a line of its own.
+std::map<std::string, bool*> flags(Shape& shape) {
+  return {{"copied-later", &shape.copied_later},
+          {"old-agents", &shape.old_agents},
+          {"catalog-lost", &shape.catalog_lost},
+          {"leases-change", &shape.leases_change},
+          {"sizes-differ", &shape.sizes_differ},
+          {"hosts-named", &shape.hosts_named},
+          {"packed", &shape.packed},
+          {"interval-auto", &shape.interval_auto}};
+}
+
 Shape draw_shape(std::uint64_t seed, Dice& dice) {
   Shape shape;
   shape.seed = seed;
@@ -98,6 +110,13 @@ Shape draw_shape(std::uint64_t seed, Dice& dice) {
   // Of their own: all else stays as it was drawn.
   shape.old_agents = Dice(seed, 4).roll(8) == 0;
   shape.catalog_lost = Dice(seed, 5).roll(8) == 0;
+  Dice more(seed, 6);
+  // Whoever has lost the catalog has lost with it what leases its hosts go by.
+  shape.leases_change = more.roll(6) == 0 && !shape.catalog_lost;
+  shape.sizes_differ = more.roll(4) == 0;
+  shape.hosts_named = more.roll(6) == 0;
+  shape.packed = more.roll(6) == 0;
+  shape.interval_auto = more.roll(8) == 0;
   return shape;
 }
 
@@ -156,9 +175,8 @@ std::string print(const Plan& plan) {
   std::string text = fmt::format("seed {}\n", shape.seed);
   for (const auto& [word, number] : numbers(shape)) text += fmt::format("{} {}\n", word, *number);
   text += fmt::format("stores {}\ndurability {}\n", shape.own_stores ? "own" : "shared", shape.durability);
-  if (shape.copied_later) text += "copied-later\n";
-  if (shape.old_agents) text += "old-agents\n";
-  if (shape.catalog_lost) text += "catalog-lost\n";
+  for (const auto& [word, is_so] : flags(shape))
+    if (*is_so) text += word + "\n";
   for (const auto& one : plan.happenings) text += print(one) + "\n";
   return text;
 }
@@ -187,9 +205,7 @@ bool parse_line(std::istream& line, const std::string& word, Plan& plan) {
   auto known = numbers(plan.shape);
   if (word == "at") return parse_happening(line, plan.happenings.emplace_back());
   if (word == "seed") return static_cast<bool>(line >> plan.shape.seed);
-  if (word == "copied-later") return plan.shape.copied_later = true;
-  if (word == "old-agents") return plan.shape.old_agents = true;
-  if (word == "catalog-lost") return plan.shape.catalog_lost = true;
+  if (const auto known_flags = flags(plan.shape); known_flags.contains(word)) return *known_flags.at(word) = true;
   if (word == "durability") return static_cast<bool>(line >> plan.shape.durability);
   if (word == "stores") {
     std::string whose;

@@ -67,7 +67,12 @@ struct Shape {
   bool copied_later = false;           // durability host-loss is reached after the commit
   bool old_agents = false;             // from before there were abilities: orders have no numbers, nor is there a lease
   bool catalog_lost = false;           // at the end, and made again from the records that hosts have
-  std::uint32_t interval_seconds = 0;  // 0: no periodic checkpoints
+  bool leases_change = false;          // each coordinator begins with a lease of its own
+  bool sizes_differ = false;           // each job has its own number of guests
+  bool hosts_named = false;            // every second job may run on the first hosts only, as many as it has guests
+  bool packed = false;                 // spread: false
+  bool interval_auto = false;          // the interval is computed
+  std::uint32_t interval_seconds = 0;  // 0: no periodic checkpoints, but for interval_auto
   std::uint32_t keep = 2;
   std::uint32_t max_restarts = 5;  // 0: policy never
   // Per mille of the messages between coordinator and hosts, within a session. TCP does none of this.
