@@ -305,6 +305,29 @@ TEST_CASE("a checkpoint that has to wait for its turn says so, unless the manife
   CHECK(run_with(server, {"checkpoint", "j7"}).err.empty());
 }
 
+TEST_CASE("status tells how often a job is checkpointed by itself, and why just so often") {
+  json status = {{"job", "j7"}, {"state", "running"}, {"checkpointInterval", nullptr}};
+  const TestServer server([&](const TestRequest&) -> TestAnswer { return {200, status.dump()}; });
+  const auto says = [&](const std::string& words) {
+    const auto outcome = run_with(server, {"status", "j7"});
+    CHECK(outcome.code == 0);
+    CHECK_MESSAGE(outcome.out.find(words) != std::string::npos, outcome.out);
+  };
+  says("on demand");
+  status["checkpointInterval"] = {{"policy", "fixed"}, {"seconds", 300}};
+  says("every 5 min 0 s");
+  json inputs = {{"checkpoints", 0},  {"stallMs", 0},           {"commitMs", 0},      {"costMs", 0},
+                 {"hostFailures", 2}, {"watchedSeconds", 7200}, {"mtbfSeconds", 3600}};
+  status["checkpointInterval"] = {{"policy", "auto"}, {"seconds", 600}, {"inputs", inputs}};
+  says("auto: nothing measured yet; its hosts failed 2 times in 2 h 0 min");
+  inputs["checkpoints"] = 3;
+  inputs["stallMs"] = 150;
+  inputs["commitMs"] = 4000;
+  inputs["costMs"] = 500;
+  status["checkpointInterval"]["inputs"] = inputs;
+  says("a checkpoint costs 500 ms: stall 150 ms, commit 4.0 s");
+}
+
 TEST_CASE("a restart says which newer checkpoint it passed over") {
   const TestServer server(always(
       {200,

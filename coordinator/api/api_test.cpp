@@ -13,14 +13,15 @@ namespace {
 struct Running : TestServer {
   Running() { start(); }
   std::string spool() { return http().post("/v1/spool").json()["spool"].get<std::string>(); }
-  std::string pending_job() {
+  std::string pending_job(const json& checkpoint = json::object()) {
     const json body = {{"spec",
                         {{"name", "idle"},
                          {"guests", 1},
                          {"memoryBytes", 256u << 20},
                          {"diskBytes", 1u << 30},
                          {"ranksPerGuest", {1}},
-                         {"command", {"true"}}}}};
+                         {"command", {"true"}},
+                         {"checkpoint", checkpoint}}}};
     const auto reply = http().post("/v1/jobs", body.dump());
     REQUIRE(reply.status == 200);
     return reply.json()["job"].get<std::string>();
@@ -127,6 +128,21 @@ TEST_CASE("a job is found by id, and by name the newest of it") {
   REQUIRE(all.size() == 11);
   CHECK(all[0]["job"] == "j1");
   CHECK(all[10]["job"] == "j11");
+}
+
+TEST_CASE("a job's status has the interval of its checkpoints, and what it was computed from") {
+  Running site;
+  const auto interval = [&](const json& checkpoint) {
+    return site.http().get("/v1/jobs/" + site.pending_job(checkpoint)).json().at("checkpointInterval");
+  };
+  CHECK(interval(json::object()).is_null());
+  CHECK(interval({{"intervalSeconds", 300}}) == json{{"policy", "fixed"}, {"seconds", 300}});
+  const json computed = interval({{"intervalAuto", true}});
+  CHECK(computed.at("policy") == "auto");
+  CHECK(computed.at("seconds") > 0);
+  CHECK(computed.at("inputs").at("checkpoints") == 0);
+  for (const char* input : {"stallMs", "commitMs", "costMs", "hostFailures", "watchedSeconds", "mtbfSeconds"})
+    CHECK_MESSAGE(computed.at("inputs").at(input).is_number(), input);
 }
 
 TEST_CASE("history: pages, the newest, of one job, as long as it is kept") {
