@@ -63,6 +63,8 @@ fs::path program() { return build_directory() / "bin" / "stillpoint"; }
 
 fs::path example(const std::string& file) { return fs::path(STILLPOINT_SOURCE_DIR) / "jobs" / "examples" / file; }
 
+fs::path test_file(const std::string& file) { return fs::path(STILLPOINT_SOURCE_DIR) / "tests" / "e2e" / file; }
+
 std::vector<fs::path> packs_of(const TestLab& lab) {
   const fs::path images = lab.lab({"status"}).at("images").get<std::string>();
   std::vector<fs::path> packs;

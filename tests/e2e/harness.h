@@ -106,9 +106,10 @@ std::vector<std::string> lines_starting(const std::string& text, const std::stri
 std::string printed_by_program(const std::string& output);
 // Where the test of that name keeps things: its own for each build, so that two builds' tests do not meet.
 fs::path test_directory(const std::string& name);
-fs::path build_directory();                 // this build's, or the one that STILLPOINT_BUILD names
-fs::path program();                         // the stillpoint command
-fs::path example(const std::string& file);  // under jobs/examples
+fs::path build_directory();                   // this build's, or the one that STILLPOINT_BUILD names
+fs::path program();                           // the stillpoint command
+fs::path example(const std::string& file);    // under jobs/examples
+fs::path test_file(const std::string& file);  // in tests/e2e
 // Runs an MPI program natively, with the guest image's own Open MPI: what an undisturbed run prints. Working directory
 // is a scratch directory in the checkout, whose files are given to take().
 std::string run_natively(unsigned ranks, const fs::path& program, const std::vector<std::string>& arguments,

@@ -1,10 +1,12 @@
-// The figures of the cut are stored with the checkpoint: what a restart brings back must have them, socket by socket,
-// or nothing of it goes on. The coordinator's own record is changed behind its back, as no command can.
+// What a restart re-establishes. The figures of the cut are stored with the checkpoint: what comes back must have them,
+// socket by socket, or nothing of it goes on. The coordinator's own record is changed behind its back, as no command
+// can. And the guests' clocks are set before anything of them goes on.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <signal.h>
 
 #include <algorithm>
+#include <ctime>
 
 #include "coordinator/catalog/catalog.h"
 #include "tests/e2e/examples.h"
@@ -79,20 +81,43 @@ void refused(const TestLab& lab, const std::string& job, int epoch, const std::s
   CHECK(last_number(lab.logs(job), kRingLine) == last_number(printed, kRingLine));
 }
 
+const std::string kClockLine = "clock ";
+
+JobText with_clock(JobText text) {
+  text.files.push_back(test_file("with-clock.sh"));
+  text.command = "[./with-clock.sh, " + text.command.substr(1);
+  return text;
+}
+
+// A guest that goes on by the clock of its checkpoint shows times between that and the restart.
+void check_clocks(const TestLab& lab, const std::string& job, std::time_t taken, std::time_t asked) {
+  REQUIRE(asked - taken > 5);
+  CHECK(until(kPatience, [&] { return last_number(lab.logs(job), kClockLine) >= asked; }));
+  const std::time_t now = std::time(nullptr);
+  for (const auto& line : lines_starting(lab.logs(job), kClockLine)) {
+    const long shown = last_number(line, kClockLine);
+    CHECK_MESSAGE((shown <= taken + 1 || shown >= asked - 1),
+                  line << ", the checkpoint " << taken << ", asked " << asked);
+    CHECK_MESSAGE(shown <= now + 2, line << ", now " << now);
+  }
+}
+
 }  // namespace
 
 TEST_CASE("a restored socket whose figures are not those stored with the checkpoint is named, and nothing goes on") {
   TestLab lab("links", 2, kLongLease);
-  JobText text = Ring{}.job("ring");
+  JobText text = with_clock(Ring{}.job("ring"));
   text.keep = 8;
   const std::string job = lab.submit(text);
   const auto more_lines = [&] {
     lab.wait_for_lines(job, kRingLine, lines_starting(lab.logs(job), kRingLine).size() + 2);
   };
   std::vector<int> epochs;
+  std::vector<std::time_t> taken;
   for (int i = 0; i < 3; ++i) {
     more_lines();
     epochs.push_back(lab.ok({"checkpoint", job}).at("epoch"));
+    taken.push_back(std::time(nullptr));
   }
 
   // One byte more in what is stored of one socket.
@@ -122,7 +147,9 @@ TEST_CASE("a restored socket whose figures are not those stored with the checkpo
 
   // It was nothing but the figure: with what was stored at first, that checkpoint comes back.
   change_record(lab, epochs[1], [&](CatalogState&, EpochRecord& record) { cut_of(record, 1) = stored; });
+  const std::time_t asked = std::time(nullptr);
   lab.ok({"restart", job, "--from", std::to_string(epochs[1])});
   more_lines();
+  check_clocks(lab, job, taken[1], asked);
   CHECK(check_numbered(lab.logs(job), kRingLine, 1, 1) > 0);
 }
