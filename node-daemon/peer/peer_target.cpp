@@ -22,8 +22,9 @@ std::optional<PeerTarget> parse_peer_target(std::string_view target) {
   }
   if (parts.size() < 2) return std::nullopt;
   const bool packs = parts[1] == "packs";
-  if (!packs && parts[1] != "images") return std::nullopt;
-  const std::size_t depth = packs ? 3 : 5;  // of a file
+  const bool bad_blocks = parts[1] == "bad-blocks";
+  if (!bad_blocks && !packs && parts[1] != "images") return std::nullopt;
+  const std::size_t depth = bad_blocks ? 2 : packs ? 3 : 5;  // of a file
   if (found.is_directory ? parts.size() >= depth : parts.size() != depth) return std::nullopt;
   found.host = parts[0];
   found.name = target.substr(parts[0].size() + 1);

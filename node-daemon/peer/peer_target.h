@@ -10,7 +10,7 @@ namespace stillpoint::node {
 
 struct PeerTarget {
   std::string host;  // whose store
-  std::string name;  // below it: "packs", "packs/ID.pack", "images/j7", "images/j7/e12/guest-0.ram"
+  std::string name;  // below it: "packs", "packs/ID.pack", "images/j7", "images/j7/e12/guest-0.ram", "bad-blocks"
   bool is_directory = false;
 };
 // "/h1/packs/ID.pack"; a directory ends with '/'. Nothing: it is none of a store's, or leads out of it.

@@ -360,6 +360,42 @@ TEST_CASE("verify: damaged everywhere is damaged; damaged here and nobody to ask
   CHECK(lost->mended.empty());
 }
 
+TEST_CASE(
+    "pages in blocks that the partner knows to be damaged are not kept: the next copy brings them, and mends the "
+    "last") {
+  Gang gang;
+  bool in_next_process = false;
+  SUBCASE("found by the process that takes the copy") {}
+  SUBCASE("and by the one before it") { in_next_process = true; }
+  const wire::GuestImage first = gang.copied(12, gang.disk);
+  flip_a_byte_of_each(gang.h2->packs("h1"));
+  REQUIRE_FALSE(gang.h2->store().verify(first.disk(), {}, {}).value().problems.empty());
+  if (in_next_process) {
+    gang.h2.reset();
+    gang.h2 = std::make_unique<HostUnderTest>(gang.site, "h2");
+  }
+  const wire::GuestImage second = gang.copied(13, gang.disk);
+  for (const wire::GuestImage& image : {second, first}) {
+    const auto read = gang.h2->get(image.disk(), {});
+    REQUIRE_MESSAGE(read.has_value(), read.error());
+    CHECK(*read == gang.disk);
+    CHECK(gang.h2->store().verify(image.disk(), {}, {}).value().problems.empty());
+  }
+}
+
+TEST_CASE("a copy of a pack whose index was damaged at the partner is taken in its place") {
+  Gang gang;
+  gang.copied(12, gang.disk);
+  gang.h2.reset();
+  for (const auto& entry : fs::directory_iterator(gang.site.place.path / "h2/images/hosts/h1/packs"))
+    fs::resize_file(entry.path(), entry.file_size() - 1);
+  gang.h2 = std::make_unique<HostUnderTest>(gang.site, "h2");
+  const wire::GuestImage second = gang.copied(13, gang.disk);
+  const auto read = gang.h2->get(second.disk(), {});
+  REQUIRE_MESSAGE(read.has_value(), read.error());
+  CHECK(*read == gang.disk);
+}
+
 TEST_CASE("the next partner is asked when one does not take it; none: each is named") {
   Gang gang;
   wire::StorePeer away;
@@ -473,7 +509,9 @@ TEST_CASE("who has no certificate of the site is not let in") {
 TEST_CASE("names and ranges of requests") {
   CHECK(parse_peer_target("/h1/packs/")->is_directory);
   CHECK(parse_peer_target("/h1/images/j7/e12/guest-0.ram")->name == "images/j7/e12/guest-0.ram");
-  for (const char* bad : {"", "h1/packs/", "/h1/images/j7/e12", "/h1/images/j7/e12/guest-0.ram/", "/h1/../packs/"})
+  CHECK(parse_peer_target("/h1/bad-blocks")->name == "bad-blocks");
+  for (const char* bad : {"", "h1/packs/", "/h1/images/j7/e12", "/h1/images/j7/e12/guest-0.ram/", "/h1/../packs/",
+                          "/h1/bad-blocks/", "/h1/bad-blocks/x", "/h1/records/j7/e12"})
     CHECK_MESSAGE(!parse_peer_target(bad), bad);
   const auto range = parse_byte_range("bytes=10-19", 20);
   REQUIRE(range.has_value());

@@ -210,6 +210,9 @@ class Store final : public ChunkStore {
   Status refresh() override { return state_.refresh_packs(); }
   Result<std::vector<BlockSlots>> blocks(const std::string& image) override;
   std::uint64_t slots(const Id& origin, std::uint32_t block) override { return state_.place_of(origin, block).slots; }
+  std::uint64_t sound_slots(const Id& origin, std::uint32_t block) override {
+    return state_.sound_slots(origin, block);
+  }
   Result<OpenedPack> pack(const Id& origin, std::uint32_t block) override;
   Result<std::shared_ptr<const ReadableFile>> image_file(const std::string& image) override {
     if (!is_image_name(image)) return Error{ErrorKind::refused, "open image", image, "not an image's name"};
@@ -218,6 +221,9 @@ class Store final : public ChunkStore {
   Status put_pack(const ReadableFile& content, const std::vector<BlockSlots>& instead) override {
     if (state_.options.read_only) return Error{ErrorKind::refused, "copy pack", "", "this store is read only"};
     return state_.put_pack(content, instead);
+  }
+  Status take_pack(const fs::path& temporary, const std::string& name) override {
+    return state_.take_pack(temporary, name);
   }
   Status retire_mended() override { return state_.retire_mended(); }
   Status put_image(const std::string& image, std::string_view file) override;
@@ -281,7 +287,7 @@ Status Store::put_image(const std::string& image, std::string_view file) {
   // already.
   const Held held(state_, *manifest);
   for (const BlockSlots& block : blocks_of(*manifest))
-    if ((block.slots & ~state_.place_of(block.origin, block.number).slots) != 0)
+    if ((block.slots & ~state_.sound_slots(block.origin, block.number)) != 0)
       return state_.nowhere(block.origin, "copy image", image, "pages of it are not here");
   const Status published = publish_image(state_, image, file);
   if (published) state_.image_replaced(image);

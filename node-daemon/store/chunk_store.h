@@ -126,17 +126,22 @@ class ChunkStore {
   virtual Result<std::vector<BlockSlots>> blocks(const std::string& image) = 0;
   // Which pages of a block are here; 0: none.
   virtual std::uint64_t slots(const Id& origin, std::uint32_t block) = 0;
+  // The same; 0 if the block is known to be damaged. Of a store in another place: as that one knew at the last
+  // refresh().
+  virtual std::uint64_t sound_slots(const Id& origin, std::uint32_t block) = 0;
   // The pack that has the block. damaged: there is none.
   virtual Result<OpenedPack> pack(const Id& origin, std::uint32_t block) = 0;
   virtual Result<std::shared_ptr<const ReadableFile>> image_file(const std::string& image) = 0;
   // A pack's file from elsewhere, every block of it checked; durable when it returns. It becomes the place of blocks
   // that are nowhere, and of those in `instead` whatever was. damaged, and nothing is changed, if it is not whole.
   virtual Status put_pack(const ReadableFile& content, const std::vector<BlockSlots>& instead) = 0;
+  // The same of a file that lies in the store already, under a name that ends with kTemporarySuffix; name: the pack's.
+  virtual Status take_pack(const std::filesystem::path& temporary, const std::string& name) = 0;
   // To be called when put_pack() has put right what was to be put right. What was whole in the packs whose blocks were
   // replaced is written anew, and those packs go; one with further damage stays. Crash at any point: nothing is lost.
   virtual Status retire_mended() = 0;
   // An image's file from elsewhere; durable when it returns. damaged, and nothing is there, if it is not the file of an
-  // image of that name, or a page that it lists is not here.
+  // image of that name, or a page that it lists is not here, or in a block that is known to be damaged.
   virtual Status put_image(const std::string& image, std::string_view file) = 0;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "common/random_id.h"
-#include "node-daemon/store/pack_file.h"
 #include "node-daemon/store/store_lock.h"
 
 namespace stillpoint::node {
@@ -25,9 +24,13 @@ bool is_pack_name(std::string_view name) {
 
 class Mirrors::IncomingPack final : public Incoming {
  public:
-  IncomingPack(Files& files, const SiteKeys& keys, fs::path path, fs::path temporary,
+  IncomingPack(Files& files, std::shared_ptr<ChunkStore> store, std::string name, fs::path temporary,
                std::unique_ptr<WritableFile> file)
-      : files_(files), keys_(keys), path_(std::move(path)), temporary_(std::move(temporary)), file_(std::move(file)) {}
+      : files_(files),
+        store_(std::move(store)),
+        name_(std::move(name)),
+        temporary_(std::move(temporary)),
+        file_(std::move(file)) {}
   ~IncomingPack() override {
     if (file_) (void)files_.remove(temporary_);  // else the next opening of the mirror does it
   }
@@ -35,27 +38,19 @@ class Mirrors::IncomingPack final : public Incoming {
   IncomingPack& operator=(const IncomingPack&) = delete;
 
   Status write(std::string_view piece) override { return file_->append(piece); }
-
+  // Checked first: it may take the place of blocks that are here whole.
   Status commit() override {
     if (auto synced = file_->sync(); !synced) return synced;
-    auto written = files_.open(temporary_);
-    if (!written) return written.error();
-    const auto content = read_pack(**written, keys_);
-    const std::string name = path_.filename().string();
-    if (!content) return Error{kind_for_sender(content.error()), "keep a copy", name, content.error().cause};
-    if (pack_name(content->id) != name) return Error{ErrorKind::damaged, "keep a copy", name, "it has another's name"};
-    // Before it may take the place of blocks that are here whole.
-    if (auto whole = check_blocks(*content, keys_, **written); !whole)
-      return Error{whole.error().kind, "keep a copy", name, whole.error().cause};
-    if (auto renamed = files_.rename(temporary_, path_); !renamed) return renamed;
+    if (auto taken = store_->take_pack(temporary_, name_); !taken) return taken;
     file_.reset();
-    return files_.sync_directory(path_.parent_path());
+    return {};
   }
 
  private:
   Files& files_;
-  const SiteKeys& keys_;
-  const fs::path path_, temporary_;
+  const std::shared_ptr<ChunkStore> store_;
+  const std::string name_;
+  const fs::path temporary_;
   std::unique_ptr<WritableFile> file_;
 };
 
@@ -127,7 +122,8 @@ Result<std::unique_ptr<Mirrors::Incoming>> Mirrors::begin(const HostName& owner,
   if (!file) return file.error();
   if (is_image)
     return std::make_unique<IncomingImage>(*this, std::move(*store), image, std::move(temporary), std::move(*file));
-  return std::make_unique<IncomingPack>(files_, keys_, directory(owner) / name, std::move(temporary), std::move(*file));
+  return std::make_unique<IncomingPack>(files_, std::move(*store), name.substr(kPacks.size()), std::move(temporary),
+                                        std::move(*file));
 }
 
 Result<std::shared_ptr<ChunkStore>> Mirrors::open(const HostName& owner) {

@@ -16,6 +16,12 @@ bool StoreState::is_bad(const BlockPlace& at) const {
   return missing_.contains(id) || bad_.contains({id, at.index});
 }
 
+std::uint64_t StoreState::sound_slots(const Id& origin, std::uint32_t block) {
+  const BlockPlace at = place_of(origin, block);
+  const std::lock_guard lock(mutex_);
+  return is_bad(at) ? 0 : at.slots;
+}
+
 void StoreState::note_bad(const BlockPlace& at) {
   {
     const std::lock_guard lock(mutex_);
@@ -73,6 +79,18 @@ void StoreState::load_bad() {
   if (!blocks) return;
   const std::lock_guard lock(mutex_);
   bad_ = std::move(*blocks);
+}
+
+// Others note there what they find. A place that does not show that file, or a damaged one, says nothing.
+Status StoreState::look_at_bad_there() {
+  auto file = files.open(bad_file(*this));
+  Result<std::string> bytes = file ? (*file)->read(0, std::min<std::uint64_t>((*file)->size(), kMaxBadBlocksFile))
+                                   : Result<std::string>(file.error());
+  if (!bytes && bytes.error().kind == ErrorKind::transient) return bytes.error();
+  auto blocks = bytes ? decode_bad_blocks(*bytes) : bytes.error();
+  const std::lock_guard lock(mutex_);
+  bad_ = blocks ? std::move(*blocks) : BadBlocks();
+  return {};
 }
 
 std::optional<Error> StoreState::bad_file_problem() {

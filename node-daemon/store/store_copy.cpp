@@ -15,7 +15,7 @@ Result<std::map<std::string, std::shared_ptr<const ReadableFile>>> packs_lacking
   if (!blocks) return blocks.error();
   std::map<std::string, std::shared_ptr<const ReadableFile>> packs;
   for (const BlockSlots& block : *blocks) {
-    if ((block.slots & ~there.slots(block.origin, block.number)) == 0) continue;
+    if ((block.slots & ~there.sound_slots(block.origin, block.number)) == 0) continue;
     auto pack = from.pack(block.origin, block.number);
     if (!pack) return pack.error();
     packs.try_emplace(std::move(pack->name), std::move(pack->file));

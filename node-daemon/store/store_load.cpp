@@ -120,6 +120,14 @@ Status StoreState::refresh_packs() {
   auto names = files.list(packs_directory);
   if (!names) return names.error();
   std::erase_if(*names, [](const std::string& name) { return !name.ends_with(".pack"); });
+  if (options.read_only)
+    if (auto known = look_at_bad_there(); !known) return known;
+  {
+    // In place of what is damaged another one may have come.
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, error] : left_out_)
+      if (!is_missing_key(error)) looked_at_.erase(name);
+  }
   auto changed = take_up(*names);
   look_for_missing();
   return changed ? Status{} : Status(changed.error());
@@ -157,6 +165,7 @@ Status StoreState::take_up_pack(const std::string& name) {
   }
   if (!content || pack_name(content->id) != name) return {};
   const std::lock_guard lock(mutex_);
+  left_out_.erase(name);
   add_pack(*content, false);
   if (!options.read_only) index_pages(*content);
   return {};

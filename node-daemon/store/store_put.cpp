@@ -36,13 +36,28 @@ Status StoreState::put_pack(const ReadableFile& file, const std::vector<BlockSlo
   return done;
 }
 
+Status StoreState::take_pack(const fs::path& temporary, const std::string& name) {
+  auto content = check_pack(temporary);
+  if (!content) {
+    const Error& error = content.error();
+    return Error{is_missing_key(error) ? kind_for_sender(error) : error.kind, "keep a copy", name, error.cause};
+  }
+  if (pack_name(content->id) != name) return Error{ErrorKind::damaged, "keep a copy", name, "it has another's name"};
+  return adopt_pack(temporary, *content, {});
+}
+
 Result<PackContent> StoreState::write_checked(const fs::path& temporary, const ReadableFile& file) {
   if (auto written = write_as(files, temporary, file); !written) return written.error();
-  auto copy = files.open(temporary);
-  if (!copy) return copy.error();
-  auto content = read_pack(**copy, keys);
-  if (!content) return named(content.error(), "elsewhere");
-  if (auto whole = check_blocks(*content, keys, **copy); !whole) return named(whole.error(), pack_name(content->id));
+  auto content = check_pack(temporary);
+  return content ? std::move(content) : named(content.error(), "elsewhere");
+}
+
+Result<PackContent> StoreState::check_pack(const fs::path& path) {
+  auto file = files.open(path);
+  if (!file) return file.error();
+  auto content = read_pack(**file, keys);
+  if (!content) return content;
+  if (auto whole = check_blocks(*content, keys, **file); !whole) return whole.error();
   return content;
 }
 

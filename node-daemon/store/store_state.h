@@ -82,8 +82,10 @@ class StoreState {
   // all packs only if some page is not there.
   Status load_packs_for(const ImageManifest& manifest);
 
-  // ChunkStore::put_pack().
+  // Of ChunkStore.
   Status put_pack(const ReadableFile& file, const std::vector<BlockSlots>& instead);
+  Status take_pack(const std::filesystem::path& temporary, const std::string& name);
+  std::uint64_t sound_slots(const Id& origin, std::uint32_t block);
 
   // A block of a pack was found damaged: it is the place of no page that is anywhere else, and no new image relies on
   // it, also in the next process (store_bad.cpp).
@@ -135,6 +137,7 @@ class StoreState {
   using Live = std::vector<std::vector<std::uint64_t>>;  // by origin, by block: slots
 
   bool let_go(const std::shared_ptr<Holder>& holder);  // whether it was the last one
+  Result<PackContent> check_pack(const std::filesystem::path& path);
   Result<PackContent> write_checked(const std::filesystem::path& temporary, const ReadableFile& file);
   Status adopt_pack(const std::filesystem::path& temporary, const PackContent& content,
                     const std::vector<BlockSlots>& instead);
@@ -146,7 +149,8 @@ class StoreState {
   // store_bad.cpp
   bool is_bad(const BlockPlace& at) const;
   void load_bad();
-  void store_bad();  // without the mutex
+  Status look_at_bad_there();  // of a store that is read only
+  void store_bad();            // without the mutex
   void forget_bad_of_gone_packs();
   void look_for_missing();  // without the mutex
   std::optional<Error> bad_file_problem();
