@@ -12,12 +12,11 @@
 
 #include "common/file.h"
 #include "common/log.h"
-#include "common/random_id.h"
 #include "node-daemon/store/checkpoint_records.h"
 #include "node-daemon/store/chunk_store.h"
+#include "node-daemon/store/directory_id.h"
 #include "node-daemon/store/image_reader.h"
 #include "node-daemon/store/image_writer.h"
-#include "node-daemon/store/new_file.h"
 #include "node-daemon/store/paced_files.h"
 #include "node-daemon/store/remote/memory_blob.h"
 #include "node-daemon/store/remote/remote_files.h"
@@ -523,24 +522,6 @@ void ChunkImageStore::collect_of_other(const std::string& host) {
   report_collection(store ? (*store)->collect(stop_freeing_.get_token()) : store.error(), host);
 }
 
-// Made by whoever comes first; never changed.
-Result<std::string> directory_id(const fs::path& directory) {
-  const fs::path path = directory / "id";
-  std::error_code failed;
-  if (!fs::exists(path, failed)) {
-    auto id = stillpoint::random_id();
-    if (!id) return id.error();
-    if (auto made = make_new_file(path, *id + "\n"); !made) return made.error();
-  }
-  auto text = read_file(path, 256);
-  if (!text) return text.error();
-  const std::string id = text->substr(0, text->find('\n'));
-  if (id.size() != 32)
-    return Error{ErrorKind::damaged, "open store", path.string(),
-                 "it is not an id; if no image is here, remove it and start again"};
-  return id;
-}
-
 }  // namespace
 
 unsigned unpack_threads() { return std::clamp(std::thread::hardware_concurrency(), 1u, 3u); }
@@ -554,7 +535,7 @@ Result<std::unique_ptr<SiteImageStore>> open_chunk_image_store(const fs::path& d
   if (auto made = system_files().make_directory(directory); !made) return made.error();
   auto site_keys = load_keys_of_site(keys, directory / "key-ids");
   if (!site_keys) return site_keys.error();
-  auto id = directory_id(directory);
+  auto id = directory_id(directory, !options.own);
   if (!id) return id.error();
   auto store = std::make_unique<ChunkImageStore>(directory, std::move(*id), host, *site_keys, std::move(options));
   if (auto loaded = store->load(); !loaded) return loaded.error();

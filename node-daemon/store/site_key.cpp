@@ -16,7 +16,8 @@
 namespace stillpoint::node {
 namespace {
 
-constexpr std::string_view kFirstLine = "stillpoint-store-keys 1";
+constexpr std::string_view kFirstLine = "stillpoint-store-keys 2", kFirstLineUnchecked = "stillpoint-store-keys 1";
+constexpr std::size_t kIdDigits = 16, kKeyDigits = 64, kCheckDigits = 16;
 constexpr std::string_view kFirstLineOfIds = "stillpoint-key-ids 1";
 constexpr std::string_view kFindKey = "find site key";
 
@@ -34,12 +35,32 @@ bool parse_hex(std::string_view text, unsigned char* out, std::size_t bytes) {
   return true;
 }
 
-Result<std::string> new_line() {
+Result<SiteKey> new_key() {
   auto id = random_id();
   if (!id) return id.error();
   auto key = random_key();
   if (!key) return key.error();
-  return hex(as_text(*id).substr(0, 8)) + " " + hex(as_text(*key)) + "\n";
+  return SiteKey{get_be<std::uint64_t>(as_text(*id).data()), *key};
+}
+
+std::string check_of(const SiteKey& key) {
+  std::string id;
+  put_be(id, key.id);
+  return hex(as_text(derive(key.key, "check", id))).substr(0, kCheckDigits);
+}
+
+// What is wrong with the line; nothing: `key` is what it says.
+std::string parse_line(std::string_view line, bool is_checked, SiteKey& key) {
+  constexpr std::size_t kUnchecked = kIdDigits + 1 + kKeyDigits;
+  unsigned char id[kIdDigits / 2];
+  const bool is_key = line.size() == kUnchecked + (is_checked ? 1 + kCheckDigits : 0) && line[kIdDigits] == ' ' &&
+                      parse_hex(line.substr(0, kIdDigits), id, sizeof id) &&
+                      parse_hex(line.substr(kIdDigits + 1, kKeyDigits), key.key.data(), key.key.size());
+  if (!is_key) return is_checked ? "is not an id, a key and their check" : "is not an id and a key";
+  key.id = get_be<std::uint64_t>(reinterpret_cast<const char*>(id));
+  if (is_checked && line.substr(kUnchecked) != " " + check_of(key))
+    return "is damaged: its check is of another id or key";
+  return "";
 }
 
 // Nothing: no key was used here yet.
@@ -48,7 +69,9 @@ Result<std::optional<std::set<std::string>>> read_ids(const std::filesystem::pat
   if (!text && text.error().kind == ErrorKind::not_found) return std::optional<std::set<std::string>>();
   if (!text) return text.error();
   auto ids = parse_key_ids(*text);
-  if (!ids) return Error{ids.error().kind, ids.error().step, path.string(), ids.error().cause};
+  if (!ids)
+    return Error{ids.error().kind, ids.error().step, path.string(),
+                 ids.error().cause + ": if this host's keys are the site's, remove it; it is then made again"};
   return std::optional(std::move(*ids));
 }
 
@@ -88,22 +111,28 @@ ErrorKind kind_for_sender(const Error& error) {
 Result<SiteKeys> parse_site_keys(std::string_view text) {
   std::istringstream in{std::string(text)};
   std::string line;
-  if (!std::getline(in, line) || line != kFirstLine) return bad_file("", "its first line is not the one of version 1");
+  if (!std::getline(in, line) || (line != kFirstLine && line != kFirstLineUnchecked))
+    return bad_file("", "its first line is not the one of version 1 or 2");
+  const bool is_checked = line == kFirstLine;
   std::vector<SiteKey> keys;
-  while (std::getline(in, line)) {
+  for (int number = 2; std::getline(in, line); ++number) {
     if (line.empty()) continue;
     SiteKey key;
-    unsigned char id[8];
-    const bool good = line.size() > 17 && line[16] == ' ' && parse_hex(line.substr(0, 16), id, sizeof id) &&
-                      parse_hex(line.substr(17), key.key.data(), key.key.size());
-    if (!good) return bad_file("", "line " + std::to_string(keys.size() + 2) + " is not an id and a key");
-    key.id = get_be<std::uint64_t>(reinterpret_cast<const char*>(id));
+    if (const std::string wrong = parse_line(line, is_checked, key); !wrong.empty())
+      return bad_file("", "line " + std::to_string(number) + " " + wrong);
     if (std::ranges::any_of(keys, [&](const SiteKey& other) { return other.id == key.id; }))
       return bad_file("", "two keys have one id");
     keys.push_back(key);
   }
   if (keys.empty()) return bad_file("", "no key in it");
   return SiteKeys(std::move(keys));
+}
+
+std::string site_keys_text(const SiteKeys& keys) {
+  std::string text = std::string(kFirstLine) + "\n";
+  for (const SiteKey& key : keys.all())
+    text += key_id_text(key.id) + " " + hex(as_text(key.key)) + " " + check_of(key) + "\n";
+  return text;
 }
 
 Result<std::set<std::string>> parse_key_ids(std::string_view text) {
@@ -125,16 +154,17 @@ Result<SiteKeys> load_site_keys(const std::filesystem::path& path) {
   struct stat state {};
   if (::stat(path.c_str(), &state) != 0) {
     if (errno != ENOENT) return errno_error("read site keys", path.string(), errno);
-    auto line = new_line();
-    if (!line) return line.error();
-    if (auto made = make_new_file(path, std::string(kFirstLine) + "\n" + *line); !made) return made.error();
+    auto key = new_key();
+    if (!key) return key.error();
+    if (auto made = make_new_file(path, site_keys_text(SiteKeys({*key}))); !made) return made.error();
   } else if ((state.st_mode & 077) != 0) {
     return bad_file(path.string(), "others than its owner may use it: make its mode 0600");
   }
   auto text = read_file(path, 1u << 20);
   if (!text) return text.error();
   auto keys = parse_site_keys(*text);
-  if (!keys) return bad_file(path.string(), keys.error().cause);
+  if (!keys)
+    return bad_file(path.string(), keys.error().cause + ": put it back from its backup, or copy it from another host");
   return SiteKeys(keys->all(), path);
 }
 
@@ -155,7 +185,9 @@ Result<SiteKeys> load_keys_of_site(const std::filesystem::path& path, const std:
   if (std::ranges::none_of(keys->all(), [&](const SiteKey& key) { return (*used)->contains(key_id_text(key.id)); }))
     return Error{ErrorKind::refused, "read site keys", path.string(),
                  "none of these keys was ever used in " + ids.parent_path().string() +
-                     ": all hosts of a site need the same file; copy it from one whose images are there"};
+                     ": all hosts of a site need the same file; copy it from one whose images are there (where the two "
+                     "files are the same, " +
+                     ids.string() + " is damaged: remove it; it is then made again)"};
   // After a rotation. Another host that does the same at this moment writes the same.
   if ((*used)->insert(key_id_text(keys->active().id)).second)
     if (auto written = publish_file(ids, text_of(**used), 0600); !written) return written.error();
@@ -169,13 +201,14 @@ Result<SiteKeys> rotate_site_key(const std::filesystem::path& path) {
     return Error{ErrorKind::not_found, "read site keys", path.string(),
                  "no such file: the first node daemon of a site makes it, the other hosts have copies of it"};
   if (failed) return bad_file(path.string(), failed.message());
-  if (auto there = load_site_keys(file); !there) return there.error();
-  auto text = read_file(file, 1u << 20);
-  if (!text) return text.error();
-  auto line = new_line();
-  if (!line) return line.error();
-  if (!text->ends_with('\n')) text->push_back('\n');
-  if (auto written = publish_file(file, *text + *line, 0600); !written) return written.error();
+  auto there = load_site_keys(file);
+  if (!there) return there.error();
+  auto key = new_key();
+  if (!key) return key.error();
+  std::vector<SiteKey> keys = there->all();
+  keys.push_back(*key);
+  if (auto written = publish_file(file, site_keys_text(SiteKeys(std::move(keys))), 0600); !written)
+    return written.error();
   return load_site_keys(file);
 }
 
