@@ -15,6 +15,11 @@ using namespace stillpoint::e2e;
 namespace {
 
 constexpr int kEpochs = 10;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kMeasuresMemory = false;  // most of it is the sanitizer's
+#else
+constexpr bool kMeasuresMemory = true;
+#endif
 
 std::string host_of(const fs::path& pack) { return pack.parent_path().parent_path().filename(); }
 
@@ -145,6 +150,12 @@ TEST_CASE("epochs that cost what changed, of which any restores") {
   Churn undisturbed = churn;
   undisturbed.steps = static_cast<unsigned>(check_numbered(logs, kChurnLine, 1, 1));
   CHECK(printed_by_program(logs) == run_natively(4, example("churn/churn"), undisturbed.arguments()));
+
+  // Whole daemons; what their stores take with larger machines is store-memory-test's.
+  const std::uint64_t memory = lab.most_node_memory();
+  MESSAGE("a node daemon had " << memory << " MiB at most");
+  CHECK(memory > 0);
+  if (kMeasuresMemory) CHECK(memory <= 256);
 
   lab.ok({"stop", job});
   lab.ok({"rm", job});

@@ -237,6 +237,16 @@ std::string TestLab::submit(const JobText& job) const { return ok({"submit", wri
 
 std::string TestLab::logs(const std::string& job) const { return ok({"logs", job}).at("output"); }
 
+std::uint64_t TestLab::most_node_memory() const {
+  std::uint64_t most = 0;
+  for (const json& host : ok({"hosts"})) {
+    std::ifstream status("/proc/" + std::to_string(host.at("daemonPid").get<pid_t>()) + "/status");
+    for (std::string word; status >> word;)
+      if (std::uint64_t kib = 0; word == "VmHWM:" && status >> kib) most = std::max(most, kib >> 10);
+  }
+  return most;
+}
+
 std::vector<std::string> TestLab::hosts_of(const std::string& job) const {
   return status(job).at("hosts").get<std::vector<std::string>>();
 }

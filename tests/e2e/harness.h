@@ -75,6 +75,8 @@ class TestLab {
   json status(const std::string& job) const { return ok({"status", job}); }
   std::string state(const std::string& job) const { return status(job).at("state"); }
   std::string logs(const std::string& job) const;
+  // The most that any node daemon ever had, in MiB.
+  std::uint64_t most_node_memory() const;
   // Hosts of the guests, guest 0 first.
   std::vector<std::string> hosts_of(const std::string& job) const;
   // Until the program has printed `count` lines that start with prefix. Fails the test when it does not, or the job
