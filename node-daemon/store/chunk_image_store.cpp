@@ -130,7 +130,8 @@ class ChunkImageStore final : public SiteImageStore {
         caps_(std::move(options.caps)),
         paced_(!is_own_ && caps_ && caps_->limits_bytes() ? make_paced_files(system_files(), *caps_) : nullptr),
         mirrors_(system_files(), hosts_, host, keys, options.reserve, memory_, unpack_threads_),
-        copies_(host, keys, std::move(options.connect), std::move(options.object_store), memory_) {}
+        copies_(host, keys, std::move(options.connect), std::move(options.object_store), memory_,
+                hosts_ / host.value / "packs") {}
 
   Status load() {
     for (const fs::path& path : {hosts_, hosts_ / host_.value})
@@ -166,6 +167,7 @@ class ChunkImageStore final : public SiteImageStore {
   // Another host may have deleted lists here while this daemon was away, or was not asked.
   void tidy() override {
     if (!known_.all_there(*own_)) collect_own();
+    copies_.tidy_object_store(*own_, stop_freeing_.get_token());
   }
   void stop_freeing() override { stop_freeing_.request_stop(); }
   Result<std::uint64_t> free_bytes() override { return system_files().free_bytes(hosts_); }
@@ -376,9 +378,9 @@ Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epoch
   if (!copies_.has_object_store()) return {};
   std::vector<std::string> directories;
   for (const Epoch epoch : epochs) directories.push_back(epoch_name(job, epoch));
-  Status done = copies_.remove_from_object_store(host_.value, directories, stop_freeing_.get_token());
+  Status done = copies_.remove_from_object_store(*own_, host_.value, directories, stop_freeing_.get_token());
   for (const HostName& lost : lost_hosts)
-    if (done) done = copies_.remove_from_object_store(lost.value, directories, stop_freeing_.get_token());
+    if (done) done = copies_.remove_from_object_store(*own_, lost.value, directories, stop_freeing_.get_token());
   // Whatever it is, a wrong key or a wrong clock: it is tried again until somebody has put it right.
   if (!done && done.error().kind == ErrorKind::refused)
     return Error{ErrorKind::transient, done.error().step, done.error().object, done.error().cause};

@@ -198,7 +198,13 @@ class Store final : public ChunkStore {
   Result<std::vector<std::string>> images() override { return state_.image_names(); }
   Result<CollectReport> collect(std::stop_token stop) override {
     if (state_.options.read_only) return Error{ErrorKind::refused, "collect garbage", "", "this store is read only"};
-    return state_.collect(stop);
+    auto report = state_.collect(stop, stop);
+    if (report && report->left_off) return *report->left_off;
+    return report;
+  }
+  Result<CollectReport> collect_giving_way(const std::stop_token& stop, const std::stop_token& stop_writing) override {
+    if (state_.options.read_only) return Error{ErrorKind::refused, "collect garbage", "", "this store is read only"};
+    return state_.collect(stop, stop_writing);
   }
   Result<VerifyReport> verify(const std::vector<std::string>& expected) override { return state_.verify(expected); }
   Result<ImageCheck> verify_image(const std::string& name, const std::stop_token& stop) override {
@@ -214,6 +220,7 @@ class Store final : public ChunkStore {
     return state_.sound_slots(origin, block);
   }
   Result<OpenedPack> pack(const Id& origin, std::uint32_t block) override;
+  Result<std::string> pages(const BlockSlots& block) override;
   Result<std::shared_ptr<const ReadableFile>> image_file(const std::string& image) override {
     if (!is_image_name(image)) return Error{ErrorKind::refused, "open image", image, "not an image's name"};
     return state_.files.open(state_.images_directory / image);
@@ -250,6 +257,20 @@ Result<OpenedPack> Store::pack(const Id& origin, std::uint32_t block) {
     state_.note_missing(at);
   }
   return state_.nowhere(origin, "copy image", pack_name(origin), "a pack that it needs is missing or damaged");
+}
+
+Result<std::string> Store::pages(const BlockSlots& block) {
+  const BlockPlace at = state_.place_of(block.origin, block.number);
+  if (!at.pack || (block.slots & ~at.slots) != 0)
+    return state_.nowhere(block.origin, "read pages", pack_name(block.origin), "they are not here");
+  auto file = state_.files.open(at.pack->path);
+  if (!file) return file.error();
+  const PackContent& content = at.pack->content;
+  BlockReader reader(std::move(*file), *state_.keys.find(content.key), content);
+  auto pages = reader.read(content, content.blocks[at.index], at.index);
+  if (!pages && pages.error().kind == ErrorKind::damaged) state_.note_bad(at);
+  if (!pages) return pages;
+  return pages_in(*pages, content.blocks[at.index].slots, block.slots);
 }
 
 // Keeps the pages of an image alive that no file lists yet.

@@ -13,7 +13,9 @@
 // not outlive its store.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -37,6 +39,8 @@ struct ChunkStoreOptions {
   bool read_only = false;                            // another host's store
   std::shared_ptr<UnpackThreads> unpack_threads;     // beside those that read memory images; null: none
   std::shared_ptr<MemoryPool> memory;                // for blocks of images that are read; null: a pool of its own
+  // Of a store far away: pages that are nearer, for what is written anew. What it does not have is read from the store.
+  std::function<Result<std::string>(const BlockSlots&)> pages_at_hand;
 };
 
 struct ImageFigures {
@@ -69,6 +73,7 @@ struct CollectReport {
   std::uint64_t packs_removed = 0, packs_compacted = 0;
   std::uint64_t bytes_before = 0, bytes_after = 0;  // of all packs
   std::vector<Error> problems;                      // packs that had to be left as they are, images not readable
+  std::optional<Error> left_off;                    // why packs that have few live pages are still to be written anew
 };
 
 struct VerifyReport {
@@ -112,6 +117,10 @@ class ChunkStore {
   // stop: may be requested from any thread; the collection then ends within a block's time, with an error of kind
   // refused, and nothing is lost but the pack that it was writing.
   virtual Result<CollectReport> collect(std::stop_token stop = {}) = 0;
+  // The same, where to write packs anew is a thing for another time: stop_writing ends that alone, and what ends it is
+  // no error but in the report.
+  virtual Result<CollectReport> collect_giving_way(const std::stop_token& stop,
+                                                   const std::stop_token& stop_writing) = 0;
   // Reads and checks every byte of the store. expected: images that must be there.
   virtual Result<VerifyReport> verify(const std::vector<std::string>& expected = {}) = 0;
   // Reads and checks all that one image needs, beside everything else. An error: it is not known whether it is whole;
@@ -132,6 +141,8 @@ class ChunkStore {
   // The pack that has the block. damaged: there is none.
   virtual Result<OpenedPack> pack(const Id& origin, std::uint32_t block) = 0;
   virtual Result<std::shared_ptr<const ReadableFile>> image_file(const std::string& image) = 0;
+  // Pages of a block, one after the other, checked. An error: not all of these slots can be read here.
+  virtual Result<std::string> pages(const BlockSlots& block) = 0;
   // A pack's file from elsewhere, every block of it checked; durable when it returns. It becomes the place of blocks
   // that are nowhere, and of those in `instead` whatever was. damaged, and nothing is changed, if it is not whole.
   virtual Status put_pack(const ReadableFile& content, const std::vector<BlockSlots>& instead) = 0;

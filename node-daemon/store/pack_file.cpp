@@ -249,6 +249,14 @@ Result<PackContent> read_pack(const ReadableFile& file, const SiteKeys& keys) {
   return content;
 }
 
+std::string pages_in(std::string_view pages, std::uint64_t slots, std::uint64_t wanted) {
+  std::string found;
+  std::size_t position = 0;
+  for (; slots != 0; slots &= slots - 1, ++position)
+    if ((wanted & slots & -slots) != 0) found += pages.substr(kPageBytes * position, kPageBytes);
+  return found;
+}
+
 std::shared_ptr<ZSTD_DCtx> make_unpacker() { return {ZSTD_createDCtx(), ZSTD_freeDCtx}; }
 
 BlockReader::BlockReader(std::shared_ptr<const ReadableFile> file, const SiteKey& key, const PackContent& content,

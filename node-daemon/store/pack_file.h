@@ -99,6 +99,9 @@ Result<PackContent> read_pack(const ReadableFile& file, const SiteKeys& keys);
 // Reads every block of it: damaged if one is not what was written.
 Status check_blocks(const PackContent& content, const SiteKeys& keys, const ReadableFile& file);
 
+// Of the pages of a block that are in `slots`, those of `wanted`, a part of them.
+std::string pages_in(std::string_view pages, std::uint64_t slots, std::uint64_t wanted);
+
 // What blocks are unpacked with, some 160 KB.
 std::shared_ptr<ZSTD_DCtx> make_unpacker();
 

@@ -110,6 +110,24 @@ void StoreState::forget_bad_of_gone_packs() {
   store_bad();
 }
 
+Status StoreState::remove_unreadable_packs(CollectReport& report) {
+  std::vector<std::string> names;
+  {
+    const std::lock_guard lock(mutex_);
+    // Another damage may be put right by hand from what is left of it.
+    if (!lacks_nothing_ || !bad_.empty() || !missing_.empty()) return {};
+    for (const auto& [name, error] : left_out_)
+      if (!is_missing_key(error)) names.push_back(name);
+    for (const std::string& name : names) left_out_.erase(name);
+  }
+  for (const std::string& name : names) {
+    looked_at_.erase(name);
+    if (auto removed = files.remove(packs_directory / name); !removed) report.problems.push_back(removed.error());
+    else ++report.packs_removed;
+  }
+  return names.empty() ? Status() : files.sync_directory(packs_directory);
+}
+
 Status StoreState::retire_mended() {
   const std::lock_guard one(collect_mutex_);
   std::vector<std::shared_ptr<const PackInfo>> packs;

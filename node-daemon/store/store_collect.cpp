@@ -55,6 +55,7 @@ Result<StoreState::Live> StoreState::live_by_images(const std::stop_token& stop,
   if (!names) return names.error();
   Live live;
   std::set<std::string> unreadable;
+  bool all_there = true;
   for (const std::string& name : *names) {
     if (stop.stop_requested()) return stopped();
     auto manifest = read_manifest(name);
@@ -72,9 +73,16 @@ Result<StoreState::Live> StoreState::live_by_images(const std::stop_token& stop,
     const std::lock_guard lock(mutex_);
     for (const Space& space : manifest->spaces)
       for (const PageRef ref : space.pages)
-        if (is_stored(ref) && numbers[ref.origin]) mark(live, {*numbers[ref.origin], ref.page});
+        if (is_stored(ref) && numbers[ref.origin]) {
+          const PageRef here{*numbers[ref.origin], ref.page};
+          all_there = all_there && usable(here);
+          mark(live, here);
+        } else if (is_stored(ref)) {
+          all_there = false;
+        }
   }
   note_unreadable(unreadable);
+  lacks_nothing_ = all_there && unreadable.empty();
   return live;
 }
 
@@ -133,12 +141,26 @@ BlockPlace StoreState::place_of(const Id& origin, std::uint32_t block) {
   return block < blocks.size() ? blocks[block] : BlockPlace{};
 }
 
+Result<std::string> StoreState::live_pages(const PackInfo& pack, std::uint32_t index, std::uint64_t slots,
+                                           std::optional<BlockReader>& reader) {
+  const PackContent& content = pack.content;
+  const PackBlock& block = content.blocks[index];
+  if (options.pages_at_hand)
+    if (auto near = options.pages_at_hand({content.origins[block.origin], block.number, slots})) return near;
+  if (!reader) {
+    auto file = files.open(pack.path);
+    if (!file) return file.error();
+    reader.emplace(std::move(*file), *keys.find(content.key), content);
+  }
+  auto pages = reader->read(content, block, index);
+  if (!pages) return pages;
+  return pages_in(*pages, block.slots, slots);
+}
+
 Status StoreState::copy_live(const PackInfo& pack, const std::stop_token& stop, PackWriter& writer,
                              PageCompressor& compressor) {
-  auto file = files.open(pack.path);
-  if (!file) return file.error();
   const PackContent& content = pack.content;
-  BlockReader reader(*file, *keys.find(content.key), content);
+  std::optional<BlockReader> reader;
   PageHasher hasher(derive(keys.active().key, "pages", ""));
   for (std::uint32_t index = 0; index < content.blocks.size(); ++index) {
     const PackBlock& block = content.blocks[index];
@@ -146,20 +168,12 @@ Status StoreState::copy_live(const PackInfo& pack, const std::stop_token& stop, 
     const BlockPlace here = place_of(origin, block.number);
     if (here.pack.get() != &pack || here.slots == 0) continue;
     if (stop.stop_requested()) return stopped();
-    auto pages = reader.read(content, block, index);
+    auto pages = live_pages(pack, index, here.slots, reader);
     if (!pages) return pages.error();
-    std::string kept;
     std::vector<Fingerprint> fingerprints;
-    std::size_t position = 0;
-    for (unsigned slot = 0; slot < kPagesPerBlock; ++slot) {
-      const std::uint64_t bit = std::uint64_t{1} << slot;
-      if ((block.slots & bit) == 0) continue;
-      const std::string_view page = std::string_view(*pages).substr(kPageBytes * position++, kPageBytes);
-      if ((here.slots & bit) == 0) continue;
-      kept += page;
-      fingerprints.push_back(hasher(page));
-    }
-    auto compressed = compressor.compress(kept);
+    for (std::size_t at = 0; at < pages->size(); at += kPageBytes)
+      fingerprints.push_back(hasher(std::string_view(*pages).substr(at, kPageBytes)));
+    auto compressed = compressor.compress(*pages);
     if (!compressed) return compressed.error();
     if (auto done = writer.append(origin, block.number, here.slots, *compressed, fingerprints); !done) return done;
   }
@@ -170,6 +184,7 @@ Status StoreState::compact(const std::vector<std::shared_ptr<const PackInfo>>& s
                            CollectReport& report, std::vector<std::shared_ptr<const PackInfo>>& replaced) {
   PageCompressor compressor(options.level);
   for (std::size_t next = 0; next < sparse.size();) {
+    if (stop.stop_requested()) return stopped();
     auto writer = PackWriter::create(files, packs_directory, keys.active());
     if (!writer) return writer.error();
     std::vector<std::shared_ptr<const PackInfo>> copied;
@@ -235,7 +250,7 @@ Status StoreState::remove_packs(const std::vector<std::shared_ptr<const PackInfo
   return files.sync_directory(packs_directory);
 }
 
-Result<CollectReport> StoreState::collect(const std::stop_token& stop) {
+Result<CollectReport> StoreState::collect(const std::stop_token& stop, const std::stop_token& stop_writing) {
   const std::lock_guard one(collect_mutex_);
   CollectReport report;
   report.bytes_before = figures().pack_bytes;
@@ -250,13 +265,14 @@ Result<CollectReport> StoreState::collect(const std::stop_token& stop) {
     if (!live) return live.error();
     const Victims victims = choose_victims(*live);
     std::vector<std::shared_ptr<const PackInfo>> gone = victims.dead;
-    const Status compacted = compact(victims.sparse, stop, report, gone);
+    const Status compacted = compact(victims.sparse, stop_writing, report, gone);
+    if (!compacted) report.left_off = compacted.error();
     take_back(victims.sparse, gone);
     report.packs_removed = victims.dead.size();
     report.packs_compacted = gone.size() - victims.dead.size();
     if (auto removed = remove_packs(gone, report); !removed) return removed;
     forget_bad_of_gone_packs();
-    return compacted;
+    return remove_unreadable_packs(report);
   };
   const Status done = run();
   {

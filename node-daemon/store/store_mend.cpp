@@ -40,18 +40,26 @@ Status mend_blocks(ChunkStore& here, ChunkStore& there, const std::vector<BlockS
                    const std::stop_token& stop) {
   if (auto known = there.refresh(); !known) return known;
   std::map<std::string, std::shared_ptr<const ReadableFile>> packs;
+  Status lacking;  // what the copy has not got whole, another one may have
+  const auto note = [&](const Error& error) {
+    if (lacking) lacking = error;
+    return error.kind == ErrorKind::damaged;
+  };
   for (const BlockSlots& block : bad) {
-    if ((block.slots & ~there.slots(block.origin, block.number)) != 0)
-      return Error{ErrorKind::damaged, "mend image", pack_name(block.origin), "the copy lacks pages of it, too"};
+    if ((block.slots & ~there.slots(block.origin, block.number)) != 0) {
+      note({ErrorKind::damaged, "mend image", pack_name(block.origin), "the copy lacks pages of it, too"});
+      continue;
+    }
     auto pack = there.pack(block.origin, block.number);
-    if (!pack) return pack.error();
-    packs.try_emplace(std::move(pack->name), std::move(pack->file));
+    if (pack) packs.try_emplace(std::move(pack->name), std::move(pack->file));
+    else if (!note(pack.error())) return pack.error();
   }
   for (const auto& [name, file] : packs) {
     if (stop.stop_requested()) return Error{ErrorKind::transient, "mend image", name, "this host is stopping"};
-    if (auto put = here.put_pack(*file, bad); !put) return put;
+    if (auto put = here.put_pack(*file, bad); !put && !note(put.error())) return put;
   }
-  return here.retire_mended();
+  const Status retired = here.retire_mended();
+  return lacking ? retired : lacking;
 }
 
 Status mend_list(ChunkStore& here, ChunkStore& there, const std::string& image, const std::stop_token& stop) {

@@ -12,7 +12,8 @@
 
 namespace stillpoint::node {
 
-// bad: blocks of the image that are of no use in `here`. An error of kind damaged: the copy has not got them either.
+// bad: blocks of the image that are of no use in `here`. An error of kind damaged: some of them the copy has not got
+// either; the others were put right.
 Status mend_blocks(ChunkStore& here, ChunkStore& there, const std::vector<BlockSlots>& bad,
                    const std::stop_token& stop);
 

@@ -84,14 +84,22 @@ Status StoreState::adopt_pack(const fs::path& temporary, const PackContent& cont
 
 void StoreState::put_in_place(const std::shared_ptr<const PackInfo>& pack, const std::vector<BlockSlots>& instead) {
   const PackContent& content = pack->content;
+  std::set<std::pair<Id, std::uint32_t>> replaced;
   for (const BlockSlots& bad : instead)
     for (std::uint32_t index = 0; index < content.blocks.size(); ++index) {
       const PackBlock& block = content.blocks[index];
       if (content.origins[block.origin] != bad.origin || block.number != bad.number) continue;
-      BlockPlace& place = origins_[number_of(bad.origin)].blocks[bad.number];
-      if (place.pack && place.pack != pack) mended_.insert(place.pack->content.id);
-      place = {pack, index, block.slots};
+      if ((bad.slots & ~block.slots) != 0) continue;  // another one of the packs that came has more of it
+      origins_[number_of(bad.origin)].blocks[bad.number] = {pack, index, block.slots};
+      replaced.emplace(bad.origin, bad.number);
     }
+  if (replaced.empty()) return;
+  // Where such a block is in several packs, whoever found it damaged may have read any of them.
+  for (const auto& [id, other] : packs_)
+    if (other != pack && std::ranges::any_of(other->content.blocks, [&](const PackBlock& block) {
+          return replaced.contains({other->content.origins[block.origin], block.number});
+        }))
+      mended_.insert(id);
 }
 
 }  // namespace stillpoint::node

@@ -121,7 +121,7 @@ class StoreState {
   Result<ImageManifest> read_manifest(const std::string& name);
   Result<std::vector<std::string>> image_names();
 
-  Result<CollectReport> collect(const std::stop_token& stop);
+  Result<CollectReport> collect(const std::stop_token& stop, const std::stop_token& stop_writing);
   // What was known of an image of that name is so no more.
   void image_replaced(const std::string& name);
   Result<VerifyReport> verify(const std::vector<std::string>& expected);
@@ -188,10 +188,15 @@ class StoreState {
   // Packs that were to be written anew and are not: what they hold is there as before.
   void take_back(const std::vector<std::shared_ptr<const PackInfo>>& sparse,
                  const std::vector<std::shared_ptr<const PackInfo>>& replaced);
+  // Those whose index is damaged, once every page of every image is known to be elsewhere.
+  Status remove_unreadable_packs(CollectReport& report);
   Status remove_packs(const std::vector<std::shared_ptr<const PackInfo>>& gone, CollectReport& report);
   Status compact(const std::vector<std::shared_ptr<const PackInfo>>& sparse, const std::stop_token& stop,
                  CollectReport& report, std::vector<std::shared_ptr<const PackInfo>>& replaced);
   Status copy_live(const PackInfo& pack, const std::stop_token& stop, PackWriter& writer, PageCompressor& compressor);
+  // Of the pack's block with that index. reader: of the pack, made when it is needed.
+  Result<std::string> live_pages(const PackInfo& pack, std::uint32_t index, std::uint64_t slots,
+                                 std::optional<BlockReader>& reader);
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -210,6 +215,7 @@ class StoreState {
   std::mutex bad_file_mutex_;  // one writes it at a time; taken before mutex_
   std::mutex collect_mutex_;   // one collection, verification or look at all packs at a time; taken before mutex_
   bool collecting_ = false;
+  bool lacks_nothing_ = false;  // guarded by collect_mutex_: every page of every image was in a pack that can be read
   // Images that could not be read when they were last looked at. How many origins there were at the first time: what
   // the image lists was there before it was, so it needs none that came after.
   std::map<std::string, std::size_t> unreadable_;
