@@ -119,7 +119,9 @@ struct ListImages {};  // whose images the host's own store holds → ImagesList
 struct VerifyImages {  // → ImagesVerified
   std::vector<wire::GuestImage> images;
   std::uint64_t token = 0;
-  std::vector<wire::StorePeer> peers = {};  // that may have them, too
+  std::vector<wire::StorePeer> peers = {};          // that may have them, too
+  std::vector<wire::GuestImage> object_store = {};  // whose copies in the S3 store are read
+  std::vector<HostName> lost_hosts = {};            // in whose place what is there is put right here
 };
 // ReadImage, WriteImage, KeepImages: pieces of images that leave the site or come from another one. In order with the
 // deletions of the job's images.
@@ -149,10 +151,11 @@ struct Log {
   std::string detail;
 };
 
-using Effect = std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang,
-                            StoreRecord, StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest,
-                            PrepareCapture, TakeInstant, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest,
-                            RemoveGang, DeleteImages, ListImages, VerifyImages, CopyImages, TransferImage, CarryRecord, Log>;
+using Effect =
+    std::variant<SendToCoordinator, DropCoordinator, SendToGuest, OpenLink, CloseLink, PrepareGang, StoreRecord,
+                 StoreHost, StoreLastWord, StartGuest, RestoreGuest, ResumeGuest, ContinueGuest, PrepareCapture,
+                 TakeInstant, CancelCapture, WatchTaps, ReadTaps, FlattenDisk, DestroyGuest, RemoveGang, DeleteImages,
+                 ListImages, VerifyImages, CopyImages, TransferImage, CarryRecord, Log>;
 using Effects = std::vector<Effect>;
 
 }  // namespace stillpoint::node

@@ -27,9 +27,12 @@ std::optional<std::uint64_t> Host::Impl::begin_image_work(const wire::ToHost& as
 
 void Host::Impl::verify_images(const wire::ToHost& ask) {
   const auto& what = ask.verify_images();
-  if (const auto token = begin_image_work(ask))
-    effects.push_back(
-        VerifyImages{{what.images().begin(), what.images().end()}, *token, {what.peers().begin(), what.peers().end()}});
+  const auto token = begin_image_work(ask);
+  if (!token) return;
+  VerifyImages work{{what.images().begin(), what.images().end()}, *token, {what.peers().begin(), what.peers().end()}};
+  work.object_store.assign(what.object_store().begin(), what.object_store().end());
+  for (const std::string& lost : what.lost_hosts()) work.lost_hosts.push_back({lost});
+  effects.push_back(std::move(work));
 }
 
 void Host::Impl::copy_images(const wire::ToHost& ask) {

@@ -321,20 +321,29 @@ ImageTransferred GuestWork::carry(const CarryRecord& work) {
   return done;
 }
 
+// What is here first: from that the copy in the S3 store can be put right, and it from that one.
 ImagesVerified GuestWork::verify(const VerifyImages& work) {
   ImagesVerified done{work.token, {}};
-  for (const wire::GuestImage& image : work.images) {
+  const std::stop_token stop = stopping_.get_token();
+  const auto read_back = [&](const wire::GuestImage& image, const auto& verify_file) -> wire::ImageCheck& {
     auto& check = *done.report.add_images();
     check.set_guest(image.guest());
     for (const wire::ImageFile* file : {&image.memory(), &image.disk()}) {
-      const auto found = store_.verify(*file, work.peers, stopping_.get_token());
+      const Result<ImageCheck> found = verify_file(*file);
       if (!found) *check.add_problems() = to_wire(not_checked(found.error()));
       else check.set_bytes(check.bytes() + found->bytes);
       for (const Error& problem : found ? found->problems : std::vector<Error>{})
         *check.add_problems() = to_wire(problem);
       for (const std::string& what : found ? found->mended : std::vector<std::string>{}) check.add_mended(what);
     }
-  }
+    return check;
+  };
+  for (const wire::GuestImage& image : work.images)
+    read_back(image, [&](const wire::ImageFile& file) { return store_.verify(file, work.peers, stop); });
+  for (const wire::GuestImage& image : work.object_store)
+    read_back(image, [&](const wire::ImageFile& file) {
+      return store_.verify_in_object_store(file, work.peers, work.lost_hosts, stop);
+    }).set_object_store(true);
   return done;
 }
 

@@ -16,12 +16,12 @@
 #include "node-daemon/store/chunk_store.h"
 #include "node-daemon/store/directory_id.h"
 #include "node-daemon/store/image_reader.h"
+#include "node-daemon/store/image_verify.h"
 #include "node-daemon/store/image_writer.h"
 #include "node-daemon/store/paced_files.h"
 #include "node-daemon/store/remote/memory_blob.h"
 #include "node-daemon/store/remote/remote_files.h"
 #include "node-daemon/store/store_lock.h"
-#include "node-daemon/store/store_mend.h"
 
 namespace stillpoint::node {
 namespace {
@@ -29,7 +29,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds kLockPatience{30};
-constexpr std::size_t kRecordsPageBytes = 512u << 10;  // a page ends with the record that passes it
+constexpr const char* kObjectStoreWords = "the S3 store";  // as a place
+constexpr std::size_t kRecordsPageBytes = 512u << 10;      // a page ends with the record that passes it
 
 std::string epoch_name(const JobId& job, Epoch epoch) { return job.value + "/e" + std::to_string(epoch.value) + "/"; }
 // "e12/guest-0.ram" → 12
@@ -162,6 +163,9 @@ class ChunkImageStore final : public SiteImageStore {
                                             const std::vector<wire::StorePeer>& peers) override;
   Result<ImageCheck> verify(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
                             const std::stop_token& stop) override;
+  Result<ImageCheck> verify_in_object_store(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
+                                            const std::vector<HostName>& lost_hosts,
+                                            const std::stop_token& stop) override;
   Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach,
                 const std::vector<HostName>& lost_hosts) override;
   // Another host may have deleted lists here while this daemon was away, or was not asked.
@@ -195,11 +199,15 @@ class ChunkImageStore final : public SiteImageStore {
   Result<std::vector<std::string>> names_of_records(Files& files, const fs::path& hosts, bool of_all_hosts);
   std::vector<ImageOpener> places_of(const wire::ImageFile& file, const std::string& owner,
                                      const std::vector<wire::StorePeer>& peers);
+  // Whether whoever has the image in a directory is this host or among the peers.
+  bool keepers_are_named(const wire::ImageFile& file, const std::string& owner,
+                         const std::vector<wire::StorePeer>& peers) const;
   void collect_own() {
     known_.look_anew(*own_);
     report_collection(own_->collect(stop_freeing_.get_token()), host_.value);
   }
   void collect_of_other(const std::string& host);
+  Result<ImagePlace> abandoned(const std::string& host);
 
   const std::string id_;
   const fs::path hosts_;
@@ -253,7 +261,7 @@ std::vector<ImageOpener> ChunkImageStore::places_of(const wire::ImageFile& file,
     if (peer.host() != host_.value && (peer.host() == owner || copies.contains(peer.host())))
       places.push_back({"host " + peer.host(), [=, this] { return viewed(copies_.at_peer(peer, owner)); }});
   if (copies.contains("s3") && copies_.has_object_store())
-    places.push_back({"the S3 store", [=, this] { return viewed(copies_.at_object_store(owner)); }});
+    places.push_back({kObjectStoreWords, [=, this] { return viewed(copies_.at_object_store(owner)); }});
   return places;
 }
 
@@ -288,31 +296,6 @@ Status ChunkImageStore::replicate(wire::GuestImage& image, const wire::Durabilit
   return {};
 }
 
-// list_is_bad: the image's file itself is damaged or gone.
-Result<ImageCheck> check(ChunkStore& store, const wire::ImageFile& file, const std::string& image, bool& list_is_bad,
-                         const std::stop_token& stop) {
-  auto same = check_digest(store, file, image);
-  list_is_bad = !same && same.error().kind == ErrorKind::damaged;
-  if (list_is_bad) return ImageCheck{0, {same.error()}, {}, {}};
-  if (!same) return same.error();
-  return store.verify_image(image, stop);
-}
-
-// Puts right what is wrong with the image here, from one other place, and looks again.
-Result<ImageCheck> mend_from(ChunkStore& there, ChunkStore& here, const wire::ImageFile& file, const std::string& image,
-                             const std::stop_token& stop) {
-  if (auto same = check_digest(there, file, image); !same) return same.error();
-  bool list_is_bad = false;
-  auto found = check(here, file, image, list_is_bad, stop);
-  if (found && list_is_bad) {
-    if (auto mended = mend_list(here, there, image, stop); !mended) return mended.error();
-    found = check(here, file, image, list_is_bad, stop);
-  }
-  if (!found || found->bad.empty()) return found;
-  if (auto mended = mend_blocks(here, there, found->bad, stop); !mended) return mended.error();
-  return check(here, file, image, list_is_bad, stop);
-}
-
 Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
                                            const std::stop_token& stop) {
   const auto name = split_path(file);
@@ -326,9 +309,14 @@ Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const st
   if (!place) return place.error().kind == ErrorKind::not_found ? not_here : place.error();
   if (is_own_ && name->owner != host_.value && !is_keeper && !place->store->image_file(image)) return not_here;
   bool list_is_bad = false;
-  auto found = check(*place->store, file, image, list_is_bad, stop);
-  const bool may_write = is_own_ || name->owner == host_.value;
+  auto found = check_image(*place->store, file, image, list_is_bad, stop);
   if (!found || found->problems.empty()) return found;
+  bool may_write = is_own_ || name->owner == host_.value;
+  if (!may_write)
+    if (auto theirs = abandoned(name->owner)) {
+      place = std::move(*theirs);
+      may_write = true;
+    }
 
   auto places = places_of(file, name->owner, peers);
   const bool all_named = places.size() > static_cast<std::size_t>(file.copies_size());  // this host is one of them
@@ -336,7 +324,7 @@ Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const st
   bool all_asked = is_own_ ? all_named : !in_object_store || (may_write && copies_.has_object_store());
   for (std::size_t i = 1; may_write && i < places.size(); ++i) {
     auto other = places[i].open();
-    auto mended = other ? mend_from(*other->store, *place->store, file, image, stop) : other.error();
+    auto mended = other ? mend_image(*other->store, *place->store, file, image, stop) : other.error();
     if (mended && mended->problems.empty()) {
       mended->mended.push_back(file.path() + " was put right from " + places[i].words + ": " +
                                found->problems.front().message());
@@ -346,12 +334,40 @@ Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const st
     log_warn("image not put right", {{"image", file.path()}, {"from", places[i].words}, {"cause", why.message()}});
     if (why.kind != ErrorKind::damaged && why.kind != ErrorKind::not_found) all_asked = false;
   }
-  if (!all_asked)
-    for (Error& problem : found->problems) {
-      problem.kind = ErrorKind::transient;
-      problem.cause += "; a copy may be whole, but the one who has it could not be asked";
-    }
+  if (!all_asked) leave_open(found->problems);
   return found;
+}
+
+bool ChunkImageStore::keepers_are_named(const wire::ImageFile& file, const std::string& owner,
+                                        const std::vector<wire::StorePeer>& peers) const {
+  const std::string directory = "dir:" + id_;
+  const auto is_named = [&](const std::string& place) {
+    return place == "s3" || place == host_.value || place == directory ||
+           std::ranges::any_of(peers, [&](const wire::StorePeer& peer) { return peer.host() == place; });
+  };
+  const bool in_directory = std::ranges::find(file.copies(), directory) != file.copies().end();
+  return (in_directory || is_named(owner)) && std::ranges::all_of(file.copies(), is_named);
+}
+
+Result<ImageCheck> ChunkImageStore::verify_in_object_store(const wire::ImageFile& file,
+                                                           const std::vector<wire::StorePeer>& peers,
+                                                           const std::vector<HostName>& lost_hosts,
+                                                           const std::stop_token& stop) {
+  const auto name = split_path(file);
+  if (!name) return name.error();
+  if (!copies_.has_object_store())
+    return Error{ErrorKind::transient, "verify image", file.path(), "this host's daemon knows of no S3 store"};
+  if (std::ranges::find(file.copies(), "s3") == file.copies().end()) return ImageCheck{};
+  // Its owner's to put right, unless that one is lost.
+  const bool may_write =
+      name->owner == host_.value || std::ranges::find(lost_hosts, HostName{name->owner}) != lost_hosts.end();
+  ObjectStoreMending mending{*own_, {}, false};
+  if (may_write) {
+    mending.places = places_of(file, name->owner, peers);
+    std::erase_if(mending.places, [](const ImageOpener& place) { return place.words == kObjectStoreWords; });
+    mending.all_named = keepers_are_named(file, name->owner, peers);
+  }
+  return node::verify_in_object_store(copies_, file, name->owner, name->image, mending, stop);
 }
 
 Status ChunkImageStore::remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach,
@@ -515,13 +531,27 @@ void ChunkImageStore::collect_of_other(const std::string& host) {
   auto packs = system_files().list(directory / "packs");
   if (!packs || packs->empty()) return;
   if (is_own_) return report_collection(mirrors_.collect({host}, stop_freeing_.get_token()), host);
-  auto lock = lock_store(directory, std::chrono::milliseconds(0));
-  if (!lock) return;  // its daemon runs, and frees the space itself
+  const auto place = abandoned(host);
+  if (!place && place.error().step == "lock store") return;  // its daemon runs, and frees the space itself
+  report_collection(place ? place->store->collect(stop_freeing_.get_token()) : place.error(), host);
+}
+
+// In a directory that all share, the store of a host whose daemon does not run; refused while it does.
+Result<ImagePlace> ChunkImageStore::abandoned(const std::string& host) {
+  struct Held {
+    Fd lock;
+    std::unique_ptr<ChunkStore> store;
+  };
+  auto lock = lock_store(hosts_ / host, std::chrono::milliseconds(0));
+  if (!lock) return lock.error();
   ChunkStoreOptions options;
   options.index_entries = 1;  // nothing is taken up here
   options.memory = memory_;
-  auto store = ChunkStore::open(system_files(), directory, keys_, options);
-  report_collection(store ? (*store)->collect(stop_freeing_.get_token()) : store.error(), host);
+  auto store = ChunkStore::open(system_files(), hosts_ / host, keys_, options);
+  if (!store) return store.error();
+  auto held = std::make_shared<Held>(std::move(*lock), std::move(*store));
+  ChunkStore* const opened = held->store.get();
+  return ImagePlace{std::move(held), opened};
 }
 
 }  // namespace

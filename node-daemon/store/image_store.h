@@ -65,6 +65,12 @@ class ImageStore {
   // asked.
   virtual Result<ImageCheck> verify(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
                                     const std::stop_token& stop) = 0;
+  // The same of its copy in the site's S3 store. That is put right by this host where it stored the image, or who did
+  // is among lost_hosts: from what is here, or at those peers that have it.
+  virtual Result<ImageCheck> verify_in_object_store(const wire::ImageFile& file,
+                                                    const std::vector<wire::StorePeer>& peers,
+                                                    const std::vector<HostName>& lost_hosts,
+                                                    const std::stop_token& stop) = 0;
   // Images that are not there are deleted already. own: those that this host took; all_hosts: those of every host, and
   // copies. What the deletion leaves without use is freed before it returns, where that is this host's to do.
   // In the site's S3 store, too; there also what hosts stored that are lost.
