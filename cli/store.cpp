@@ -72,8 +72,9 @@ std::string advice(const json& answer, const std::string& job) {
         "checkpoint: stillpoint checkpoint {}",
         plain(job));
   if (unchecked)
-    text += fmt::format("{}nothing is known of those that could not be checked: verify again when their hosts are up",
-                        damaged ? "; " : "");
+    text += fmt::format(
+        "{}the unchecked ones are as they were: verify again when their hosts are up and the S3 store can be reached",
+        damaged ? "; " : "");
   return text;
 }
 

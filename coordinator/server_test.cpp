@@ -193,7 +193,8 @@ TEST_CASE("a checkpoint that a host finds damaged is shown as that, over a resta
                                       {"state", "ok"},
                                       {"bytes", 2 * (50u << 20)},
                                       {"problems", json::array()},
-                                      {"mended", json::array()}}));
+                                      {"mended", json::array()},
+                                      {"copies", {{{"place", "h1"}, {"state", "ok"}, {"bytes", 2 * (50u << 20)}}}}}));
   CHECK(site.http().get("/v1/jobs/heat/checkpoints").json()[0]["verified"].is_string());
   // The images of this site are h1's: it reads them both.
   CHECK(site.hosts[0]->count(wire::ToHost::kVerifyImages) == 1);

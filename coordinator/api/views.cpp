@@ -243,12 +243,17 @@ json restart_json(const Restarted& restarted) {
 
 json verified_json(const Verified& verified) {
   json epochs = json::array();
-  for (const auto& check : verified.epochs)
+  for (const auto& check : verified.epochs) {
+    json copies = json::array();
+    for (const auto& [place, copy] : check.copies)
+      copies.push_back({{"place", place}, {"state", check_state(copy.state)}, {"bytes", copy.bytes}});
     epochs.push_back({{"epoch", check.epoch.value},
                       {"state", check_state(check.state)},
                       {"bytes", check.bytes},
                       {"problems", check.problems},
-                      {"mended", check.mended}});
+                      {"mended", check.mended},
+                      {"copies", std::move(copies)}});
+  }
   return {{"job", verified.job.value}, {"epochs", std::move(epochs)}};
 }
 

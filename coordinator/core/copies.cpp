@@ -183,6 +183,28 @@ std::set<HostName> absent_keepers(const Core& core, const EpochRecord& epoch) {
   return absent;
 }
 
+bool in_object_store(const wire::GuestImage& image) {
+  const auto has = [](const wire::ImageFile& file) {
+    return std::ranges::find(file.copies(), kObjectStore) != file.copies().end();
+  };
+  return has(image.memory()) || has(image.disk());
+}
+
+std::optional<HostName> reader_of_object_store(const Core& core, const wire::GuestImage& image) {
+  const auto reaches_it = [&](const HostName& name) {
+    const auto host = core.hosts.find(name);
+    return host != core.hosts.end() && core.usable(name) && host->second.hello.object_store();
+  };
+  if (const HostName stored = owner(image); reaches_it(stored)) return stored;
+  std::optional<HostName> other;
+  for (const auto& [name, host] : core.hosts) {
+    if (!reaches_it(name)) continue;
+    if (keeps(core, name, image.memory())) return name;
+    if (!other) other = name;
+  }
+  return other;
+}
+
 std::string lost_images(const Core& core, const EpochRecord& epoch) {
   std::string text;
   const Reach reach(core);

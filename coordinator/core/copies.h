@@ -47,6 +47,11 @@ bool keeps(const Core& core, const HostName& host, const wire::ImageFile& file);
 // with one that is up.
 std::set<HostName> absent_keepers(const Core& core, const EpochRecord& epoch);
 
+// Whether the image, or its disk, has a copy in the S3 store; who is to read that: the host that stored it, and where
+// that one is not up another one that reaches the store, if there is any.
+bool in_object_store(const wire::GuestImage& image);
+std::optional<HostName> reader_of_object_store(const Core& core, const wire::GuestImage& image);
+
 // Which images of the checkpoint nobody who is up has; empty: all can be had.
 std::string lost_images(const Core& core, const EpochRecord& epoch);
 

@@ -228,6 +228,9 @@ struct VerifyRun {
   RequestId request;
   std::vector<Epoch> left;  // in order, the one under way in front
   EpochCheck current;       // so far
+  // Of its guests: those of which some place has a whole image, and those of which some place has a damaged one that
+  // nothing could put right.
+  std::set<std::uint32_t> whole, damaged;
   Time deadline{};
   std::vector<EpochCheck> done;
 };

@@ -57,6 +57,13 @@ struct EpochCheck {
   std::uint64_t bytes = 0;               // read
   std::vector<std::string> problems;     // what is damaged, or why it could not be checked
   std::vector<std::string> mended = {};  // what was, and is whole again, from a copy
+  // What each place has of it: hosts by their names, the S3 store as "s3".
+  struct Copy {
+    State state = State::ok;
+    std::uint64_t bytes = 0;
+    unsigned unanswered = 0;  // images that were asked for and not answered: it is unchecked while there are any
+  };
+  std::map<std::string, Copy> copies = {};
 };
 struct Verified {
   JobId job;

@@ -317,6 +317,11 @@ bool FakeHost::answer(const wire::ToHost& request, wire::FromHost& reply) {
         check->set_guest(image.guest());
         check->set_bytes(image.memory().stored_bytes());
       }
+      for (const auto& image : request.verify_images().object_store()) {
+        auto* check = reply.mutable_verified()->add_images();
+        check->set_guest(image.guest());
+        check->set_object_store(true);
+      }
       return true;
     case wire::ToHost::kReadImage:
       reply.mutable_image_piece()->set_data("image");

@@ -357,6 +357,17 @@ void FakeHost::verify(const wire::ToHost& ask, wire::FromHost message) {
     else if (names(store_.unreachable, image.memory()))
       *check.add_problems() = to_wire(Error{ErrorKind::transient, "verify image", path, "is it mounted here?"});
   }
+  for (const auto& image : ask.verify_images().object_store()) {
+    auto& check = *message.mutable_verified()->add_images();
+    check.set_guest(image.guest());
+    check.set_object_store(true);
+    check.set_bytes(50);
+    const std::string& path = image.memory().path();
+    if (store_.object_store_down)
+      *check.add_problems() = to_wire(Error{ErrorKind::transient, "list", path, "no answer"});
+    else if (store_.damaged_in_object_store.contains(key_of(image.memory())))
+      *check.add_problems() = to_wire(Error{ErrorKind::damaged, "verify image", path, "it is gone"});
+  }
   answer(ask, std::move(message));
 }
 

@@ -61,6 +61,8 @@ struct SharedStore {
   std::map<std::string, GuestState> images;  // by path
   std::set<std::string> damaged;
   std::set<std::string> unreachable;
+  std::set<std::string> damaged_in_object_store;
+  bool object_store_down = false;
   // Of checkpoints, by the host that keeps them, job and epoch.
   std::map<HostName, std::map<std::pair<JobId, std::uint64_t>, wire::KeepRecord>> records;
   std::map<HostName, std::set<std::string>> space;  // by host: images whose space it has not freed yet

@@ -1,6 +1,7 @@
 // Checkpoints read back: what is found is kept, and decides what a restart takes.
 #include <doctest/doctest.h>
 
+#include "coordinator/core/copies.h"
 #include "coordinator/core/tests/world.h"
 
 using namespace stillpoint;
@@ -27,7 +28,131 @@ std::vector<EpochCheck> verified(World& w, const JobId& job, std::optional<Epoch
   return std::get<Verified>(result.value()).epochs;
 }
 
+// Hosts with images of their own and an S3 store, and a checkpoint of two guests, on h1 and h2, that is in both.
+struct WithObjectStore : World {
+  WithObjectStore() : World(3) {
+    for (auto& [name, one] : hosts) {
+      one.own_images = one.object_store = true;
+      drop_session(name);
+      connect(name);
+    }
+    JobSpec job = spec();
+    job.hosts = {{"h1"}, {"h2"}};
+    job.durability = "local";
+    job.later_durability = "site";
+    id = running(job);
+    run_for(milliseconds(1'000));
+    number = committed(id);
+    REQUIRE(until([&] { return copies::level(epoch(number)) == "site"; }));
+  }
+  EpochCheck check() { return verified(*this, id, number).at(0); }
+  std::string image(int guest) const { return image_of(id, number, guest); }
+  // Who was asked to read what in the S3 store, and in whose place it may put that right.
+  void watch() {
+    script.failure = [this](const HostName& host, const wire::ToHost& m) -> std::optional<Error> {
+      for (const auto& one : m.verify_images().object_store()) asked[one.guest()] = host.value;
+      lost.insert(m.verify_images().lost_hosts().begin(), m.verify_images().lost_hosts().end());
+      return std::nullopt;
+    };
+  }
+  JobId id;
+  Epoch number;
+  std::map<std::uint32_t, std::string> asked;
+  std::set<std::string> lost;
+};
+
 }  // namespace
+
+TEST_CASE("the copy in the S3 store is read, by the host that stored it, and each place's is told") {
+  WithObjectStore w;
+  w.watch();
+  const EpochCheck check = w.check();
+  CHECK(check.state == State::ok);
+  CHECK(check.bytes == 300);
+  REQUIRE(check.copies.size() == 3);
+  CHECK(check.copies.at("h1").bytes == 100);
+  CHECK(check.copies.at("s3").bytes == 100);
+  for (const auto& [place, copy] : check.copies) CHECK(copy.state == State::ok);
+  CHECK(w.asked == std::map<std::uint32_t, std::string>{{0, "h1"}, {1, "h2"}});
+  CHECK(w.lost.empty());
+  CHECK(w.epoch(w.number).verified != 0);
+}
+
+TEST_CASE("a checkpoint is damaged only if no place has it whole") {
+  WithObjectStore w;
+  w.store.damaged_in_object_store.insert(w.image(1));
+  EpochCheck check = w.check();
+  CHECK(check.state == State::unchecked);
+  CHECK(check.copies.at("s3").state == State::damaged);
+  CHECK(check.copies.at("h2").state == State::ok);
+  REQUIRE(check.problems.size() == 1);
+  CHECK(says(check.problems[0], "guest 1, in the S3 store, read by h2: verify image of h2/" + w.image(1)));
+  CHECK(w.epoch(w.number).state == EpochState::committed);
+  w.store.damaged.insert(w.image(0));  // of another guest: that one is whole in the S3 store
+  CHECK(w.check().state == State::unchecked);
+  CHECK(w.epoch(w.number).state == EpochState::committed);
+  w.store.damaged.insert(w.image(1));
+  check = w.check();
+  CHECK(check.state == State::damaged);
+  CHECK(w.epoch(w.number).state == EpochState::damaged);
+  // Whole again in one place: restarts take it.
+  w.store.damaged_in_object_store.clear();
+  CHECK(w.check().state == State::unchecked);
+  CHECK(w.epoch(w.number).state == EpochState::committed);
+  CHECK(w.broken() == "");
+}
+
+TEST_CASE("an S3 store that cannot be reached is said, and is no damage") {
+  WithObjectStore w;
+  w.store.object_store_down = true;
+  const EpochCheck check = w.check();
+  CHECK(check.state == State::unchecked);
+  CHECK(check.copies.at("s3").state == State::unchecked);
+  CHECK(check.copies.at("h1").state == State::ok);
+  REQUIRE(check.problems.size() == 2);
+  CHECK(says(check.problems[0], "in the S3 store, read by h"));
+  CHECK(w.epoch(w.number).state == EpochState::committed);
+}
+
+TEST_CASE("where hosts are lost another one reads what they have in the S3 store, and puts it right in their place") {
+  WithObjectStore w;
+  w.kill(HostName{"h1"});
+  w.run_for(milliseconds(1'000));
+  w.watch();
+  w.check();  // not lost yet
+  CHECK(w.lost.empty());
+  w.kill(HostName{"h2"});
+  w.run_for(milliseconds(30'000));
+  const EpochCheck check = w.check();
+  CHECK(check.state == State::ok);
+  REQUIRE(check.copies.size() == 1);
+  CHECK(check.copies.at("s3").state == State::ok);
+  CHECK(w.asked == std::map<std::uint32_t, std::string>{{0, "h3"}, {1, "h3"}});
+  CHECK(w.lost == std::set<std::string>{"h1", "h2"});
+  w.kill(HostName{"h3"});
+  w.run_for(milliseconds(30'000));
+  const EpochCheck nobody = w.check();
+  CHECK(nobody.state == State::unchecked);
+  CHECK(says(nobody.problems.at(0), "in the S3 store: no host is up that can use it"));
+}
+
+TEST_CASE("a host that is lost while it reads in the S3 store hands that on") {
+  WithObjectStore w;
+  w.script.swallow = [](const HostName& host, const wire::ToHost& m) {
+    return m.has_verify_images() && host.value == "h1";
+  };
+  const auto request = ask_verify(w, w.id, w.number);
+  w.run_for(milliseconds(500));
+  CHECK_FALSE(w.replies.contains(request));
+  w.kill(HostName{"h1"});
+  const auto result = w.answer(request);
+  REQUIRE(result.has_value());
+  const EpochCheck check = std::get<Verified>(result.value()).epochs.at(0);
+  CHECK(check.copies.at("s3").state == State::ok);
+  CHECK(check.copies.at("s3").bytes == 100);
+  CHECK_FALSE(check.copies.contains("h1"));
+  CHECK(check.copies.at("h2").state == State::ok);
+}
 
 TEST_CASE("all checkpoints of a job, or the one that is named, are read back; when is kept") {
   World w(2);
