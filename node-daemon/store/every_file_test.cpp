@@ -1,7 +1,7 @@
 // Every kind of file that the stores of a site have, damaged at random places: hosts that start anew restore what was
 // stored, or say what is wrong; never other bytes. What has a copy elsewhere, verify puts right.
 //
-// STILLPOINT_SEED chooses the places again.
+// STILLPOINT_SEED chooses the places again; names and bytes of packs are random all the same.
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
