@@ -1,6 +1,8 @@
 // A site with a real S3 store: its checkpoints outlive every host that has them.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "cli/lab/layout.h"
 #include "node-daemon/store/remote/s3_test_server.h"
 #include "tests/e2e/examples.h"
@@ -54,6 +56,15 @@ TEST_CASE("all hosts of a job die with their disks, and it comes back from the S
   more_lines();
   const int newest = lab.ok({"checkpoint", job}).at("epoch");
   for (const json& one : lab.ok({"checkpoints", job})) CHECK(one.at("level") == "site");
+  // Read back at its host and in the S3 store.
+  const json verified = lab.ok({"verify", job, std::to_string(newest)}).at("epochs").at(0);
+  CHECK_MESSAGE(verified.at("state") == "ok", verified.dump(2));
+  CHECK_MESSAGE(std::ranges::any_of(verified.at("copies"),
+                                    [](const json& copy) {
+                                      return copy.at("place") == "s3" && copy.at("state") == "ok" &&
+                                             copy.at("bytes") > 0;
+                                    }),
+                verified.dump(2));
   more_lines();
 
   for (const std::string& host : lab.hosts_of(job)) lab.lab({"kill-host", host});
