@@ -471,18 +471,28 @@ void fail_lost(Core& core, JobRecord& job, const Error& error) {
   end_try(core, job, error, slot->automatic || !is_on_terms(*slot), std::nullopt);
 }
 
+namespace {
+
+bool has_no_place_yet(const std::optional<RestartRun>& run) {
+  return run && (run->phase == Phase::fence || run->phase == Phase::place);
+}
+
+}  // namespace
+
 std::vector<JobId> place_waiting(Core& core) {
-  std::vector<JobId> waiting;
+  std::vector<JobId> coming;
   for (const auto& [id, run] : core.runs)
-    if (run.restart && run.restart->phase == Phase::place) waiting.push_back(id);
-  std::ranges::sort(waiting, {}, [](const JobId& id) { return number_of(id); });
-  for (const auto& id : waiting)
+    if (has_no_place_yet(run.restart)) coming.push_back(id);
+  std::ranges::sort(coming, {}, [](const JobId& id) { return number_of(id); });
+  for (const auto& id : coming)
     if (auto& run = core.run(id).restart; run && run->phase == Phase::place) place(core, core.job(id), *run);
-  std::erase_if(waiting, [&](const JobId& id) {
+  // For one whose images nobody has who is up no room is kept.
+  std::erase_if(coming, [&](const JobId& id) {
     const auto& run = core.run(id).restart;
-    return !run || run->phase != Phase::place || core.now < run->deadline || !fits_idle_hosts(core, core.job(id));
+    return !has_no_place_yet(run) || !fits_idle_hosts(core, core.job(id)) ||
+           unavailable(core, core.job(id), run->epoch, false);
   });
-  return waiting;
+  return coming;
 }
 
 void tick(Core& core, JobRecord& job) {

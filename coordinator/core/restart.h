@@ -40,8 +40,9 @@ void fail_lost(Core& core, JobRecord& job, const Error& error);
 // The same without a verdict on the job: the caller gives it another state.
 void cancel(Core& core, JobRecord& job, const Error& error);
 void tick(Core& core, JobRecord& job);
-// Jobs that wait for room, in the order of their submission. Those that it is left without although the hosts, did
-// nothing run on them, would have it: nothing else is begun there.
+// Places those that wait for room, in the order of their submission. Gives all that have no place yet, also because an
+// old incarnation is being fenced or the next try is not due, where the hosts, did nothing run on them, would have it:
+// nothing else is begun there.
 std::vector<JobId> place_waiting(Core& core);
 std::string_view name(RestartRun::Phase phase);
 

@@ -200,12 +200,18 @@ void try_pending(Core& core) {
   for (const auto& id : pending_jobs(core)) {
     auto& job = core.job(id);
     if (core.run(id).start || core.run(id).finish) continue;
-    if (core.now < core.run(id).start_not_before) continue;
+    if (core.now < core.run(id).start_not_before) {
+      if (fits_idle_hosts(core, job)) next_in_line.push_back(id);
+      continue;
+    }
     if (job.placement.empty()) {
       const auto next = std::ranges::find_if(
           next_in_line, [&](const JobId& other) { return share_hosts(core.job(other).spec, job.spec); });
       if (next != next_in_line.end()) {
-        wait_for_room(core, job, fmt::format("job {} is next: it has waited for room", next->value));
+        const bool waited = core.job(*next).state == JobState::pending && core.now >= core.run(*next).start_not_before;
+        wait_for_room(
+            core, job,
+            fmt::format("job {} is next: it {}", next->value, waited ? "has waited for room" : "is coming back"));
         continue;
       }
       boot(core, job);

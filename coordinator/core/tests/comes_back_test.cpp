@@ -93,12 +93,55 @@ TEST_CASE("a first start that fails for good is the job's end") {
   CHECK(w.job(id).incarnation == Incarnation{1});
 }
 
+namespace {
+
+JobSpec of(std::uint64_t gibibytes, std::uint32_t guests) {
+  auto job = lasting(guests);
+  job.memory_bytes = gibibytes << 30;
+  return job;
+}
+
+}  // namespace
+
+TEST_CASE("nor while its next try is not due, with a checkpoint or without") {
+  for (const bool checkpointed : {true, false}) {
+    CAPTURE(checkpointed);
+    World w(2);
+    const JobId large = w.running(of(3, 2));
+    if (checkpointed) w.committed(large);
+    lose_rank(w, large);
+    REQUIRE(runs_again(w, large, 2));
+    lose_rank(w, large);
+    REQUIRE(w.until([&] { return w.job(large).state != JobState::running; }));
+    const JobId other = w.submit(of(3, 1));
+    REQUIRE(runs_again(w, large, 3));
+    CHECK(w.job(other).state == JobState::pending);
+    CHECK(says(w.job(other).reason, "no room"));
+    ends_well(w, large);
+    REQUIRE(w.until_state(other, JobState::running));
+  }
+}
+
+TEST_CASE("for a job whose images nobody has who is up no room is kept") {
+  World w(3);
+  auto job = of(3, 2);
+  job.durability = "local";
+  for (auto& [name, host] : w.hosts) {
+    host.own_images = true;
+    w.drop_session(name);
+    w.connect(name);
+  }
+  const JobId large = w.running(job);
+  w.committed(large);
+  w.kill(place(w, large, 1));
+  REQUIRE(w.until([&] { return says(w.job(large).reason, "it waits: "); }));
+  const JobId other = w.submit(of(3, 1));
+  REQUIRE(w.until_state(other, JobState::running));
+  CHECK(w.job(large).state == JobState::restarting);
+  CHECK(w.broken() == "");
+}
+
 TEST_CASE("new jobs do not take the room of one that comes back") {
-  const auto of = [](std::uint64_t gibibytes, std::uint32_t guests) {
-    auto job = lasting(guests);
-    job.memory_bytes = gibibytes << 30;
-    return job;
-  };
   World w(3);
   const JobId large = w.running(of(3, 2));
   w.committed(large);
