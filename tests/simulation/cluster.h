@@ -76,6 +76,7 @@ class Cluster {
   bool takes_gangs(const HostNode& host) const;
   bool has_room(const coordinator::JobRecord& job) const;
   bool can_be_had(const coordinator::EpochRecord& epoch, bool undamaged) const;
+  bool waits_for_another(const coordinator::JobRecord& job) const;
   bool waits_for_room(const coordinator::JobRecord& job) const;
   bool is_settled(const coordinator::JobRecord& job) const;
   std::string unsettled() const;

@@ -102,10 +102,22 @@ bool Cluster::can_be_had(const EpochRecord& epoch, bool undamaged) const {
   });
 }
 
+// Behind one that waits for room itself.
+bool Cluster::waits_for_another(const JobRecord& job) const {
+  return std::ranges::any_of(coordinator->durable().jobs, [&](const auto& entry) {
+    const JobRecord& other = entry.second;
+    return other.job != job.job && job.reason.starts_with("job " + other.job.value + " is next: ") &&
+           (other.reason.find("no room") != std::string::npos || other.state == JobState::restarting) &&
+           waits_for_room(other);
+  });
+}
+
 // It has no place to be, says so, and there is none indeed.
 bool Cluster::waits_for_room(const JobRecord& job) const {
   if (!coordinator->is_up()) return false;
   const std::string phase = coordinator->core()->phase(job.job);
+  if (job.state == JobState::pending && phase.empty() && job.reason.find(" is next: ") != std::string::npos)
+    return waits_for_another(job);
   if (job.state == JobState::pending)
     return phase.empty() && job.reason.find("no room") != std::string::npos && !has_room(job);
   if (job.state != JobState::restarting || phase != "place") return false;

@@ -141,15 +141,15 @@ Time HostNode::lease_end() const { return last_word_.value_or(Time{}) + Millis(h
 Time HostNode::told_lease_end() const {
   if (core_ && !paused_) return lease_end();
   for (auto word = words_.rbegin(); word != words_.rend(); ++word)
-    if (word->first + kTells <= stood_still_) return word->second + Millis(host_record_.lease_ms());
+    if (word->stored + kTells <= stood_still_) return word->word + word->lease;
   return Time{};
 }
 
 void HostNode::perform(node::StoreLastWord& e) {
   last_word_ = e.last_word;
   const Time now = cluster_.agenda.now();
-  words_.emplace_back(now, e.last_word);
-  while (words_.size() > 1 && words_[1].first + 2 * kTells < now) words_.pop_front();
+  words_.push_back({now, e.last_word, Millis(host_record_.lease_ms())});
+  while (words_.size() > 1 && words_[1].stored + 2 * kTells < now) words_.pop_front();
 }
 
 bool HostNode::may_outlive_lease(const Machine& machine) const {

@@ -199,7 +199,11 @@ class HostNode {
   node::record::Host host_record_;
   std::optional<Time> last_word_;  // not over a power loss
 
-  std::deque<std::pair<Time, Time>> words_;  // the coordinator's newest words, each with when it was stored
+  struct Word {
+    Time stored, word;
+    Millis lease;  // by which it goes then
+  };
+  std::deque<Word> words_;  // the coordinator's newest
 
   std::map<node::DomainId, Machine> machines_;
   std::uint64_t next_machine_ = 1;
