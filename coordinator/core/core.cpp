@@ -187,15 +187,12 @@ bool Core::try_transmit(Request& request) {
         break;
       }
   if (!usable(request.host)) return false;
-  // Who is back meanwhile may be putting something there, and frees his own.
-  const auto drop_those_back = [this](auto& lost) {
+  if (request.message.has_delete_images()) {
+    // Who is back meanwhile may be putting something there, and frees his own.
+    auto& lost = *request.message.mutable_delete_images()->mutable_lost_hosts();
     for (int i = lost.size(); i-- > 0;)
       if (!fenced_by_lease(HostName{lost[i]})) lost.DeleteSubrange(i, 1);
-  };
-  if (request.message.has_delete_images())
-    drop_those_back(*request.message.mutable_delete_images()->mutable_lost_hosts());
-  if (request.message.has_verify_images())
-    drop_those_back(*request.message.mutable_verify_images()->mutable_lost_hosts());
+  }
   auto& host = hosts.at(request.host);
   request.sent_on = host.session;
   host.last_sent = now;

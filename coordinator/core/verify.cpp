@@ -56,12 +56,7 @@ void ask(Core& core, const JobId& job, Epoch epoch, const std::map<HostName, Par
         Owner::verify, host, job, Incarnation{}, epoch,
         [&](wire::ToHost& m) {
           for (const auto* image : part.here) *m.mutable_verify_images()->add_images() = *image;
-          std::set<HostName> lost;
-          for (const auto* image : part.object_store) {
-            *m.mutable_verify_images()->add_object_store() = *image;
-            if (core.fenced_by_lease(copies::owner(*image))) lost.insert(copies::owner(*image));
-          }
-          for (const auto& name : lost) m.mutable_verify_images()->add_lost_hosts(name.value);
+          for (const auto* image : part.object_store) *m.mutable_verify_images()->add_object_store() = *image;
           for (auto& image : *m.mutable_verify_images()->mutable_images()) image.clear_domain_xml();
           for (auto& image : *m.mutable_verify_images()->mutable_object_store()) image.clear_domain_xml();
         },

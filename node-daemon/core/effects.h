@@ -121,7 +121,6 @@ struct VerifyImages {  // → ImagesVerified
   std::uint64_t token = 0;
   std::vector<wire::StorePeer> peers = {};          // that may have them, too
   std::vector<wire::GuestImage> object_store = {};  // whose copies in the S3 store are read
-  std::vector<HostName> lost_hosts = {};            // in whose place what is there is put right here
 };
 // ReadImage, WriteImage, KeepImages: pieces of images that leave the site or come from another one. In order with the
 // deletions of the job's images.

@@ -31,7 +31,6 @@ void Host::Impl::verify_images(const wire::ToHost& ask) {
   if (!token) return;
   VerifyImages work{{what.images().begin(), what.images().end()}, *token, {what.peers().begin(), what.peers().end()}};
   work.object_store.assign(what.object_store().begin(), what.object_store().end());
-  for (const std::string& lost : what.lost_hosts()) work.lost_hosts.push_back({lost});
   effects.push_back(std::move(work));
 }
 

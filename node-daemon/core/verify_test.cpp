@@ -27,18 +27,16 @@ TEST_CASE("images are read back without a gang of the job, and the answer says o
   CHECK(w.step(done(w)) == Lines{"answer 101: verified 1"});
 }
 
-TEST_CASE("what is to be read in the S3 store, and in whose place put right there, goes along") {
+TEST_CASE("what is to be read in the S3 store goes along") {
   World w;
   w.connect();
   ToHost ask = verify_request(w, 7);
   ask.mutable_verify_images()->add_object_store()->set_guest(2);
-  ask.mutable_verify_images()->add_lost_hosts("h5");
   w.say(ask);
   const auto work = w.of<VerifyImages>();
   REQUIRE(work.size() == 1);
   REQUIRE(work[0].object_store.size() == 1);
   CHECK(work[0].object_store[0].guest() == 2);
-  CHECK(work[0].lost_hosts == std::vector<HostName>{{"h5"}});
 }
 
 TEST_CASE("the same request again joins the reading under way; another epoch's is one of its own") {

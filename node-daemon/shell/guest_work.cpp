@@ -342,7 +342,7 @@ ImagesVerified GuestWork::verify(const VerifyImages& work) {
     read_back(image, [&](const wire::ImageFile& file) { return store_.verify(file, work.peers, stop); });
   for (const wire::GuestImage& image : work.object_store)
     read_back(image, [&](const wire::ImageFile& file) {
-      return store_.verify_in_object_store(file, work.peers, work.lost_hosts, stop);
+      return store_.verify_in_object_store(file, work.peers, stop);
     }).set_object_store(true);
   return done;
 }

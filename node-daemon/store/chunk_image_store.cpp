@@ -164,15 +164,14 @@ class ChunkImageStore final : public SiteImageStore {
   Result<ImageCheck> verify(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
                             const std::stop_token& stop) override;
   Result<ImageCheck> verify_in_object_store(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
-                                            const std::vector<HostName>& lost_hosts,
                                             const std::stop_token& stop) override;
   Status remove(const JobId& job, const std::vector<Epoch>& epochs, Reach reach,
                 const std::vector<HostName>& lost_hosts) override;
   // Another host may have deleted lists here while this daemon was away, or was not asked.
   void tidy() override {
     if (!known_.all_there(*own_)) collect_own();
-    copies_.tidy_object_store(*own_, stop_freeing_.get_token());
   }
+  void tidy_object_store() override { copies_.tidy_object_store(*own_, stop_freeing_.get_token()); }
   void stop_freeing() override { stop_freeing_.request_stop(); }
   Result<std::uint64_t> free_bytes() override { return system_files().free_bytes(hosts_); }
   Result<std::uint64_t> total_bytes() override {
@@ -351,18 +350,15 @@ bool ChunkImageStore::keepers_are_named(const wire::ImageFile& file, const std::
 
 Result<ImageCheck> ChunkImageStore::verify_in_object_store(const wire::ImageFile& file,
                                                            const std::vector<wire::StorePeer>& peers,
-                                                           const std::vector<HostName>& lost_hosts,
                                                            const std::stop_token& stop) {
   const auto name = split_path(file);
   if (!name) return name.error();
   if (!copies_.has_object_store())
     return Error{ErrorKind::transient, "verify image", file.path(), "this host's daemon knows of no S3 store"};
   if (std::ranges::find(file.copies(), "s3") == file.copies().end()) return ImageCheck{};
-  // Its owner's to put right, unless that one is lost.
-  const bool may_write =
-      name->owner == host_.value || std::ranges::find(lost_hosts, HostName{name->owner}) != lost_hosts.end();
   ObjectStoreMending mending{*own_, {}, false};
-  if (may_write) {
+  // Its owner's to put right: it may be back, and at it, whenever it is believed to be lost.
+  if (name->owner == host_.value) {
     mending.places = places_of(file, name->owner, peers);
     std::erase_if(mending.places, [](const ImageOpener& place) { return place.words == kObjectStoreWords; });
     mending.all_named = keepers_are_named(file, name->owner, peers);

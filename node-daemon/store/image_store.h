@@ -65,11 +65,10 @@ class ImageStore {
   // asked.
   virtual Result<ImageCheck> verify(const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers,
                                     const std::stop_token& stop) = 0;
-  // The same of its copy in the site's S3 store. That is put right by this host where it stored the image, or who did
-  // is among lost_hosts: from what is here, or at those peers that have it.
+  // The same of its copy in the site's S3 store. Only who stored the image puts that right: from what is here, or at
+  // those peers that have it.
   virtual Result<ImageCheck> verify_in_object_store(const wire::ImageFile& file,
                                                     const std::vector<wire::StorePeer>& peers,
-                                                    const std::vector<HostName>& lost_hosts,
                                                     const std::stop_token& stop) = 0;
   // Images that are not there are deleted already. own: those that this host took; all_hosts: those of every host, and
   // copies. What the deletion leaves without use is freed before it returns, where that is this host's to do.
@@ -79,6 +78,9 @@ class ImageStore {
                         const std::vector<HostName>& lost_hosts) = 0;
   // Frees what another host's deletions left without use. To be called at the start, and now and then.
   virtual void tidy() = 0;
+  // The same of what this host has in the site's S3 store. May take hours where uploads are slow; stop_freeing() ends
+  // it.
+  virtual void tidy_object_store() = 0;
   // For good: what frees space ends soon, and later calls free none. The next process does it.
   virtual void stop_freeing() = 0;
   // Of the file system that the images go to.

@@ -34,7 +34,7 @@ struct Sparse {
   // And what the daemon does after that, now and then.
   static Status remove_first(SiteImageStore& store) {
     Status removed = store.remove({"j7"}, {{1}}, ImageStore::Reach::own, {});
-    store.tidy();
+    store.tidy_object_store();
     return removed;
   }
   void check_second() const {
@@ -51,11 +51,12 @@ struct Sparse {
   }
 };
 
-// Where something else is done before a pack is put.
+// Where something else is done before a pack is put, or removed.
 class WatchedBlobs final : public BlobStore {
  public:
   using Look = std::function<Status(const std::string& name, const std::stop_token& stop)>;
-  WatchedBlobs(std::shared_ptr<BlobStore> blobs, Look look) : blobs_(std::move(blobs)), look_(std::move(look)) {}
+  WatchedBlobs(std::shared_ptr<BlobStore> blobs, Look look, std::function<void()> before_removal = {})
+      : blobs_(std::move(blobs)), look_(std::move(look)), before_removal_(std::move(before_removal)) {}
 
   const std::string& where() const override { return blobs_->where(); }
   Status put(const std::string& name, const ReadableFile& content, std::stop_token stop) override {
@@ -65,11 +66,15 @@ class WatchedBlobs final : public BlobStore {
   }
   Result<std::shared_ptr<const ReadableFile>> open(const std::string& name) override { return blobs_->open(name); }
   Result<std::vector<std::string>> list(const std::string& directory) override { return blobs_->list(directory); }
-  Status remove(const std::string& name) override { return blobs_->remove(name); }
+  Status remove(const std::string& name) override {
+    if (before_removal_ && name.find("/packs/") != name.npos) before_removal_();
+    return blobs_->remove(name);
+  }
 
  private:
   const std::shared_ptr<BlobStore> blobs_;
   const Look look_;
+  const std::function<void()> before_removal_;
 };
 
 TEST_CASE("a pack in the S3 store that little is needed of is written anew, from what is here") {
@@ -118,6 +123,26 @@ TEST_CASE("a host that is lost may be back: of its packs another one removes onl
   sparse.check_nothing_is_left();
 }
 
+TEST_CASE(
+    "believed to be lost while it writes packs anew: another one that frees its space takes none of the new ones") {
+  Sparse sparse;
+  const auto h2 = sparse.site.host("h2");
+  int freed = 0;
+  const auto blobs = std::make_shared<WatchedBlobs>(
+      sparse.site.s3, [](const std::string&, const std::stop_token&) { return Status(); },
+      [&] {
+        if (freed++ == 0) CHECK(h2->remove({"j7"}, {{1}}, ImageStore::Reach::own, {{"h1"}}).has_value());
+      });
+  sparse.h1.reset();
+  sparse.h1 = sparse.site.host("h1", blobs);
+  const std::uint64_t before = sparse.bytes();
+  REQUIRE(sparse.remove_first(*sparse.h1).has_value());
+  CHECK(freed > 0);
+  CHECK(sparse.bytes() < before / 2);
+  sparse.check_second();
+  sparse.check_nothing_is_left();
+}
+
 TEST_CASE("a copy that comes meanwhile does not wait for packs to be written anew; that goes on later") {
   Sparse sparse;
   std::latch begun(1);
@@ -136,7 +161,7 @@ TEST_CASE("a copy that comes meanwhile does not wait for packs to be written ane
   sparse.h1 = sparse.site.host("h1", blobs);
   const std::uint64_t before = sparse.bytes();
   REQUIRE(sparse.h1->remove({"j7"}, {{1}}, ImageStore::Reach::own, {}).has_value());
-  auto tidied = std::async(std::launch::async, [&] { sparse.h1->tidy(); });
+  auto tidied = std::async(std::launch::async, [&] { sparse.h1->tidy_object_store(); });
   while (!begun.try_wait() && tidied.wait_for(std::chrono::milliseconds(1)) != std::future_status::ready) {}
   REQUIRE(begun.try_wait());
   const wire::GuestImage third = take(*sparse.h1, 3, kMemory, kComes + kStays);
@@ -144,7 +169,7 @@ TEST_CASE("a copy that comes meanwhile does not wait for packs to be written ane
   CHECK(sparse.bytes() > before / 2);
   sparse.check_second();
   CHECK(get(*sparse.site.host("h9"), third.disk()).value() == kComes + kStays);
-  sparse.h1->tidy();
+  sparse.h1->tidy_object_store();
   CHECK(sparse.bytes() < before / 2);
   sparse.check_second();
   CHECK(get(*sparse.site.host("h9"), third.disk()).value() == kComes + kStays);
@@ -164,7 +189,7 @@ TEST_CASE("a request that fails while packs are written anew: the deletion is do
     blobs->fail_no_more();
     sparse.check_second();
     if (!removed) REQUIRE(sparse.remove_first(*sparse.h1).has_value());
-    sparse.h1->tidy();
+    sparse.h1->tidy_object_store();
     CHECK(sparse.bytes() < before / 2);
     sparse.check_second();
     sparse.check_nothing_is_left();

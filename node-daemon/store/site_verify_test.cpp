@@ -102,9 +102,8 @@ struct Stored {
   }
 };
 
-ImageCheck verified(ImageStore& store, const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers = {},
-                    const std::vector<HostName>& lost_hosts = {}) {
-  auto found = store.verify_in_object_store(file, peers, lost_hosts, {});
+ImageCheck verified(ImageStore& store, const wire::ImageFile& file, const std::vector<wire::StorePeer>& peers = {}) {
+  auto found = store.verify_in_object_store(file, peers, {});
   REQUIRE_MESSAGE(found.has_value(), found.error());
   return std::move(*found);
 }
@@ -197,26 +196,24 @@ TEST_CASE("what is damaged or missing in a directory that hosts share is put rig
     }
 }
 
-TEST_CASE("a host that is lost: what it stored is put right by whoever keeps a copy; one that is not, by nobody else") {
+TEST_CASE("what another host stored is read, and left to that one to put right, from here and from who has a copy") {
   Stored stored;
   stored.copy_to_h2();
   flip_in_each_pack(stored.in_bucket());
-  const ImageCheck open = verified(*stored.h2, stored.image.disk());
-  REQUIRE_FALSE(open.problems.empty());
-  CHECK(open.problems.front().kind == ErrorKind::transient);
-  CHECK(open.mended.empty());
-  stored.h1.reset();
+  for (const bool owner_is_there : {true, false}) {
+    if (!owner_is_there) stored.h1.reset();
+    const ImageCheck open = verified(*stored.h2, stored.image.disk());
+    REQUIRE_FALSE(open.problems.empty());
+    CHECK(open.problems.front().kind == ErrorKind::transient);
+    CHECK(open.mended.empty());
+  }
+  // It is back with an empty disk.
   fs::remove_all(stored.site.path / "h1");
-  check_mended(verified(*stored.h2, stored.image.disk(), {}, {{"h1"}}), "this host");
-  CHECK(verified(*stored.h2, stored.image.memory(), {}, {{"h1"}}).problems.empty());
-  stored.check_restored();
-  // Or by somebody who fetches it from whoever does.
-  for (const auto& pack : packs_in(stored.in_bucket())) fs::remove(pack);
+  stored.h1 = stored.site.host("h1");
   wire::StorePeer peer;
   peer.set_host("h2");
-  const auto h3 = stored.site.host("h3");
-  check_mended(verified(*h3, stored.image.disk(), {peer}, {{"h1"}}), "host h2");
-  CHECK(verified(*h3, stored.image.memory(), {peer}, {{"h1"}}).problems.empty());
+  check_mended(verified(*stored.h1, stored.image.disk(), {peer}), "host h2");
+  CHECK(verified(*stored.h1, stored.image.memory(), {peer}).problems.empty());
   stored.check_restored();
 }
 
@@ -253,10 +250,10 @@ TEST_CASE("an S3 store that does not answer, or none: nothing is known of the co
   stored.h1.reset();
   stored.h1 = stored.site.host("h1", blobs);
   blobs->fail_at(0);
-  const auto found = stored.h1->verify_in_object_store(stored.image.disk(), {}, {}, {});
+  const auto found = stored.h1->verify_in_object_store(stored.image.disk(), {}, {});
   REQUIRE_FALSE(found.has_value());
   CHECK(found.error().kind == ErrorKind::transient);
-  const auto none = stored.site.host("h3", nullptr)->verify_in_object_store(stored.image.disk(), {}, {}, {});
+  const auto none = stored.site.host("h3", nullptr)->verify_in_object_store(stored.image.disk(), {}, {});
   REQUIRE_FALSE(none.has_value());
   CHECK(none.error().kind == ErrorKind::transient);
 }
@@ -270,7 +267,7 @@ TEST_CASE("a request to the S3 store that fails while its copy is put right: not
     stored.h1 = stored.site.host("h1", blobs);
     flip_in_each_pack(stored.in_bucket());
     blobs->fail_at(n);
-    const auto found = stored.h1->verify_in_object_store(stored.image.disk(), {}, {}, {});
+    const auto found = stored.h1->verify_in_object_store(stored.image.disk(), {}, {});
     blobs->fail_no_more();
     if (found)
       for (const Error& problem : found->problems) CHECK(problem.kind == ErrorKind::transient);
@@ -291,7 +288,7 @@ TEST_CASE("a host killed at any step of putting the S3 store right: the next one
     fs::remove(stored.in_bucket() / kList);
     const auto mend = [&](SiteImageStore& h1) {
       for (const auto* file : {&stored.image.disk(), &stored.image.memory()})
-        if (!h1.verify_in_object_store(*file, {}, {}, {})) return false;
+        if (!h1.verify_in_object_store(*file, {}, {})) return false;
       return true;
     };
     const bool killed = killed_while(stored.site, steps, mend);
@@ -342,7 +339,7 @@ TEST_CASE("on a real server: bits, an object and a list that are wrong or gone a
     CHECK(same_machine(get(*h2, image.memory()).value(), memory));
   }
   server().kill();
-  const auto unknown = h1->verify_in_object_store(image.disk(), {}, {}, {});
+  const auto unknown = h1->verify_in_object_store(image.disk(), {}, {});
   server().start();
   REQUIRE_FALSE(unknown.has_value());
   CHECK(unknown.error().kind == ErrorKind::transient);

@@ -86,6 +86,14 @@ Result<StoreState::Live> StoreState::live_by_images(const std::stop_token& stop,
   return live;
 }
 
+// Under mutex_.
+bool StoreState::has_live_pages(const PackInfo& pack, const Live& live) const {
+  return std::ranges::any_of(pack.content.blocks, [&](const PackBlock& block) {
+    const auto& of_origin = live[origin_numbers_.at(pack.content.origins[block.origin])];
+    return block.number < of_origin.size() && (of_origin[block.number] & block.slots) != 0;
+  });
+}
+
 StoreState::Victims StoreState::choose_victims(Live& live) {
   const std::lock_guard lock(mutex_);
   for (const auto& holder : holders_) mark(live, holder->spaces);
@@ -108,6 +116,8 @@ StoreState::Victims StoreState::choose_victims(Live& live) {
   std::vector<std::shared_ptr<const PackInfo>> small;
   for (const auto& [id, pack] : packs_) {
     const std::uint64_t count = live_pages[pack.get()];
+    // Whose store it is may be at it, too, and be about to remove the other one of two packs with the same pages.
+    if (!options.compact && has_live_pages(*pack, live)) continue;
     if (count == 0) victims.dead.push_back(pack);
     else if (!options.compact) continue;
     else if (mended_.contains(id)) victims.sparse.push_back(pack);

@@ -85,6 +85,7 @@ class StoreState {
   // Of ChunkStore.
   Status put_pack(const ReadableFile& file, const std::vector<BlockSlots>& instead);
   Status take_pack(const std::filesystem::path& temporary, const std::string& name);
+  void place_around_bad();
   std::uint64_t sound_slots(const Id& origin, std::uint32_t block);
 
   // A block of a pack was found damaged: it is the place of no page that is anywhere else, and no new image relies on
@@ -183,6 +184,7 @@ class StoreState {
   struct Victims {
     std::vector<std::shared_ptr<const PackInfo>> dead, sparse;
   };
+  bool has_live_pages(const PackInfo& pack, const Live& live) const;
   Victims choose_victims(Live& live);
   std::vector<std::shared_ptr<const PackInfo>> without_places(std::vector<std::shared_ptr<const PackInfo>>& packs);
   // Packs that were to be written anew and are not: what they hold is there as before.
