@@ -72,12 +72,13 @@ struct Daemon::Impl {
         deadline(io),
         figures_timer(io),
         tidy_timer(io),
+        tidy_s3_timer(io),
         signals(io, SIGTERM, SIGINT) {}
 
   Status start();
   HostFigures read_figures();
   void watch_figures();
-  void tidy_images();
+  void tidy(asio::steady_timer& timer, const std::string& line, const std::function<void()>& job);
   void stop();
   // From any thread: the event reaches the core on its strand.
   void post(Event event) {
@@ -176,7 +177,7 @@ struct Daemon::Impl {
   Host host;
   GuestWork work;
   ImageTransfers transfers;
-  asio::steady_timer deadline, figures_timer, tidy_timer;
+  asio::steady_timer deadline, figures_timer, tidy_timer, tidy_s3_timer;
   asio::signal_set signals;
   std::shared_ptr<CoordinatorLink> coordinator;
   std::map<DomainId, std::shared_ptr<GuestLink>> links;
@@ -261,7 +262,11 @@ Status Daemon::Impl::start() {
   carry_out(host.start(std::move(found), now_since_boot()));
   coordinator->start();
   watch_figures();
-  tidy_images();
+  tidy(tidy_timer, "tidy images", [this] {
+    transfers.expire();
+    parts.store->tidy();
+  });
+  tidy(tidy_s3_timer, "tidy S3 store", [this] { parts.store->tidy_object_store(); });
   log_info("node daemon serves", {{"host", parts.settings.name.value}, {"coordinator", parts.coordinator}});
   return {};
 }
@@ -279,16 +284,15 @@ void Daemon::Impl::watch_figures() {
   });
 }
 
-// On a worker: the daemon serves while the store is looked through.
-void Daemon::Impl::tidy_images() {
-  workers->post("tidy images", [this] {
-    transfers.expire();
-    parts.store->tidy();
-    asio::post(io, [this] {
+// Again and again, on a worker: the daemon serves while stores are looked through.
+void Daemon::Impl::tidy(asio::steady_timer& timer, const std::string& line, const std::function<void()>& job) {
+  workers->post(line, [this, &timer, line, job] {
+    job();
+    asio::post(io, [this, &timer, line, job] {
       if (stopping) return;
-      tidy_timer.expires_after(kTidyEvery);
-      tidy_timer.async_wait([this](const boost::system::error_code& cancelled) {
-        if (!cancelled && !stopping) tidy_images();
+      timer.expires_after(kTidyEvery);
+      timer.async_wait([this, &timer, line, job](const boost::system::error_code& cancelled) {
+        if (!cancelled && !stopping) tidy(timer, line, job);
       });
     });
   });
@@ -305,6 +309,7 @@ void Daemon::Impl::stop() {
   deadline.cancel();
   figures_timer.cancel();
   tidy_timer.cancel();
+  tidy_s3_timer.cancel();
   signals.cancel();
 }
 

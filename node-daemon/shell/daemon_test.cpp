@@ -64,10 +64,11 @@ class HangingStore final : public ImageStore {
   }
   Status remove(const JobId&, const std::vector<Epoch>&, Reach, const std::vector<HostName>&) override { return {}; }
   Result<ImageCheck> verify_in_object_store(const wire::ImageFile& file, const std::vector<wire::StorePeer>&,
-                                            const std::vector<HostName>&, const std::stop_token&) override {
+                                            const std::stop_token&) override {
     return Error{ErrorKind::transient, "verify image", file.path(), "no S3 store"};
   }
   void tidy() override {}
+  void tidy_object_store() override {}
   void stop_freeing() override {}
   Result<std::uint64_t> free_bytes() override { return 1u << 30; }
   Result<std::uint64_t> total_bytes() override { return 2u << 30; }

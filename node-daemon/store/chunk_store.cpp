@@ -307,6 +307,7 @@ Status Store::put_image(const std::string& image, std::string_view file) {
   // From before its pages are looked for until its file is there: a collection beside this may have read the files
   // already.
   const Held held(state_, *manifest);
+  state_.place_around_bad();
   for (const BlockSlots& block : blocks_of(*manifest))
     if ((block.slots & ~state_.sound_slots(block.origin, block.number)) != 0)
       return state_.nowhere(block.origin, "copy image", image, "pages of it are not here");

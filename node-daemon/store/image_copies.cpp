@@ -251,7 +251,10 @@ Status ImageCopies::collect(Place& place, ChunkStore& own, const std::string& ow
   }
   const EitherStop stop_writing(stop, giving_way.get_token());
   (*there)->stop_with(stop_writing.token());
-  const auto report = store.collect_giving_way(stop, stop_writing.token());
+  // Of a deletion all lists are read, whoever waits: what nobody needs goes now.
+  const auto report =
+      store.collect_giving_way(writing == Writing::now ? stop_writing.token() : stop, stop_writing.token());
+  if (!report && writing == Writing::now && stop_writing.token().stop_requested()) return {};  // the next call goes on
   if (!report) return report.error();
   log_collection(*report, owner, place.blobs->where());
   for (const Error& problem : report->problems)

@@ -77,7 +77,7 @@ class ImageCopies {
     std::mutex state;                  // taken last; guards the rest
     // Owners without a page that no image lists, as far as this process knows.
     std::set<std::string> collected;
-    bool left_off = false;        // packs of self's are still to be written anew
+    bool left_off = true;         // packs of self's may still be to be written anew: also those of an earlier process
     unsigned waiting = 0;         // for `copying`, or have it
     std::stop_source giving_way;  // requested while some wait
   };

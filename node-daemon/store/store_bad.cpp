@@ -16,6 +16,13 @@ bool StoreState::is_bad(const BlockPlace& at) const {
   return missing_.contains(id) || bad_.contains({id, at.index});
 }
 
+// Of a block that lies in several packs another one serves.
+void StoreState::place_around_bad() {
+  const std::lock_guard lock(mutex_);
+  if (bad_.empty() && missing_.empty()) return;
+  for (const auto& entry : packs_) place_blocks(entry.second, false);
+}
+
 std::uint64_t StoreState::sound_slots(const Id& origin, std::uint32_t block) {
   const BlockPlace at = place_of(origin, block);
   const std::lock_guard lock(mutex_);
@@ -88,8 +95,11 @@ Status StoreState::look_at_bad_there() {
                                    : Result<std::string>(file.error());
   if (!bytes && bytes.error().kind == ErrorKind::transient) return bytes.error();
   auto blocks = bytes ? decode_bad_blocks(*bytes) : bytes.error();
-  const std::lock_guard lock(mutex_);
-  bad_ = blocks ? std::move(*blocks) : BadBlocks();
+  {
+    const std::lock_guard lock(mutex_);
+    bad_ = blocks ? std::move(*blocks) : BadBlocks();
+  }
+  place_around_bad();
   return {};
 }
 

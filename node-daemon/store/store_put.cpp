@@ -95,11 +95,13 @@ void StoreState::put_in_place(const std::shared_ptr<const PackInfo>& pack, const
     }
   if (replaced.empty()) return;
   // Where such a block is in several packs, whoever found it damaged may have read any of them.
-  for (const auto& [id, other] : packs_)
+  for (const auto& entry : packs_) {
+    const auto& other = entry.second;
     if (other != pack && std::ranges::any_of(other->content.blocks, [&](const PackBlock& block) {
           return replaced.contains({other->content.origins[block.origin], block.number});
         }))
-      mended_.insert(id);
+      mended_.insert(entry.first);
+  }
 }
 
 }  // namespace stillpoint::node

@@ -24,7 +24,7 @@ class BlobStore {
   // Replaces what was there by that name. stop: may be requested from any thread; the call then ends soon, with an
   // error of kind refused.
   virtual Status put(const std::string& name, const ReadableFile& content, std::stop_token stop) = 0;
-  // Its read() asks the other side each time: read much at once. not_found: there is none.
+  // Its read() asks the other side each time: read much at once; not_found: it was replaced. not_found: there is none.
   virtual Result<std::shared_ptr<const ReadableFile>> open(const std::string& name) = 0;
   // What is directly below a directory, in order: files and directories, by their names there. None: empty.
   virtual Result<std::vector<std::string>> list(const std::string& directory) = 0;

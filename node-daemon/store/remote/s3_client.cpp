@@ -23,7 +23,7 @@ struct Meaning {
 constexpr Meaning kMeanings[] = {
     {"NoSuchKey", ErrorKind::not_found, ""},
     {"NoSuchUpload", ErrorKind::not_found, "the upload was ended by somebody else"},
-    {"PreconditionFailed", ErrorKind::damaged, "it was replaced since it was opened"},
+    {"PreconditionFailed", ErrorKind::not_found, "it was replaced since it was opened"},
     {"InvalidRange", ErrorKind::damaged, "it is shorter than when it was opened"},
     {"NoSuchBucket", ErrorKind::refused, "the bucket does not exist: create it, or correct its name"},
     {"InvalidAccessKeyId", ErrorKind::refused, "wrong credentials: see {file}"},
