@@ -166,7 +166,10 @@ void shorten_lease(Core& core, const HostName& host) {
 void ping(Core& core, const HostName& host) {
   auto& h = core.hosts.at(host);
   if (!h.connected || h.ping_out || core.now < h.next_ping) return;
-  h.next_ping = core.now + core.settings.heartbeat;
+  // A host knows of its last pong's arrival by the next ping alone: one that is late has the next come as soon as it
+  // may.
+  const bool late = h.ping != 0 && core.now > h.next_ping + core.settings.heartbeat;
+  h.next_ping = late ? core.now : core.now + core.settings.heartbeat;
   h.ping_out = true;
   wire::ToHost message;
   message.mutable_ping()->set_number(++h.ping);

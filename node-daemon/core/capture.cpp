@@ -69,6 +69,7 @@ void Host::Impl::prepare_capture(Gang& gang, const wire::ToHost& ask) {
     return answer_failure(
         ask, ask.request(),
         {ErrorKind::refused, "prepare", "job " + gang.id.job.value, "this epoch was given up before"});
+  discard_prepared_before(gang, epoch);
   if (const auto obstacle = obstacle_to(gang, epoch)) return answer_failure(ask, ask.request(), *obstacle);
   forget_older(gang, epoch);
   Capture& capture = gang.captures[epoch];
@@ -213,6 +214,7 @@ void Host::Impl::report_images(Gang& gang, Epoch epoch) {
 
 // The attempt was aborted: what it left here goes, now or as soon as the streams under way have ended.
 void Host::Impl::discard(Gang& gang, Epoch epoch) {
+  discard_prepared_before(gang, epoch);
   gang.given_up = std::max(gang.given_up, epoch);
   const auto found = gang.captures.find(epoch);
   if (found == gang.captures.end() || found->second.discarded) return;
@@ -231,6 +233,15 @@ void Host::Impl::discard(Gang& gang, Epoch epoch) {
     store_record(gang);
   }
   if (capture.running.empty()) drop_discarded(gang, epoch);
+}
+
+// A job's attempts come one after the other: the instant of an older one will not be asked for any more. Its end may
+// never be said here: a coordinator that starts again speaks of the newest attempt alone.
+void Host::Impl::discard_prepared_before(Gang& gang, Epoch epoch) {
+  std::vector<Epoch> waiting;
+  for (const auto& [older, capture] : gang.captures)
+    if (older < epoch && !capture.taken && !capture.discarded) waiting.push_back(older);
+  for (const Epoch older : waiting) discard(gang, older);
 }
 
 void Host::Impl::drop_discarded(Gang& gang, Epoch epoch) {

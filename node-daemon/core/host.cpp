@@ -142,6 +142,7 @@ void Host::Impl::on_connected() {
   connected = true;
   welcomed = false;
   last_said = now;
+  last_ping = 0;
   wire::FromHost message;
   *message.mutable_hello() = hello();
   effects.push_back(SendToCoordinator{std::move(message)});
@@ -203,15 +204,31 @@ void Host::Impl::on_welcome(const wire::Welcome& welcome) {
                                       "; remove host.record from the state directory to let it change"});
     return;
   }
-  heard();
+  if (welcomed) return;  // it came twice
   if (host.coordinator() != welcome.coordinator() || host.lease_ms() != welcome.lease_ms()) {
     host.set_coordinator(welcome.coordinator());
     host.set_lease_ms(welcome.lease_ms());
     effects.push_back(StoreHost{host});
   }
+  heard();  // the lease that guests are told of is the new one
   welcomed = true;
   repeat_news();
   effects.push_back(ListImages{});  // the coordinator says which of them should have gone while this host was away
+}
+
+// One that comes twice tells nothing of whether its pong arrived.
+void Host::Impl::on_ping(const wire::Ping& ping) {
+  if (ping.number() <= last_ping) return;
+  last_ping = ping.number();
+  heard();
+  last_said = now;
+  wire::FromHost message;
+  auto& pong = *message.mutable_pong();
+  pong.set_number(ping.number());
+  pong.set_memory_free_bytes(figures.memory_free);
+  pong.set_image_free_bytes(figures.image_free);
+  *pong.mutable_store() = figures.store;
+  effects.push_back(SendToCoordinator{std::move(message)});
 }
 
 // What the coordinator may have missed while it was not there.

@@ -105,6 +105,27 @@ TEST_CASE("a capture that only waits for its instant is no image, and ends when 
   CHECK(w.say(capture) == Lines{"answer 104: failure: this epoch was discarded here"});
 }
 
+TEST_CASE("a capture that waits for an instant that will not come makes way for a newer epoch") {
+  World w;
+  w.start(1);
+  w.prepare_capture(5, 1);
+  // The coordinator gave epoch 5 up while nobody could say so here, and its successor knows of the newest one alone.
+  const auto cancelled = [&] {
+    return w.step(GuestStored{w.guest(0), {5}, Error{ErrorKind::refused, "capture", "", "given up"}, 2});
+  };
+  SUBCASE("when that is given up") {
+    ToHost release = w.ask(6);
+    release.mutable_release()->set_discard(true);
+    CHECK(w.say(release) == Lines{"cancel capture guest 0", "ask guest 0: release"});
+    CHECK(cancelled() == Lines{"delete images of 5"});
+    CHECK(w.say(w.prepare_request(7)) == Lines{"store record", "prepare guest 0"});
+  }
+  SUBCASE("when that is prepared") {
+    CHECK(w.say(w.prepare_request(6)) == Lines{"cancel capture guest 0", "store record", "prepare guest 0"});
+    CHECK(cancelled() == Lines{"delete images of 5"});
+  }
+}
+
 TEST_CASE("a guest that cannot be prepared fails the request before the job is held") {
   World w;
   w.start(2);

@@ -119,8 +119,9 @@ struct Host::Impl {
   // The coordinator waits for a host from the moment when it heard it last. A message from it may have been under way
   // for long, so its arrival proves nothing; but a welcome answers a hello, and a ping goes out only when the pong
   // before it has arrived: it heard the host no earlier than that was sent.
-  Time last_word{};  // the lease counts from here
-  Time last_said{};  // when the hello or pong that the coordinator's next word answers was sent
+  Time last_word{};             // the lease counts from here
+  Time last_said{};             // when the hello or pong that the coordinator's next word answers was sent
+  std::uint64_t last_ping = 0;  // of this session
   bool connected = false;
   bool welcomed = false;
   std::uint64_t next_request;
@@ -144,6 +145,7 @@ struct Host::Impl {
   void on_connected();
   void on_disconnected();
   void on_welcome(const wire::Welcome& welcome);
+  void on_ping(const wire::Ping& ping);
   wire::HostHello hello() const;
   void repeat_news();
   void tick();
@@ -222,6 +224,7 @@ struct Host::Impl {
   void images_durable(Gang& gang, Epoch epoch);
   void report_images(Gang& gang, Epoch epoch);
   void discard(Gang& gang, Epoch epoch);
+  void discard_prepared_before(Gang& gang, Epoch epoch);
   void drop_discarded(Gang& gang, Epoch epoch);
   void note_stray(const Gang& gang, Epoch epoch);
   void forget_older(Gang& gang, Epoch epoch);

@@ -45,11 +45,9 @@ TEST_CASE("what an agent does not answer is sent again with the same id, and in 
   CHECK(w.after(milliseconds(500)) == Lines{"ask guest 0: thaw"});
   CHECK(w.of<SendToGuest>()[0].request.id() == id);
   CHECK(w.step(LinkOpened{w.guest(0)}) == Lines{"ask guest 0: thaw"});  // the link may have lost it
-  ToHost ping;
-  ping.mutable_ping();
   for (int i = 0; i < 2; ++i) {
     w.now += milliseconds(4'450);
-    CHECK(w.say(ping) == Lines{"say: pong"});
+    CHECK(w.say(w.ping()) == Lines{"say: pong"});
   }
   const Lines late = w.after(milliseconds(200));
   REQUIRE(late.size() == 1);
@@ -193,16 +191,43 @@ TEST_CASE("without a word from the coordinator for the lease the gangs are destr
 TEST_CASE("a ping that was long under way does not make the lease longer than the coordinator waits") {
   World w;
   w.start(1);
-  ToHost ping;
-  ping.mutable_ping();
   w.now += milliseconds(2'000);
-  w.say(ping);  // answers the hello of 2 s ago; its pong is the last that the coordinator hears
+  w.say(w.ping());  // answers the hello of 2 s ago; its pong is the last that the coordinator hears
   CHECK(w.of<StoreLastWord>().at(0).last_word == w.now - milliseconds(2'000));
   w.now += milliseconds(7'000);
-  w.say(ping);  // sent when that pong had come, held up on the way for 7 s
+  w.say(w.ping());  // sent when that pong had come, held up on the way for 7 s
   CHECK(w.after(milliseconds(2'999)).empty());
   // The session lives on, so the coordinator hears by a new hello that the gang is gone.
   CHECK(w.after(milliseconds(1)) == Lines{"close link guest 0", "destroy j1/1/guest-0", "drop coordinator"});
+}
+
+TEST_CASE("a ping or a welcome that comes twice does not make the lease longer") {
+  World w;
+  w.start(1);
+  const ToHost ping = w.ping();
+  w.now += milliseconds(2'000);
+  CHECK(w.say(ping) == Lines{"say: pong"});
+  SUBCASE("a ping") { CHECK(w.say(ping).empty()); }
+  SUBCASE("a welcome") {
+    ToHost welcome;
+    welcome.mutable_welcome()->set_coordinator("c1");
+    welcome.mutable_welcome()->set_lease_ms(10'000);
+    CHECK(w.say(welcome).empty());
+  }
+  CHECK(w.after(milliseconds(7'999)).empty());
+  CHECK(w.after(milliseconds(1)) == Lines{"close link guest 0", "destroy j1/1/guest-0", "drop coordinator"});
+}
+
+TEST_CASE("a new session's pings count anew") {
+  World w;
+  w.start(1);
+  w.say(w.ping());
+  w.say(w.ping());
+  w.step(Disconnected{});
+  w.connect();
+  w.pings = 0;
+  w.now += milliseconds(1'000);
+  CHECK(w.say(w.ping()) == Lines{"say: pong"});
 }
 
 TEST_CASE("no request makes the lease longer, and none is heard after its end") {
@@ -213,11 +238,10 @@ TEST_CASE("no request makes the lease longer, and none is heard after its end") 
   w.now += milliseconds(9'000);
   CHECK(w.say(count) == Lines{"ask guest 0: count"});
   w.now += milliseconds(1'000);
-  ToHost ping;
-  ping.mutable_ping();
-  CHECK(w.say(ping) == Lines{"answer 102: failure: the gang is being removed: the coordinator was silent for longer "
-                             "than the lease; it may have restarted the job elsewhere",
-                             "close link guest 0", "destroy j1/1/guest-0", "drop coordinator", "say: pong"});
+  CHECK(w.say(w.ping()) ==
+        Lines{"answer 102: failure: the gang is being removed: the coordinator was silent for longer "
+              "than the lease; it may have restarted the job elsewhere",
+              "close link guest 0", "destroy j1/1/guest-0", "drop coordinator", "say: pong"});
 }
 
 TEST_CASE("a daemon's restart does not make the lease longer") {
@@ -268,11 +292,17 @@ TEST_CASE("agents that watch over the lease hear how long it lasts, with each he
   w.now += milliseconds(1'000);
   w.guest_says(1, hello);
   CHECK(lease_words() == Words{{1, 9'000}});
+  w.step(Disconnected{});
+  w.connect(20'000);  // a coordinator that goes by a longer lease: they hear of it at once
+  CHECK(lease_words() == Words{{1, 20'000}});
+  w.step(Disconnected{});
+  w.connect(10'000);
+  CHECK(lease_words() == Words{{1, 10'000}});
   w.now += milliseconds(500);
   // The coordinator may not have heard of this host since the pong before.
-  CHECK(ping(2) == Words{{1, 8'500}});
+  CHECK(ping(1) == Words{{1, 9'500}});
   w.now += milliseconds(500);
-  CHECK(ping(3) == Words{{1, 9'500}});
+  CHECK(ping(2) == Words{{1, 9'500}});
   ToHost query = w.ask();
   query.mutable_query();
   w.now += milliseconds(2'000);
@@ -330,11 +360,9 @@ TEST_CASE("a guest that is lost is reported, and what waited for it fails") {
 TEST_CASE("an agent that is silent for long is asked, and then its guest is lost") {
   World w;
   w.start(1);
-  ToHost ping;
-  ping.mutable_ping();
   Lines seen;
   for (int i = 0; i < 61; ++i) {
-    w.say(ping);
+    w.say(w.ping());
     for (const auto& text : w.after(milliseconds(1'000))) seen.push_back(text);
   }
   CHECK(std::ranges::count(seen, "ask guest 0: query") > 10);
@@ -342,11 +370,9 @@ TEST_CASE("an agent that is silent for long is asked, and then its guest is lost
 }
 
 Lines a_while(World& w, int seconds) {
-  ToHost ping;
-  ping.mutable_ping();
   Lines seen;
   for (int i = 0; i < seconds; ++i) {
-    w.say(ping);
+    w.say(w.ping());
     for (const auto& text : w.after(milliseconds(1'000))) seen.push_back(text);
   }
   return seen;

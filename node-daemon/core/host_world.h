@@ -111,6 +111,7 @@ struct World {
   Time now{milliseconds(1'000'000)};
   Effects last;
   std::uint64_t request = 100;
+  std::uint64_t pings = 0;
   std::uint64_t incarnation = 1;
 
   explicit World(HostFindings found = {}) {
@@ -149,6 +150,11 @@ struct World {
     welcome.mutable_welcome()->set_coordinator("c1");
     welcome.mutable_welcome()->set_lease_ms(lease);
     step(CoordinatorSaid{welcome});
+  }
+  ToHost ping() {
+    ToHost m;
+    m.mutable_ping()->set_number(++pings);
+    return m;
   }
   ToHost ask(std::uint64_t epoch = 0) {
     ToHost m;

@@ -17,17 +17,7 @@ constexpr std::size_t kAround = 4096;  // the gang's name and the like, around w
 void Host::Impl::coordinator_said(const ToHost& ask) {
   if (ask.has_welcome()) return on_welcome(ask.welcome());
   if (!welcomed) return;  // a coordinator that this host does not belong to, or one that skipped the introduction
-  if (ask.has_ping()) {
-    heard();
-    last_said = now;
-    wire::FromHost pong;
-    pong.mutable_pong()->set_number(ask.ping().number());
-    pong.mutable_pong()->set_memory_free_bytes(figures.memory_free);
-    pong.mutable_pong()->set_image_free_bytes(figures.image_free);
-    *pong.mutable_pong()->mutable_store() = figures.store;
-    effects.push_back(SendToCoordinator{std::move(pong)});
-    return;
-  }
+  if (ask.has_ping()) return on_ping(ask.ping());
   if (ask.has_delete_images()) return delete_images(ask);
   if (ask.has_verify_images()) return verify_images(ask);
   if (ask.has_read_image() || ask.has_write_image() || ask.has_keep_images() || ask.has_keep_record() ||

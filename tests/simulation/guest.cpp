@@ -303,7 +303,7 @@ bool Guest::lease_deadline(agent::Millis clock) {
 }
 
 void Guest::kill_rank() {
-  if (!launched() || rank_lost_) return;
+  if (!launched() || exited || rank_lost_) return;
   rank_lost_ = stopped = true;
   if (!hold.held()) return;
   hold.lost();

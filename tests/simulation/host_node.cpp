@@ -50,6 +50,7 @@ void HostNode::start_daemon() {
   enforcing_since_ = cluster_.agenda.now();
   node::HostFindings found;
   found.host = host_record_;
+  lease_ = Millis(host_record_.lease_ms());
   for (const auto& [id, record] : records_) found.gangs.push_back(record);
   for (const auto& [id, machine] : machines_) found.running.push_back(id);
   found.figures = figures();
@@ -136,19 +137,22 @@ bool HostNode::has_told_lease() const {
   return (core_ && !paused_ ? cluster_.agenda.now() : stood_still_) >= enforcing_since_ + kTells;
 }
 
-Time HostNode::lease_end() const { return last_word_.value_or(Time{}) + Millis(host_record_.lease_ms()); }
+Time HostNode::lease_end() const { return last_word_.value_or(Time{}) + lease_; }
 
 Time HostNode::told_lease_end() const {
   if (core_ && !paused_) return lease_end();
-  for (auto word = words_.rbegin(); word != words_.rend(); ++word)
-    if (word->stored + kTells <= stood_still_) return word->word + word->lease;
+  auto earliest = Time::max();  // they know the last of the words that have had time to reach them, or a newer one
+  for (auto word = words_.rbegin(); word != words_.rend(); ++word) {
+    earliest = std::min(earliest, word->word + word->lease);
+    if (word->stored + kTells <= stood_still_) return earliest;
+  }
   return Time{};
 }
 
 void HostNode::perform(node::StoreLastWord& e) {
   last_word_ = e.last_word;
   const Time now = cluster_.agenda.now();
-  words_.push_back({now, e.last_word, Millis(host_record_.lease_ms())});
+  words_.push_back({now, e.last_word, lease_});
   while (words_.size() > 1 && words_[1].stored + 2 * kTells < now) words_.pop_front();
 }
 
@@ -274,6 +278,7 @@ void HostNode::perform(node::StoreRecord& e) {
 }
 
 void HostNode::perform(node::StoreHost& e) {
+  lease_ = Millis(e.record.lease_ms());
   cluster_.agenda.in(takes(1, 5), [this, life = life_, record = e.record] {
     if (life == life_) host_record_ = record;
   });

@@ -193,6 +193,7 @@ class HostNode {
   std::map<CaptureKey, CaptureWork> captures_;
   std::uint64_t next_token_ = 1;
   std::uint64_t starts_ = 0;
+  Millis lease_{0};  // that the daemon goes by; on its disk a moment later
 
   // On its disk.
   std::map<node::GangId, node::record::Gang> records_;

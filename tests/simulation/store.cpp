@@ -57,6 +57,7 @@ std::map<JobId, std::set<Epoch>> Store::held(const HostName& host) const {
   for (const auto& [key, image] : images_)
     if (own_ ? image.places.contains(host.value) : image.owner == host && !image.places.empty())
       held[image.job].insert(image.epoch);
+  for (const auto& [key, record] : records(host)) held[key.first].insert(key.second);
   return held;
 }
 

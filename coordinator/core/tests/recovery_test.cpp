@@ -205,3 +205,13 @@ TEST_CASE("a host that does not come back after the coordinator's restart is los
   REQUIRE(w.until_state(id, JobState::failed));
   CHECK(w.broken() == "");
 }
+
+TEST_CASE("a coordinator that stood still pings once more as soon as the pong is there") {
+  World w(1);
+  w.run_for(milliseconds(5'000));
+  for (auto& [name, host] : w.hosts) host.tick(w.now += milliseconds(6'000));
+  w.record = true;
+  w.transcript.clear();
+  w.run_for(milliseconds(300));  // by the second a host knows that its answer to the first arrived
+  CHECK(std::ranges::count_if(w.transcript, [](const auto& line) { return line.ends_with("to h1: Ping"); }) == 2);
+}
