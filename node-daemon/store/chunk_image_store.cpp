@@ -5,22 +5,21 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <thread>
 
 #include "common/file.h"
-#include "common/log.h"
 #include "node-daemon/store/checkpoint_records.h"
 #include "node-daemon/store/chunk_store.h"
 #include "node-daemon/store/directory_id.h"
 #include "node-daemon/store/image_reader.h"
 #include "node-daemon/store/image_verify.h"
 #include "node-daemon/store/image_writer.h"
+#include "node-daemon/store/known_images.h"
+#include "node-daemon/store/log_collection.h"
 #include "node-daemon/store/paced_files.h"
-#include "node-daemon/store/remote/memory_blob.h"
-#include "node-daemon/store/remote/remote_files.h"
+#include "node-daemon/store/site_records.h"
 #include "node-daemon/store/store_lock.h"
 
 namespace stillpoint::node {
@@ -30,7 +29,6 @@ namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds kLockPatience{30};
 constexpr const char* kObjectStoreWords = "the S3 store";  // as a place
-constexpr std::size_t kRecordsPageBytes = 512u << 10;      // a page ends with the record that passes it
 
 std::string epoch_name(const JobId& job, Epoch epoch) { return job.value + "/e" + std::to_string(epoch.value) + "/"; }
 // "e12/guest-0.ram" → 12
@@ -46,19 +44,6 @@ std::string part_name(const GuestIndex& guest, ImageName::Part part) {
   return "guest-" + std::to_string(guest.value) + (part == ImageName::Part::memory ? ".ram" : ".disk");
 }
 
-void report_collection(const Result<CollectReport>& report, const std::string& host) {
-  if (!report)
-    return log_warn("space of deleted images not freed", {{"of", host}, {"cause", report.error().message()}});
-  for (const Error& problem : report->problems)
-    log_warn("not all space freed", {{"of", host}, {"cause", problem.message()}});
-  if (report->packs_removed + report->packs_compacted > 0)
-    log_info("space of deleted images freed", {{"of", host},
-                                               {"packs_removed", std::to_string(report->packs_removed)},
-                                               {"packs_compacted", std::to_string(report->packs_compacted)},
-                                               {"bytes_before", std::to_string(report->bytes_before)},
-                                               {"bytes_after", std::to_string(report->bytes_after)}});
-}
-
 struct ImagePath {
   std::string owner, image;
 };
@@ -69,55 +54,6 @@ Result<ImagePath> split_path(const wire::ImageFile& file) {
     return Error{ErrorKind::refused, "open image", file.path(), "not the path of an image of this version"};
   return path;
 }
-
-// The images that were here when they were last looked at, and those that came since. Whether one of them has gone
-// tells whether another host deleted something. Too many names cost a look more, too few leave space without use.
-class KnownImages {
- public:
-  void add(const std::string& name) {
-    const std::lock_guard lock(mutex_);
-    names_.insert(name);
-  }
-  // Before a collection: what goes from now on counts as gone.
-  void look_anew(ChunkStore& store) {
-    {
-      const std::lock_guard lock(mutex_);
-      names_.clear();
-      looked_ = true;
-    }
-    if (auto names = store.images())
-      for (const std::string& name : *names) add(name);
-  }
-  bool all_there(ChunkStore& store) {
-    auto names = store.images();
-    if (!names) return false;
-    const std::set<std::string> there(names->begin(), names->end());
-    const std::lock_guard lock(mutex_);
-    return looked_ && std::ranges::includes(there, names_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::set<std::string> names_;
-  bool looked_ = false;
-};
-
-class NotingIngest final : public ImageIngest {
- public:
-  NotingIngest(std::unique_ptr<ImageIngest> ingest, KnownImages& known, std::string name)
-      : ingest_(std::move(ingest)), known_(known), name_(std::move(name)) {}
-  Status write(std::string_view raw) override { return ingest_->write(raw); }
-  Result<ImageFigures> commit() override {
-    auto figures = ingest_->commit();
-    if (figures) known_.add(name_);
-    return figures;
-  }
-
- private:
-  const std::unique_ptr<ImageIngest> ingest_;
-  KnownImages& known_;
-  const std::string name_;
-};
 
 class ChunkImageStore final : public SiteImageStore {
  public:
@@ -132,7 +68,8 @@ class ChunkImageStore final : public SiteImageStore {
         paced_(!is_own_ && caps_ && caps_->limits_bytes() ? make_paced_files(system_files(), *caps_) : nullptr),
         mirrors_(system_files(), hosts_, host, keys, options.reserve, memory_, unpack_threads_),
         copies_(host, keys, std::move(options.connect), std::move(options.object_store), memory_,
-                hosts_ / host.value / "packs") {}
+                hosts_ / host.value / "packs"),
+        records_(hosts_, host_, is_own_, keys_, memory_) {}
 
   Status load() {
     for (const fs::path& path : {hosts_, hosts_ / host_.value})
@@ -155,8 +92,8 @@ class ChunkImageStore final : public SiteImageStore {
     const bool memory = name.part == ImageName::Part::memory;
     auto ingest = own_->begin(image, memory ? ImageKind::memory : ImageKind::flat);
     if (!ingest) return ingest.error();
-    return make_image_writer(std::make_unique<NotingIngest>(std::move(*ingest), known_, image),
-                             host_.value + "/" + image, std::move(stop), caps_.get(), memory_);
+    return make_image_writer(known_.noting(std::move(*ingest), image), host_.value + "/" + image, std::move(stop),
+                             caps_.get(), memory_);
   }
   Status replicate(wire::GuestImage& image, const wire::Durability& asked, std::stop_token stop) override;
   Result<std::unique_ptr<ImageReader>> open(const wire::ImageFile& file,
@@ -185,8 +122,12 @@ class ChunkImageStore final : public SiteImageStore {
     return {figures.packs, figures.pack_bytes, figures.pages};
   }
   Result<wire::HeldImages> held() override;
-  Status keep_record(const JobId& job, Epoch epoch, const wire::KeepRecord& record, std::stop_token stop) override;
-  Result<wire::Records> records(const wire::ReadRecords& ask) override;
+  Status keep_record(const JobId& job, Epoch epoch, const wire::KeepRecord& record, std::stop_token stop) override {
+    return records_.keep(job, epoch, record, copies_.object_store(), std::move(stop));
+  }
+  Result<wire::Records> records(const wire::ReadRecords& ask) override {
+    return records_.page(ask, copies_.object_store());
+  }
 
   const std::string& id() const override { return id_; }
   const fs::path& hosts() const override { return hosts_; }
@@ -195,7 +136,6 @@ class ChunkImageStore final : public SiteImageStore {
  private:
   Result<ImagePlace> here(const std::string& owner);
   Result<std::vector<std::string>> names_of_copies();  // that are kept here for other hosts
-  Result<std::vector<std::string>> names_of_records(Files& files, const fs::path& hosts, bool of_all_hosts);
   std::vector<ImageOpener> places_of(const wire::ImageFile& file, const std::string& owner,
                                      const std::vector<wire::StorePeer>& peers);
   // Whether whoever has the image in a directory is this host or among the peers.
@@ -203,7 +143,7 @@ class ChunkImageStore final : public SiteImageStore {
                          const std::vector<wire::StorePeer>& peers) const;
   void collect_own() {
     known_.look_anew(*own_);
-    report_collection(own_->collect(stop_freeing_.get_token()), host_.value);
+    log_collection(own_->collect(stop_freeing_.get_token()), host_.value, "here");
   }
   void collect_of_other(const std::string& host);
   Result<ImagePlace> abandoned(const std::string& host);
@@ -219,6 +159,7 @@ class ChunkImageStore final : public SiteImageStore {
   const std::unique_ptr<Files> paced_;  // of this host's own store, if what goes there counts as sent
   Mirrors mirrors_;
   ImageCopies copies_;
+  const SiteRecords records_;
   Fd lock_;
   std::unique_ptr<ChunkStore> own_;
   KnownImages known_;
@@ -320,21 +261,11 @@ Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const st
   auto places = places_of(file, name->owner, peers);
   const bool all_named = places.size() > static_cast<std::size_t>(file.copies_size());  // this host is one of them
   const bool in_object_store = std::ranges::find(file.copies(), "s3") != file.copies().end();
-  bool all_asked = is_own_ ? all_named : !in_object_store || (may_write && copies_.has_object_store());
-  for (std::size_t i = 1; may_write && i < places.size(); ++i) {
-    auto other = places[i].open();
-    auto mended = other ? mend_image(*other->store, *place->store, file, image, stop) : other.error();
-    if (mended && mended->problems.empty()) {
-      mended->mended.push_back(file.path() + " was put right from " + places[i].words + ": " +
-                               found->problems.front().message());
-      return mended;
-    }
-    const Error why = mended ? mended->problems.front() : mended.error();
-    log_warn("image not put right", {{"image", file.path()}, {"from", places[i].words}, {"cause", why.message()}});
-    if (why.kind != ErrorKind::damaged && why.kind != ErrorKind::not_found) all_asked = false;
-  }
-  if (!all_asked) leave_open(found->problems);
-  return found;
+  const bool all_asked = is_own_ ? all_named : !in_object_store || (may_write && copies_.has_object_store());
+  if (!may_write) places.clear();
+  else places.erase(places.begin());
+  return mend_from_places(places, file, *found, all_asked, "",
+                          [&](ChunkStore& other) { return mend_image(other, *place->store, file, image, stop); });
 }
 
 bool ChunkImageStore::keepers_are_named(const wire::ImageFile& file, const std::string& owner,
@@ -456,80 +387,14 @@ Result<wire::HeldImages> ChunkImageStore::held() {
   return held;
 }
 
-Status ChunkImageStore::keep_record(const JobId& job, Epoch epoch, const wire::KeepRecord& record,
-                                    std::stop_token stop) {
-  const std::string name = record_name(job, epoch);
-  if (name.empty()) return Error{ErrorKind::refused, "keep record", job.value, "not a job id"};
-  const CheckpointRecordFile file{record.revision(), record.record()};
-  const auto keep = [&](std::uint32_t revision) {
-    return node::keep_record(system_files(), hosts_ / host_.value, name, {revision, record.record()}, keys_);
-  };
-  if (!record.object_store()) return keep(record.revision());
-  // Until it is in both places it is said to be the one before: so it is asked for once more.
-  if (auto kept = keep(record.revision() - 1); !kept) return kept;
-  if (!copies_.has_object_store())
-    return Error{ErrorKind::refused, "keep record", name, "this host's daemon knows of no S3 store"};
-  auto sealed = seal_record(name, file, keys_.active());
-  if (!sealed) return sealed.error();
-  const MemoryBlob content(std::move(*sealed));
-  if (auto put = copies_.object_store()->put(host_.value + "/records/" + name, content, std::move(stop)); !put)
-    return put;
-  return keep(record.revision());
-}
-
-// "h1/j7/e12", in order.
-Result<std::vector<std::string>> ChunkImageStore::names_of_records(Files& files, const fs::path& hosts,
-                                                                   bool of_all_hosts) {
-  std::vector<std::string> owners{host_.value};
-  if (of_all_hosts) {
-    auto all = files.list(hosts);
-    if (!all) return all;
-    owners = std::move(*all);
-  }
-  std::vector<std::string> names;
-  for (const std::string& owner : owners) {
-    if (!is_host_directory(owner)) continue;
-    auto theirs = record_names(files, hosts / owner);
-    if (!theirs) return theirs;
-    for (const std::string& name : *theirs) names.push_back(owner + "/" + name);
-  }
-  std::ranges::sort(names);
-  return names;
-}
-
-Result<wire::Records> ChunkImageStore::records(const wire::ReadRecords& ask) {
-  const bool remote = ask.where() == wire::ReadRecords::OBJECT_STORE;
-  if (remote && !copies_.has_object_store())
-    return Error{ErrorKind::refused, "read records", "", "this host's daemon knows of no S3 store"};
-  std::optional<RemoteFiles> object_store;
-  if (remote) object_store.emplace(copies_.object_store(), memory_);
-  Files& files = remote ? static_cast<Files&>(*object_store) : system_files();
-  const fs::path hosts = remote ? fs::path() : hosts_;
-  const bool all = remote || (ask.where() == wire::ReadRecords::DIRECTORY && !is_own_);
-  auto names = names_of_records(files, hosts, all);
-  if (!names) return names.error();
-  wire::Records page;
-  for (auto name = std::ranges::upper_bound(*names, ask.after()); name != names->end(); ++name) {
-    if (page.ByteSizeLong() >= kRecordsPageBytes) return page;  // it names the last one
-    const std::size_t slash = name->find('/');
-    auto record = read_record(files, hosts / name->substr(0, slash), name->substr(slash + 1), keys_);
-    page.set_last(*name);
-    if (record) page.add_records(std::move(record->content));
-    else if (record.error().kind == ErrorKind::damaged) page.add_damaged(*name + ": " + record.error().cause);
-    else if (record.error().kind != ErrorKind::not_found) return record.error();  // deleted meanwhile
-  }
-  page.clear_last();
-  return page;
-}
-
 void ChunkImageStore::collect_of_other(const std::string& host) {
   const fs::path directory = hosts_ / host;
   auto packs = system_files().list(directory / "packs");
   if (!packs || packs->empty()) return;
-  if (is_own_) return report_collection(mirrors_.collect({host}, stop_freeing_.get_token()), host);
+  if (is_own_) return log_collection(mirrors_.collect({host}, stop_freeing_.get_token()), host, "here");
   const auto place = abandoned(host);
   if (!place && place.error().step == "lock store") return;  // its daemon runs, and frees the space itself
-  report_collection(place ? place->store->collect(stop_freeing_.get_token()) : place.error(), host);
+  log_collection(place ? place->store->collect(stop_freeing_.get_token()) : place.error(), host, "here");
 }
 
 // In a directory that all share, the store of a host whose daemon does not run; refused while it does.

@@ -2,6 +2,7 @@
 
 #include "common/log.h"
 #include "node-daemon/store/checkpoint_records.h"
+#include "node-daemon/store/log_collection.h"
 #include "node-daemon/store/remote/remote_files.h"
 #include "node-daemon/store/remote/staged_files.h"
 #include "node-daemon/store/store_copy.h"
@@ -31,20 +32,6 @@ class View final : public CopiesView {
   const std::shared_ptr<MemoryPool> memory_;
   std::unique_ptr<ChunkStore> store_;
 };
-
-void log_collection(const CollectReport& report, const std::string& owner, const std::string& where) {
-  for (const Error& problem : report.problems)
-    log_warn("not all space freed", {{"of", owner}, {"at", where}, {"cause", problem.message()}});
-  if (report.left_off && report.left_off->kind != ErrorKind::refused)  // else it was stopped
-    log_info("packs not written anew yet", {{"of", owner}, {"at", where}, {"cause", report.left_off->message()}});
-  if (report.packs_removed + report.packs_compacted > 0)
-    log_info("space of deleted images freed", {{"of", owner},
-                                               {"at", where},
-                                               {"packs_removed", std::to_string(report.packs_removed)},
-                                               {"packs_compacted", std::to_string(report.packs_compacted)},
-                                               {"bytes_before", std::to_string(report.bytes_before)},
-                                               {"bytes_after", std::to_string(report.bytes_after)}});
-}
 
 // Requested when one of two is.
 class EitherStop {
@@ -256,7 +243,7 @@ Status ImageCopies::collect(Place& place, ChunkStore& own, const std::string& ow
       store.collect_giving_way(writing == Writing::now ? stop_writing.token() : stop, stop_writing.token());
   if (!report && writing == Writing::now && stop_writing.token().stop_requested()) return {};  // the next call goes on
   if (!report) return report.error();
-  log_collection(*report, owner, place.blobs->where());
+  log_collection(report, owner, place.blobs->where());
   for (const Error& problem : report->problems)
     // A damaged list keeps what it may need until it is removed; all else may go better another time.
     if (problem.kind != ErrorKind::damaged) return problem;

@@ -4,6 +4,17 @@
 #include "node-daemon/store/store_mend.h"
 
 namespace stillpoint::node {
+namespace {
+
+// The problems of an image that no place is known to have whole, while not all of them could be asked: not damage yet.
+void leave_open(std::vector<Error>& problems) {
+  for (Error& problem : problems) {
+    problem.kind = ErrorKind::transient;
+    problem.cause += "; a copy may be whole, but the one who has it could not be asked";
+  }
+}
+
+}  // namespace
 
 Result<ImageCheck> check_image(ChunkStore& store, const wire::ImageFile& file, const std::string& image,
                                bool& list_is_bad, const std::stop_token& stop) {
@@ -28,11 +39,23 @@ Result<ImageCheck> mend_image(ChunkStore& there, ChunkStore& here, const wire::I
   return check_image(here, file, image, list_is_bad, stop);
 }
 
-void leave_open(std::vector<Error>& problems) {
-  for (Error& problem : problems) {
-    problem.kind = ErrorKind::transient;
-    problem.cause += "; a copy may be whole, but the one who has it could not be asked";
+ImageCheck mend_from_places(std::span<const ImageOpener> places, const wire::ImageFile& file, ImageCheck found,
+                            bool all_named, const std::string& where, const MendFrom& mend_from) {
+  bool all_asked = all_named;
+  for (const ImageOpener& place : places) {
+    auto other = place.open();
+    auto mended = other ? mend_from(*other->store) : other.error();
+    if (mended && mended->problems.empty()) {
+      mended->mended.push_back(file.path() + where + " was put right from " + place.words + ": " +
+                               found.problems.front().message());
+      return std::move(*mended);
+    }
+    const Error why = mended ? mended->problems.front() : mended.error();
+    log_warn("image not put right", {{"image", file.path() + where}, {"from", place.words}, {"cause", why.message()}});
+    if (why.kind != ErrorKind::damaged && why.kind != ErrorKind::not_found) all_asked = false;
   }
+  if (!all_asked) leave_open(found.problems);
+  return found;
 }
 
 namespace {
@@ -46,21 +69,8 @@ class ObjectStoreCheck {
   Result<ImageCheck> run() {
     auto found = look();
     if (!found || found->problems.empty()) return found;
-    bool all_asked = mending_.all_named;
-    for (const ImageOpener& place : mending_.places) {
-      auto mended = mend_from(place, *found);
-      if (mended && mended->problems.empty()) {
-        mended->mended.push_back(file_.path() + " in the S3 store was put right from " + place.words + ": " +
-                                 found->problems.front().message());
-        return mended;
-      }
-      const Error why = mended ? mended->problems.front() : mended.error();
-      log_warn("image not put right",
-               {{"image", file_.path()}, {"in", "the S3 store"}, {"from", place.words}, {"cause", why.message()}});
-      if (why.kind != ErrorKind::damaged && why.kind != ErrorKind::not_found) all_asked = false;
-    }
-    if (!all_asked) leave_open(found->problems);
-    return found;
+    return mend_from_places(mending_.places, file_, *found, mending_.all_named, " in the S3 store",
+                            [&](ChunkStore& other) { return mend_from(other, *found); });
   }
 
  private:
@@ -72,13 +82,10 @@ class ObjectStoreCheck {
   }
 
   // First the list, if it is that, then what it lists.
-  Result<ImageCheck> mend_from(const ImageOpener& place, ImageCheck found) {
-    auto other = place.open();
-    if (!other) return other.error();
-    if (auto same = check_digest(*other->store, file_, image_); !same) return same.error();
+  Result<ImageCheck> mend_from(ChunkStore& other, ImageCheck found) {
+    if (auto same = check_digest(other, file_, image_); !same) return same.error();
     for (int step = 0; step < 2 && !found.problems.empty(); ++step) {
-      if (auto mended = copies_.mend_in_object_store(mending_.own, owner_, image_, found, *other->store, stop_);
-          !mended)
+      if (auto mended = copies_.mend_in_object_store(mending_.own, owner_, image_, found, other, stop_); !mended)
         return mended.error();
       auto again = look();
       if (!again) return again;

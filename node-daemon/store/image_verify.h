@@ -3,6 +3,9 @@
 // Threads: blocking; any.
 #pragma once
 
+#include <functional>
+#include <span>
+
 #include "node-daemon/store/image_copies.h"
 #include "node-daemon/store/image_reader.h"
 
@@ -16,8 +19,13 @@ Result<ImageCheck> check_image(ChunkStore& store, const wire::ImageFile& file, c
 Result<ImageCheck> mend_image(ChunkStore& there, ChunkStore& here, const wire::ImageFile& file,
                               const std::string& image, const std::stop_token& stop);
 
-// The problems of an image that no place is known to have whole, while not all of them could be asked: not damage yet.
-void leave_open(std::vector<Error>& problems);
+// What is wrong with the image after one other place was tried.
+using MendFrom = std::function<Result<ImageCheck>(ChunkStore& other)>;
+// Tries the places in turn until nothing is wrong any more. Else `found`, which has problems: damage only where all
+// that may have it whole were asked; all_named: they are among the places. where: what is put right, for people, behind
+// the image's path; may be empty.
+ImageCheck mend_from_places(std::span<const ImageOpener> places, const wire::ImageFile& file, ImageCheck found,
+                            bool all_named, const std::string& where, const MendFrom& mend_from);
 
 // Where the copy in the site's S3 store may be put right from.
 struct ObjectStoreMending {

@@ -81,6 +81,7 @@ class Cluster {
   bool is_settled(const coordinator::JobRecord& job) const;
   std::string unsettled() const;
   void come_home();
+  void check_captures();
   void take_checkpoints();
   void check_aborted();
   void check_records();

@@ -182,6 +182,7 @@ void Cluster::come_home() {
   for (const auto& host : hosts) (void)ask([&](RequestId r) { return CordonHost{r, host->name(), false}; });
   if (!until([&] { return unsettled().empty(); }, kSettles)) return invariants.fail("no stuck gang", unsettled());
   take_up_failed();
+  check_captures();
   take_checkpoints();
   check_aborted();
   check_records();
@@ -194,6 +195,22 @@ void Cluster::come_home() {
   end_programs();
   remove_jobs();
   check_nothing_left();
+}
+
+// None waits for the instant of an attempt that is over.
+void Cluster::check_captures() {
+  const auto left = [&]() -> std::string {
+    for (const auto& host : hosts)
+      for (const auto& [id, epoch] : host->waiting_captures()) {
+        const auto job = coordinator->durable().jobs.find(id.job);
+        if (job == coordinator->durable().jobs.end() || job->second.attempt != epoch)
+          return fmt::format("the capture of {} that waits for epoch {} on {}", node::name_of(id), epoch.value,
+                             host->name().value);
+      }
+    return {};
+  };
+  if (!until([&] { return left().empty(); }, kLeavesNothing))
+    invariants.fail("aborted leaves nothing", left() + " is left");
 }
 
 // Nothing that a history left behind keeps a job that runs from its next checkpoint.

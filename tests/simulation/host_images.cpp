@@ -203,6 +203,13 @@ void HostNode::perform(node::ListImages&) {
   });
 }
 
+std::vector<std::pair<node::DomainId, Epoch>> HostNode::waiting_captures() const {
+  std::vector<std::pair<node::DomainId, Epoch>> waiting;
+  for (const auto& [key, capture] : captures_)
+    if (!capture.instant && !capture.cancelled) waiting.push_back(key);
+  return waiting;
+}
+
 // All at once; the pieces are chunk-store-test's.
 wire::Records HostNode::records_of(wire::ReadRecords::Where where) const {
   wire::Records all;

@@ -64,6 +64,7 @@ class HostNode {
   bool is_apart() const { return apart_ != 0; }
   std::map<node::DomainId, Machine>& machines() { return machines_; }
   std::uint64_t memory_taken() const;
+  std::vector<std::pair<node::DomainId, Epoch>> waiting_captures() const;  // for their instant, and not given up
   bool is_empty() const { return machines_.empty() && records_.empty(); }
 
   static constexpr std::uint64_t kMemory = 4096ull << 20;
