@@ -95,7 +95,7 @@ void ask(Core& core, const HostName& host, const EpochRecord& epoch, const Part&
 }
 
 std::string spec_of(const Core& core, const EpochRecord& epoch) {
-  return spec_to_json(core.catalog.jobs.at(epoch.job).spec).dump();
+  return spec_to_short_json(core.catalog.jobs.at(epoch.job).spec).dump();
 }
 
 void go_on(Core& core, const HostName& host) {
@@ -127,7 +127,9 @@ void not_kept(Core& core, const Request& request, const Error& why) {
 
 void changed(Core& core, const EpochRecord& epoch) {
   const std::string spec = spec_of(core, epoch);
-  for (const auto& [host, part] : parts_of(epoch)) {
+  const auto parts = parts_of(epoch);
+  core.effects.reserve(core.effects.size() + parts.size());
+  for (const auto& [host, part] : parts) {
     const auto found = core.hosts.find(host);
     if (found == core.hosts.end() || found->second.lost) continue;
     const auto& h = found->second;

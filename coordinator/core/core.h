@@ -289,7 +289,8 @@ struct JobRun {
   std::deque<CheckpointJob> turns;  // checkpoints that were asked for while one is under way
   OutputRun output;
   std::vector<RanksQuery> queries;
-  std::map<std::uint32_t, wire::RankReport> ranks;                       // as last heard
+  std::uint32_t rank_count = 0;                     // of the program as it was started; 0: not asked
+  std::map<std::uint32_t, wire::RankReport> ranks;  // as last heard
   std::map<std::uint64_t, std::optional<wire::LaunchOutcome>> launches;  // of this incarnation; nothing: under way
   std::map<Epoch, Time> exported_until;         // an export reads them: not pruned while it goes on
   std::map<Epoch, std::set<HostName>> cleanup;  // aborted epochs that hosts still have to let go
@@ -389,6 +390,7 @@ struct Core {
   void ask_gang(Owner owner, const JobRecord& job, Epoch epoch, std::set<HostName>& waiting, Fill fill,
                 const CommonPart& common = nullptr) {
     waiting = gang_hosts(job);
+    effects.reserve(effects.size() + waiting.size());
     for (const auto& host : waiting)
       ask(
           owner, host, job.job, job.incarnation, epoch, [&](wire::ToHost& message) { fill(message, host); }, common);

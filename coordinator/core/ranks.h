@@ -7,11 +7,11 @@ namespace stillpoint::coordinator::ranks {
 
 template <class Reports>
 void learn(Core& core, const JobRecord& job, const Reports& reports) {
-  auto& known = core.run(job.job).ranks;
-  const auto ranks = job.spec.ranks();
+  auto& runs = core.run(job.job);
+  if (runs.rank_count == 0) runs.rank_count = job.spec.ranks();
   // Spawned processes have a numbering of their own.
   for (const wire::RankReport& report : reports)
-    if (report.rank() < ranks && !report.spawned()) known[report.rank()] = report;
+    if (report.rank() < runs.rank_count && !report.spawned()) runs.ranks[report.rank()] = report;
 }
 std::vector<wire::RankReport> last(const Core& core, const JobId& job);
 

@@ -45,6 +45,16 @@ void read_policies(JsonReader& reader, JobSpec& spec, std::vector<std::string>& 
   }
 }
 
+// One number for each guest, or one for all of them.
+void read_ranks(JsonReader& reader, JobSpec& spec, std::vector<std::string>& problems) {
+  const json* value = reader.find("ranksPerGuest");
+  if (value == nullptr || !value->is_number()) return reader.read("ranksPerGuest", spec.ranks_per_guest, true);
+  std::uint32_t ranks = 0;
+  reader.read("ranksPerGuest", ranks);
+  if (spec.guests <= kMostGuests) spec.ranks_per_guest.assign(spec.guests, ranks);
+  else problems.push_back(reader.path("guests") + ": expected at most " + std::to_string(kMostGuests));
+}
+
 bool plain_name(std::string_view name) {
   return !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
@@ -84,6 +94,14 @@ json spec_to_json(const JobSpec& spec) {
           {"submitDirectory", spec.submit_directory}};
 }
 
+json spec_to_short_json(const JobSpec& spec) {
+  json document = spec_to_json(spec);
+  const auto& ranks = spec.ranks_per_guest;
+  if (!ranks.empty() && std::ranges::count(ranks, ranks.front()) == std::ssize(ranks))
+    document["ranksPerGuest"] = ranks.front();
+  return document;
+}
+
 Result<JobSpec> spec_from_json(const json& document) {
   JobSpec spec;
   std::vector<std::string> problems;
@@ -94,7 +112,7 @@ Result<JobSpec> spec_from_json(const json& document) {
   reader.read("vcpus", spec.vcpus);
   reader.read("memoryBytes", spec.memory_bytes, true);
   reader.read("diskBytes", spec.disk_bytes, true);
-  reader.read("ranksPerGuest", spec.ranks_per_guest, true);
+  read_ranks(reader, spec, problems);
   reader.read("command", spec.command, true);
   read_env(reader, spec.env, problems);
   reader.read("workdir", spec.workdir);

@@ -10,6 +10,8 @@
 namespace stillpoint::coordinator {
 
 nlohmann::json spec_to_json(const JobSpec& spec);
+// The same without a number for each guest where all have as many ranks: it is kept once for each host.
+nlohmann::json spec_to_short_json(const JobSpec& spec);
 
 // Structure only: unknown keys, missing required ones (name, guests, memoryBytes, diskBytes, ranksPerGuest, command)
 // and wrong types are errors, all of them named at once.

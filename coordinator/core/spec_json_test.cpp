@@ -92,6 +92,28 @@ TEST_CASE("values that make no job") {
   CHECK(problem([](JobSpec& s) { s.memory_bytes = 1; }).starts_with("memoryBytes"));
 }
 
+TEST_CASE("one number stands for all guests' ranks") {
+  auto document = good();
+  auto spec = spec_from_json(document);
+  REQUIRE(spec.has_value());
+  const json brief = spec_to_short_json(*spec);
+  CHECK(brief["ranksPerGuest"] == 2);
+  const auto read = spec_from_json(brief);
+  REQUIRE(read.has_value());
+  CHECK(spec_to_json(*read) == spec_to_json(*spec));
+
+  document["ranksPerGuest"] = json::array({2u, 1u});
+  spec = spec_from_json(document);
+  REQUIRE(spec.has_value());
+  CHECK(spec_to_short_json(*spec) == spec_to_json(*spec));
+
+  document["ranksPerGuest"] = -1;
+  CHECK(refusal(document).find("ranksPerGuest") != std::string::npos);
+  document["ranksPerGuest"] = 2u;
+  document["guests"] = 4'000'000'000u;
+  CHECK(refusal(document).find("guests") != std::string::npos);
+}
+
 TEST_CASE("what a manifest may say, a submit may say: names with dots in them, and the same limits") {
   auto read = spec_from_json(good());
   REQUIRE(read.has_value());
