@@ -289,7 +289,7 @@ struct JobRun {
   std::deque<CheckpointJob> turns;  // checkpoints that were asked for while one is under way
   OutputRun output;
   std::vector<RanksQuery> queries;
-  std::uint32_t rank_count = 0;                     // of the program as it was started; 0: not asked
+  std::uint32_t rank_count = 0;                     // spec.ranks(), a sum over all guests; 0: not counted yet
   std::map<std::uint32_t, wire::RankReport> ranks;  // as last heard
   std::map<std::uint64_t, std::optional<wire::LaunchOutcome>> launches;  // of this incarnation; nothing: under way
   std::map<Epoch, Time> exported_until;         // an export reads them: not pruned while it goes on

@@ -168,7 +168,7 @@ void ping(Core& core, const HostName& host) {
   if (!h.connected || h.ping_out || core.now < h.next_ping) return;
   // A host knows of its last pong's arrival by the next ping alone: one that is late has the next come as soon as it
   // may.
-  const bool late = h.ping != 0 && core.now > h.next_ping + core.settings.heartbeat;
+  const bool late = core.now > h.next_ping + core.settings.heartbeat;
   h.next_ping = late ? core.now : core.now + core.settings.heartbeat;
   h.ping_out = true;
   wire::ToHost message;

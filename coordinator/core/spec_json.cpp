@@ -46,13 +46,13 @@ void read_policies(JsonReader& reader, JobSpec& spec, std::vector<std::string>& 
 }
 
 // One number for each guest, or one for all of them.
-void read_ranks(JsonReader& reader, JobSpec& spec, std::vector<std::string>& problems) {
+void read_ranks(JsonReader& reader, JobSpec& spec) {
   const json* value = reader.find("ranksPerGuest");
   if (value == nullptr || !value->is_number()) return reader.read("ranksPerGuest", spec.ranks_per_guest, true);
   std::uint32_t ranks = 0;
   reader.read("ranksPerGuest", ranks);
   if (spec.guests <= kMostGuests) spec.ranks_per_guest.assign(spec.guests, ranks);
-  else problems.push_back(reader.path("guests") + ": expected at most " + std::to_string(kMostGuests));
+  else reader.problem("guests", "expected at most " + std::to_string(kMostGuests));
 }
 
 bool plain_name(std::string_view name) {
@@ -112,7 +112,7 @@ Result<JobSpec> spec_from_json(const json& document) {
   reader.read("vcpus", spec.vcpus);
   reader.read("memoryBytes", spec.memory_bytes, true);
   reader.read("diskBytes", spec.disk_bytes, true);
-  read_ranks(reader, spec, problems);
+  read_ranks(reader, spec);
   reader.read("command", spec.command, true);
   read_env(reader, spec.env, problems);
   reader.read("workdir", spec.workdir);

@@ -96,9 +96,9 @@ TEST_CASE("one number stands for all guests' ranks") {
   auto document = good();
   auto spec = spec_from_json(document);
   REQUIRE(spec.has_value());
-  const json brief = spec_to_short_json(*spec);
-  CHECK(brief["ranksPerGuest"] == 2);
-  const auto read = spec_from_json(brief);
+  const json compact = spec_to_short_json(*spec);
+  CHECK(compact["ranksPerGuest"] == 2);
+  const auto read = spec_from_json(compact);
   REQUIRE(read.has_value());
   CHECK(spec_to_json(*read) == spec_to_json(*spec));
 

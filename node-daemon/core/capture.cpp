@@ -240,7 +240,7 @@ void Host::Impl::discard(Gang& gang, Epoch epoch) {
 void Host::Impl::discard_prepared_before(Gang& gang, Epoch epoch) {
   std::vector<Epoch> waiting;
   for (const auto& [older, capture] : gang.captures)
-    if (older < epoch && !capture.taken && !capture.discarded) waiting.push_back(older);
+    if (older < epoch && !capture.taken && !capture.discarded && !capture.failure) waiting.push_back(older);
   for (const Epoch older : waiting) discard(gang, older);
 }
 

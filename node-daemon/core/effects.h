@@ -55,8 +55,9 @@ struct StoreRecord {
 };  // → RecordStored
 struct StoreHost {
   record::Host record;
-};  // no event
-// At each heartbeat: from here the lease counts, for a daemon's successor too. It need not outlive the machine.
+};  // → HostStored
+// At each heartbeat: from here the lease counts, for a daemon's successor too, which knows of the lease that is in the
+// stored record of the host alone. It need not outlive the machine.
 struct StoreLastWord {
   Time last_word;
 };  // no event

@@ -47,6 +47,9 @@ struct RecordStored {
   std::uint64_t version = 0;
   Status status;
 };
+struct HostStored {
+  Status status;
+};
 struct GuestStarted {
   DomainId id;
   Status status;
@@ -129,8 +132,8 @@ struct Tick {};  // time has passed; step() compares deadlines with now
 
 using Event =
     std::variant<Connected, Disconnected, CoordinatorSaid, LinkOpened, GuestSaid, DomainEnded, DomainStopped,
-                 GangPrepared, RecordStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued, GuestReady,
-                 GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved, ImagesDeleted,
-                 ImagesListed, ImagesVerified, ImagesCopied, ImageTransferred, HostFigures, Tick>;
+                 GangPrepared, RecordStored, HostStored, GuestStarted, GuestRestored, GuestResumed, GuestContinued,
+                 GuestReady, GuestCaptured, GuestStored, TapsRead, DiskFlattened, GuestDestroyed, GangRemoved,
+                 ImagesDeleted, ImagesListed, ImagesVerified, ImagesCopied, ImageTransferred, HostFigures, Tick>;
 
 }  // namespace stillpoint::node

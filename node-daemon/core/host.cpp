@@ -64,6 +64,7 @@ void Host::Impl::handle(Event& event) {
         else if constexpr (std::is_same_v<E, GuestContinued>) guest_continued(e);
         else if constexpr (std::is_same_v<E, GangPrepared>) gang_prepared(e);
         else if constexpr (std::is_same_v<E, RecordStored>) record_stored(e);
+        else if constexpr (std::is_same_v<E, HostStored>) host_stored(e);
         else if constexpr (std::is_same_v<E, GuestStarted>) guest_started(e);
         else if constexpr (std::is_same_v<E, GuestRestored>) guest_restored(e);
         else if constexpr (std::is_same_v<E, GuestResumed>) guest_resumed(e);
@@ -204,11 +205,11 @@ void Host::Impl::on_welcome(const wire::Welcome& welcome) {
                                       "; remove host.record from the state directory to let it change"});
     return;
   }
-  if (welcomed) return;  // it came twice
+  if (welcomed) return log(Log::Level::warn, "a second welcome in one session");
   if (host.coordinator() != welcome.coordinator() || host.lease_ms() != welcome.lease_ms()) {
     host.set_coordinator(welcome.coordinator());
     host.set_lease_ms(welcome.lease_ms());
-    effects.push_back(StoreHost{host});
+    store_host();
   }
   heard();  // the lease that guests are told of is the new one
   welcomed = true;
@@ -218,7 +219,8 @@ void Host::Impl::on_welcome(const wire::Welcome& welcome) {
 
 // One that comes twice tells nothing of whether its pong arrived.
 void Host::Impl::on_ping(const wire::Ping& ping) {
-  if (ping.number() <= last_ping) return;
+  if (ping.number() <= last_ping)
+    return log(Log::Level::warn, "ping not answered", {}, {}, "its number is not above the last one of this session");
   last_ping = ping.number();
   heard();
   last_said = now;
@@ -279,8 +281,25 @@ void Host::Impl::check_lease() {
 
 void Host::Impl::heard() {
   last_word = std::max(last_word, last_said);
-  effects.push_back(StoreLastWord{last_word});
+  // With the lease of before, which may be longer, a successor would have the gangs live for longer than the
+  // coordinator waits: it gets no newer word than its lease goes with.
+  if (hosts_under_way == 0 && !host_is_stored) store_host();
+  if (hosts_under_way == 0) effects.push_back(StoreLastWord{last_word});
   tell_of_lease();
+}
+
+void Host::Impl::store_host() {
+  host_is_stored = false;
+  ++hosts_under_way;
+  effects.push_back(StoreHost{host});
+}
+
+void Host::Impl::host_stored(const HostStored& event) {
+  host_is_stored = event.status.has_value();
+  --hosts_under_way;
+  if (!event.status)
+    log(Log::Level::error, "host record not stored", {}, {},
+        event.status.error().message() + "; until it is, a restart of this daemon may end its guests");
 }
 
 // Should this daemon die or stand still, agents end what it cannot end when the lease is over. They count from their

@@ -114,6 +114,8 @@ struct Host::Impl {
 
   HostSettings settings;
   record::Host host;
+  bool host_is_stored = true;
+  std::uint32_t hosts_under_way = 0;  // records of it that are being stored
   HostFigures figures;
   Time now{};
   // The coordinator waits for a host from the moment when it heard it last. A message from it may have been under way
@@ -151,6 +153,8 @@ struct Host::Impl {
   void tick();
   void check_lease();
   void heard();
+  void store_host();
+  void host_stored(const HostStored& event);
   void tell_of_lease();
   void tell_of_lease(const Gang& gang);
   std::optional<Time> next_deadline() const;

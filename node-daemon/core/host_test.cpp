@@ -218,6 +218,31 @@ TEST_CASE("a ping or a welcome that comes twice does not make the lease longer")
   CHECK(w.after(milliseconds(1)) == Lines{"close link guest 0", "destroy j1/1/guest-0", "drop coordinator"});
 }
 
+TEST_CASE("a lease that could not be stored is stored again, and no newer word than it is") {
+  World w;
+  w.start(1);
+  w.step(Disconnected{});
+  w.step(Connected{});
+  ToHost welcome;
+  welcome.mutable_welcome()->set_coordinator("c1");
+  welcome.mutable_welcome()->set_lease_ms(5'000);
+  w.say(welcome);
+  CHECK(w.of<StoreHost>().size() == 1);
+  CHECK(w.of<StoreLastWord>().empty());
+  w.pings = 0;
+  w.say(w.ping());
+  CHECK(w.of<StoreHost>().empty());  // under way
+  CHECK(w.of<StoreLastWord>().empty());
+  w.step(HostStored{Error{ErrorKind::storage_full, "write", "host.record", "no space left on device"}});
+  w.say(w.ping());
+  CHECK(w.of<StoreHost>().size() == 1);
+  CHECK(w.of<StoreLastWord>().empty());
+  w.step(HostStored{});
+  w.say(w.ping());
+  CHECK(w.of<StoreHost>().empty());
+  CHECK(w.of<StoreLastWord>().size() == 1);
+}
+
 TEST_CASE("a new session's pings count anew") {
   World w;
   w.start(1);

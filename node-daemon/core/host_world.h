@@ -150,6 +150,9 @@ struct World {
     welcome.mutable_welcome()->set_coordinator("c1");
     welcome.mutable_welcome()->set_lease_ms(lease);
     step(CoordinatorSaid{welcome});
+    const Effects done = last;
+    if (!of<StoreHost>().empty()) step(HostStored{});
+    last = done;
   }
   ToHost ping() {
     ToHost m;

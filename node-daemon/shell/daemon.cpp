@@ -400,10 +400,7 @@ void Daemon::Impl::perform(ReadTaps& e) {
 }
 
 void Daemon::Impl::perform(StoreHost& e) {
-  workers->post("host record", [this, record = e.record] {
-    if (auto stored = parts.state->store_host(record); !stored)
-      log_error("host record not stored", {{"cause", stored.error().message()}});
-  });
+  on_worker("host record", [this, record = e.record] { return HostStored{parts.state->store_host(record)}; });
 }
 
 // What is not stored makes the successor's lease shorter, never longer.

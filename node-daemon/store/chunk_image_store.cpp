@@ -261,10 +261,10 @@ Result<ImageCheck> ChunkImageStore::verify(const wire::ImageFile& file, const st
   auto places = places_of(file, name->owner, peers);
   const bool all_named = places.size() > static_cast<std::size_t>(file.copies_size());  // this host is one of them
   const bool in_object_store = std::ranges::find(file.copies(), "s3") != file.copies().end();
-  const bool all_asked = is_own_ ? all_named : !in_object_store || (may_write && copies_.has_object_store());
+  const bool all_can_be_asked = is_own_ ? all_named : !in_object_store || (may_write && copies_.has_object_store());
   if (!may_write) places.clear();
-  else places.erase(places.begin());
-  return mend_from_places(places, file, *found, all_asked, "",
+  else places.erase(places.begin());  // this host
+  return mend_from_places(places, file, *found, all_can_be_asked, "",
                           [&](ChunkStore& other) { return mend_image(other, *place->store, file, image, stop); });
 }
 

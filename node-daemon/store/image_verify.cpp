@@ -40,18 +40,19 @@ Result<ImageCheck> mend_image(ChunkStore& there, ChunkStore& here, const wire::I
 }
 
 ImageCheck mend_from_places(std::span<const ImageOpener> places, const wire::ImageFile& file, ImageCheck found,
-                            bool all_named, const std::string& where, const MendFrom& mend_from) {
-  bool all_asked = all_named;
+                            bool all_can_be_asked, const std::string& where, const MendFrom& mend_from) {
+  bool all_asked = all_can_be_asked;
   for (const ImageOpener& place : places) {
     auto other = place.open();
     auto mended = other ? mend_from(*other->store) : other.error();
     if (mended && mended->problems.empty()) {
-      mended->mended.push_back(file.path() + where + " was put right from " + place.words + ": " +
-                               found.problems.front().message());
+      mended->mended.push_back(file.path() + (where.empty() ? "" : " in " + where) + " was put right from " +
+                               place.words + ": " + found.problems.front().message());
       return std::move(*mended);
     }
     const Error why = mended ? mended->problems.front() : mended.error();
-    log_warn("image not put right", {{"image", file.path() + where}, {"from", place.words}, {"cause", why.message()}});
+    log_warn("image not put right",
+             {{"image", file.path()}, {"in", where}, {"from", place.words}, {"cause", why.message()}});
     if (why.kind != ErrorKind::damaged && why.kind != ErrorKind::not_found) all_asked = false;
   }
   if (!all_asked) leave_open(found.problems);
@@ -69,7 +70,7 @@ class ObjectStoreCheck {
   Result<ImageCheck> run() {
     auto found = look();
     if (!found || found->problems.empty()) return found;
-    return mend_from_places(mending_.places, file_, *found, mending_.all_named, " in the S3 store",
+    return mend_from_places(mending_.places, file_, *found, mending_.all_named, "the S3 store",
                             [&](ChunkStore& other) { return mend_from(other, *found); });
   }
 

@@ -22,10 +22,10 @@ Result<ImageCheck> mend_image(ChunkStore& there, ChunkStore& here, const wire::I
 // What is wrong with the image after one other place was tried.
 using MendFrom = std::function<Result<ImageCheck>(ChunkStore& other)>;
 // Tries the places in turn until nothing is wrong any more. Else `found`, which has problems: damage only where all
-// that may have it whole were asked; all_named: they are among the places. where: what is put right, for people, behind
-// the image's path; may be empty.
+// that may have it whole were asked; all_can_be_asked: nobody who is not among the places has it. where: what is put
+// right, for people; may be empty.
 ImageCheck mend_from_places(std::span<const ImageOpener> places, const wire::ImageFile& file, ImageCheck found,
-                            bool all_named, const std::string& where, const MendFrom& mend_from);
+                            bool all_can_be_asked, const std::string& where, const MendFrom& mend_from);
 
 // Where the copy in the site's S3 store may be put right from.
 struct ObjectStoreMending {

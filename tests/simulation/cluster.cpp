@@ -130,8 +130,11 @@ void Cluster::befall(const Happening& happening) {
       if (name.job != *id ||
           (happening.what == What::guest_dies && name.guest.value != static_cast<std::uint64_t>(happening.value)))
         continue;
+      if (happening.what == What::rank_killed) {
+        if (machine.guest.kill_rank()) invariants.lost_a_part(machine);
+        return;
+      }
       invariants.lost_a_part(machine);
-      if (happening.what == What::rank_killed) return machine.guest.kill_rank();
       return host->lose_machine(node::DomainId(name), "killed");
     }
 }

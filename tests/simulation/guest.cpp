@@ -302,12 +302,13 @@ bool Guest::lease_deadline(agent::Millis clock) {
   return lease.due(hold.frozen(), clock) == agent::Lease::Due::power_off;
 }
 
-void Guest::kill_rank() {
-  if (!launched() || exited || rank_lost_) return;
+bool Guest::kill_rank() {
+  if (!launched() || exited || rank_lost_) return false;
   rank_lost_ = stopped = true;
-  if (!hold.held()) return;
+  if (!hold.held()) return true;
   hold.lost();
   open();
+  return true;
 }
 
 // ---- the program

@@ -39,7 +39,7 @@ class Guest {
   bool hold_deadline(const Surroundings& around);
   // The host's lease may have ended. True: the guest ends.
   bool lease_deadline(agent::Millis clock);
-  void kill_rank();
+  bool kill_rank();  // false: there is none any more
 
   // ---- the program
   bool computes() const { return launched() && !gates_shut && !hold.frozen() && !lease.ended() && !exited && !stopped; }

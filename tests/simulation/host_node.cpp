@@ -279,8 +279,11 @@ void HostNode::perform(node::StoreRecord& e) {
 
 void HostNode::perform(node::StoreHost& e) {
   lease_ = Millis(e.record.lease_ms());
-  cluster_.agenda.in(takes(1, 5), [this, life = life_, record = e.record] {
-    if (life == life_) host_record_ = record;
+  line({{}, 0, -2}, takes(1, 5), [this, record = e.record]() -> node::Event {
+    node::HostStored done;
+    if (disk_full_) done.status = Error{ErrorKind::storage_full, "write", "host.record", "no space left on device"};
+    else host_record_ = record;
+    return done;
   });
 }
 

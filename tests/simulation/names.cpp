@@ -70,6 +70,7 @@ std::string describe(const Event& event) {
                    [](const DomainStopped& e) { return "stands still " + name_of(e.id); },
                    [](const GangPrepared& e) { return "prepared " + to_string(e.gang) + ended(e.status); },
                    [](const RecordStored& e) { return "record stored " + to_string(e.gang) + ended(e.status); },
+                   [](const HostStored& e) { return "host stored" + ended(e.status); },
                    [](const GuestStarted& e) { return "started " + name_of(e.id) + ended(e.status); },
                    [](const GuestRestored& e) { return "restored " + name_of(e.id) + ended(e.status); },
                    [](const GuestResumed& e) { return "resumed " + name_of(e.id) + ended(e.status); },
