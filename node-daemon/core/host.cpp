@@ -296,7 +296,7 @@ void Host::Impl::store_host() {
 
 void Host::Impl::host_stored(const HostStored& event) {
   host_is_stored = event.status.has_value();
-  --hosts_under_way;
+  if (--hosts_under_way == 0 && host_is_stored) effects.push_back(StoreLastWord{last_word});
   if (!event.status)
     log(Log::Level::error, "host record not stored", {}, {},
         event.status.error().message() + "; until it is, a restart of this daemon may end its guests");

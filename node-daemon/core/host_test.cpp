@@ -238,6 +238,7 @@ TEST_CASE("a lease that could not be stored is stored again, and no newer word t
   CHECK(w.of<StoreHost>().size() == 1);
   CHECK(w.of<StoreLastWord>().empty());
   w.step(HostStored{});
+  CHECK(w.of<StoreLastWord>().size() == 1);
   w.say(w.ping());
   CHECK(w.of<StoreHost>().empty());
   CHECK(w.of<StoreLastWord>().size() == 1);
