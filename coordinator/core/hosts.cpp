@@ -166,8 +166,7 @@ void shorten_lease(Core& core, const HostName& host) {
 void ping(Core& core, const HostName& host) {
   auto& h = core.hosts.at(host);
   if (!h.connected || h.ping_out || core.now < h.next_ping) return;
-  // A host knows of its last pong's arrival by the next ping alone: one that is late has the next come as soon as it
-  // may.
+  // By the next ping alone a host knows that its last pong arrived: behind a late one the next comes as soon as it may.
   const bool late = core.now > h.next_ping + core.settings.heartbeat;
   h.next_ping = late ? core.now : core.now + core.settings.heartbeat;
   h.ping_out = true;

@@ -1,4 +1,5 @@
-// What images a store had when it was last looked at, to see that another host deleted some.
+// The images of a store that were there when it was last looked at, and those that came since. Whether one of them has
+// gone tells whether another host deleted something. Too many names cost a look more, too few leave space without use.
 //
 // Threads: any.
 #pragma once
@@ -12,8 +13,6 @@
 
 namespace stillpoint::node {
 
-// The images that were here when they were last looked at, and those that came since. Whether one of them has gone
-// tells whether another host deleted something. Too many names cost a look more, too few leave space without use.
 class KnownImages {
  public:
   void add(const std::string& name);
