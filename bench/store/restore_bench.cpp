@@ -213,7 +213,7 @@ int main(int argc, char** argv) {
   app.add_option("--directory", directory, "where store and stream are; a tmpfs, or its disk is measured too");
   app.add_option("--rounds", rounds)->check(CLI::Range(1, 1000));
   app.add_option("--mib", mib, "of the guest's memory")->check(CLI::Range(256, 4096));
-  app.add_option("--level", level, "of zstd")->check(CLI::Range(-100, 19));
+  app.add_option("--level", level, "of zstd")->check(CLI::Range(kLeastLevel, kMostLevel));
   CLI11_PARSE(app, argc, argv);
 
   Place place(directory);

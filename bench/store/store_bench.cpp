@@ -61,7 +61,8 @@ std::uint64_t zstd_1(const std::string& image) {
   return bytes;
 }
 
-json speed_and_size(Place& place, const std::vector<std::string>& images, std::size_t rounds) {
+json speed_and_size(Place& place, const std::vector<std::string>& images, std::size_t rounds,
+                    const ChunkStoreOptions& options) {
   reset_peak();
   const std::uint64_t memory_before = memory_figure("VmRSS:");
   std::vector<Times> ingest(images.size()), zstd(images.size());
@@ -69,7 +70,7 @@ json speed_and_size(Place& place, const std::vector<std::string>& images, std::s
   json document;
   std::uint64_t restored = 0;
   for (std::size_t round = 0; round < rounds; ++round) {
-    auto store = place.new_store();
+    auto store = place.new_store(options);
     json taken = json::array();
     for (std::size_t i = 0; i < images.size(); ++i) {
       ImageFigures figures;
@@ -147,18 +148,20 @@ int main(int argc, char** argv) {
   fs::path directory = "/dev/shm";
   std::vector<std::string> streams, others;
   std::size_t rounds = 5, mib = 512;
+  ChunkStoreOptions options;
   CLI::App app{"Speed and size of the chunk store"};
   app.add_option("--directory", directory, "where the store is made; a tmpfs, or its disk is measured too");
   app.add_option("--rounds", rounds)->check(CLI::Range(1, 1000));
   app.add_option("--mib", mib, "of the made-up guest's memory");
   app.add_option("--other", others, "a stream of another guest of the host; once for each")->allow_extra_args(false);
+  app.add_option("--level", options.level, "of zstd")->check(CLI::Range(kLeastLevel, kMostLevel));
   app.add_option("streams", streams);
   CLI11_PARSE(app, argc, argv);
 
   Place place(directory);
   std::vector<std::vector<std::string>> guests;
   guests.push_back(streams.empty() ? made_up(mib, 7) : load_all(streams));
-  json document = speed_and_size(place, guests[0], rounds);
+  json document = speed_and_size(place, guests[0], rounds, options);
   guests.push_back(streams.empty() ? made_up(mib, 8) : load_all(others));
   document["taken_up_as_new"] = taken_up_as_new(place, guests);
   document["benchmark"] = "chunk-store";
