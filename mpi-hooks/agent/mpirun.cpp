@@ -25,8 +25,8 @@ void append_pins(std::vector<std::string>& argv) {
   append(argv, {"--mca", "btl_tcp_if_include", "eth0", "--mca", "accelerator", "null"});
   append(argv, {"--prtemca", "prte_if_include", "eth0", "--prtemca", "plm_ssh_no_tree_spawn", "1"});
   append(argv, {"--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent", kLaunchProgram});
-  // A process that ends before the thread that forked it has noted its pid is never missed, and mpirun waits for ever
-  // (openpmix/prrte#2713, mended after 3.0): no threads to fork from, PRRTE's own event loop does it.
+  // Where a rank ends before the thread that forked it has noted its pid, nobody hears of its end, and mpirun waits for
+  // ever (openpmix/prrte#2713). So no threads to fork from: PRRTE's own event loop does it.
   append(argv, {"--prtemca", "odls_base_max_threads", "0"});
 }
 

@@ -218,8 +218,8 @@ TEST_CASE("own_end") {
   }
 }
 
-// What PRRTE forks from one of its 16 threads can end before its pid is noted; its end is missed and mpirun waits for
-// ever. Seldom, so it is the threads that are looked for.
+// A rank that one of 16 threads of PRRTE's forked can end before its pid is noted; nobody hears of its end then, and
+// mpirun waits for ever. That is seldom, so it is the threads that are looked for.
 TEST_CASE("launch_threads") {
   Mortal mortal;
   unsigned daemons = 0;
