@@ -13,6 +13,8 @@
 
 namespace stillpoint::bench {
 
+inline constexpr int kLeastLevel = -7, kMostLevel = 19;  // of zstd, what is worth a try
+
 // The value, or the program's end with the error on stderr.
 template <class T>
 T must(Result<T> result);

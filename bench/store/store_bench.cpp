@@ -165,7 +165,9 @@ int main(int argc, char** argv) {
   guests.push_back(streams.empty() ? made_up(mib, 8) : load_all(others));
   document["taken_up_as_new"] = taken_up_as_new(place, guests);
   document["benchmark"] = "chunk-store";
-  document["setup"] = {
-      {"rounds", rounds}, {"load_average", load_average()}, {"streams", streams.empty() ? "made up" : "given"}};
+  document["setup"] = {{"rounds", rounds},
+                       {"level", options.level},
+                       {"load_average", load_average()},
+                       {"streams", streams.empty() ? "made up" : "given"}};
   std::cout << document.dump(2) << "\n";
 }

@@ -29,12 +29,8 @@
 
 namespace stillpoint::node {
 
-// Levels of zstd that make sense: what is below hardly compresses, what is above is slower than any disk. Why the
-// default is what it is: docs/figures.md.
-inline constexpr int kLeastLevel = -7, kMostLevel = 19;
-
 struct ChunkStoreOptions {
-  int level = -1;                                    // zstd
+  int level = -1;                                    // of zstd; docs/figures.md says why
   std::uint64_t pack_bytes = 128u << 20;             // a pack that has so many is closed and another begun,
   std::uint64_t pack_pages = 128u << 10;             // or so many pages: each takes 16 bytes of memory until then
   std::size_t index_entries = std::size_t{3} << 19;  // see PageIndex

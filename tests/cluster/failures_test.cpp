@@ -222,15 +222,15 @@ TEST_CASE("own_end") {
 // mpirun waits for ever. That is seldom, so it is the threads that are looked for.
 TEST_CASE("launch_threads") {
   Mortal mortal;
-  unsigned daemons = 0;
   for (const char* daemon : {"prterun", "prted"}) {
+    unsigned found = 0;
     for (const unsigned guest : {0u, 1u}) {
       for (const pid_t pid : ranks_of(mortal.cluster, guest, daemon)) {
-        ++daemons;
+        ++found;
         const std::filesystem::directory_iterator threads("/proc/" + std::to_string(pid) + "/task");
         CHECK_MESSAGE(std::distance(begin(threads), end(threads)) < 16, daemon << " on guest " << guest);
       }
     }
+    CHECK_MESSAGE(found > 0, daemon);
   }
-  CHECK(daemons >= 2);
 }
